@@ -1,0 +1,41 @@
+# The commands of this project. `make demo` and `make test` need only Python 3.11 to 3.13 and make.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test test-slow lint install lock benchmark clean
+
+demo: install           ## the papers' claim in two minutes: train six networks on digits, then the report
+	$(BIN)/python train.py -m depth=20,56,110 arch=plain,resnet_v2 data=digits
+	$(BIN)/python report.py
+
+test: install           ## the default tests
+	$(BIN)/python -m pytest
+
+test-slow: install      ## every test, the long ones too
+	$(BIN)/python -m pytest -m "slow or not slow"
+
+lint: install           ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+benchmark: install      ## images/s beside the usual loop, on this machine
+	$(BIN)/python benchmarks/train_throughput.py
+
+install: .venv/installed
+
+.venv/installed: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else \
+	  "Python %d.%d is not supported: 3.11 to 3.13 are; try  make PYTHON=python3.12 ..." % v)'
+	@echo "Installing into .venv (once; PyTorch is large)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+lock: install           ## pin the newest versions that pyproject.toml allows
+	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --upgrade --quiet \
+	  --no-header --no-annotate --no-emit-index-url --no-emit-find-links --output-file requirements.lock
+
+clean:                  ## remove what was installed; outputs/ stays
+	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache
