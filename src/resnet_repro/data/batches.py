@@ -1,0 +1,133 @@
+"""Batches of images that live on the training device as uint8 and are augmented there, a batch at a time."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+
+
+class EpochDraw(NamedTuple):
+    """Every random choice of one epoch; a function of (seed, epoch) and of nothing else."""
+
+    which: Int[Tensor, "steps batch"]
+    top: Int[Tensor, "steps batch"]
+    left: Int[Tensor, "steps batch"]
+    mirrored: Int[Tensor, "steps batch"]
+
+
+def draw_epoch(epoch: int, *, seed: int, num_images: int, batch_size: int, pad: int, flip: bool) -> EpochDraw:
+    """Order, crop corners (0 ... 2 pad) and flips of an epoch's full batches.
+
+    The images that do not fill a last batch sit this epoch out; another order leaves out others the next time.
+    [open: the papers do not say what they do with them]
+    """
+    steps = num_images // batch_size
+    entropy = np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0]
+    generator = torch.Generator().manual_seed(int(entropy) >> 1)
+    shape = (steps, batch_size)
+    order = torch.randperm(num_images, generator=generator)[: steps * batch_size].view(shape)
+    top, left = torch.randint(0, 2 * pad + 1, (2, *shape), generator=generator)
+    mirrored = torch.randint(0, 2, shape, generator=generator) if flip else torch.zeros(shape, dtype=torch.int64)
+    return EpochDraw(order, top, left, mirrored)
+
+
+def crop(padded: Tensor, size: int, which: Tensor, top: Tensor, left: Tensor) -> Tensor:
+    """Gather [batch, c, size, size] windows out of [n, c, size + 2 pad, size + 2 pad] in one kernel."""
+    return padded.unfold(2, size, 1).unfold(3, size, 1)[which, :, top, left]
+
+
+class DeviceBatches:
+    """An endless training set: iterating yields batch `step`, `step + 1`, ... of a run, whatever epoch they fall in.
+
+    Batch k of a run is a function of (seed, k), so a run that goes on from a checkpoint sees what an uninterrupted one
+    would have seen. Per-pixel mean subtracted, zeros around, a random crop, half of the images mirrored. [v1 Sec. 4.2]
+    [open: whether the zeros are put around before or after the mean is subtracted: after]
+    [open: the scale of the pixels: 0 to 1; the batch norm after the first convolution cancels it]
+    """
+
+    def __init__(
+        self,
+        images: UInt8[Tensor, "n c size size"],
+        labels: Int[Tensor, " n"],
+        *,
+        mean: Float[Tensor, "c size size"],
+        batch_size: int,
+        pad: int,
+        flip: bool,
+        seed: int,
+        num_steps: int,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        assert batch_size % world_size == 0
+        self.size = images.shape[-1]
+        self.images = F.pad(images, (pad,) * 4)
+        self.mean = F.pad(mean, (pad,) * 4)[None]
+        self.labels = labels
+        self.draw_args: dict[str, Any] = {
+            "seed": seed,
+            "num_images": len(images),
+            "batch_size": batch_size,
+            "pad": pad,
+            "flip": flip,
+        }
+        self.steps_per_epoch = len(images) // batch_size
+        share = batch_size // world_size
+        self.share = slice(rank * share, (rank + 1) * share)  # of every global batch
+        self.num_steps = num_steps
+        self.step = 0
+
+    def __len__(self) -> int:
+        return self.num_steps
+
+    def state_dict(self) -> dict[str, int]:
+        return {"step": self.step}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.step = state["step"]
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        epoch = -1
+        while self.step < self.num_steps:
+            if epoch != self.step // self.steps_per_epoch:
+                epoch = self.step // self.steps_per_epoch
+                draw = draw_epoch(epoch, **self.draw_args)
+                draw = EpochDraw(*(d[:, self.share].to(self.images.device) for d in draw))
+            within = self.step % self.steps_per_epoch
+            self.step += 1
+            yield self.batch(*(d[within] for d in draw))
+
+    def batch(self, which: Tensor, top: Tensor, left: Tensor, mirrored: Tensor) -> tuple[Tensor, Tensor]:
+        """The augmented images, float32 [batch, c, size, size], and their labels, int64 [batch]."""
+        x = crop(self.images, self.size, which, top, left) / 255
+        x = x - crop(self.mean, self.size, torch.zeros_like(which), top, left)
+        x = torch.where(mirrored.bool()[:, None, None, None], x.flip(-1), x)
+        return x, self.labels[which]
+
+
+class EvalBatches:
+    """Every image of a split once, as it is, the training set's per-pixel mean subtracted; a rank sees its share."""
+
+    def __init__(
+        self,
+        images: UInt8[Tensor, "n c size size"],
+        labels: Int[Tensor, " n"],
+        *,
+        mean: Float[Tensor, "c size size"],
+        batch_size: int,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.images, self.labels = images[rank::world_size], labels[rank::world_size]
+        self.mean, self.batch_size = mean, batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self.images) // self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for x, y in zip(self.images.split(self.batch_size), self.labels.split(self.batch_size), strict=True):
+            yield x / 255 - self.mean, y

@@ -1,0 +1,249 @@
+"""CIFAR-10 and CIFAR-100 from their official files, every file checked against its published checksum.
+
+https://www.cs.toronto.edu/~kriz/cifar.html; A. Krizhevsky, "Learning Multiple Layers of Features from Tiny Images",
+2009. Both official forms (python, binary) are read, from the unpacked folder or straight from the archive.
+"""
+
+import hashlib
+import io
+import pickle
+import tarfile
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+
+from resnet_repro.data.download import fetch
+from resnet_repro.data.images import Images, ImageSet
+from resnet_repro.errors import UserError
+
+URL = "https://www.cs.toronto.edu/~kriz/"
+PIXELS = 3 * 32 * 32
+
+
+class File(NamedTuple):
+    """An official file or archive."""
+
+    name: str
+    size: int  # bytes
+    digest: str  # "md5:..." or "sha1:..."
+
+
+class Form(NamedTuple):
+    """One of the packings in which the authors publish a data set."""
+
+    folder: str
+    archive: File
+    train: tuple[File, ...]
+    test: File
+    decode: Callable[[str, bytes], Images]
+    """(path for messages, content of a file) -> its images"""
+
+
+class Source(NamedTuple):
+    """Where a data set is to be read from. `path` is the folder or the archive, or the archive yet to be downloaded."""
+
+    path: Path
+    form: Form
+    has_test: bool = True
+    needs_download: bool = False
+
+
+def decode_binary(path: str, content: bytes, *, label_bytes: int) -> Images:
+    """Records of 1 label byte (CIFAR-100: coarse, then fine) and 1,024 red, 1,024 green, 1,024 blue bytes."""
+    records = np.frombuffer(content, np.uint8).reshape(-1, label_bytes + PIXELS)
+    return Images(records[:, label_bytes:].reshape(-1, 3, 32, 32), records[:, label_bytes - 1].astype(np.int64))
+
+
+def decode_python(path: str, content: bytes, *, label_key: bytes) -> Images:
+    """A pickled dict of a uint8 array [n, 3072], as `decode_binary` without labels, and of a list of labels."""
+    batch = ArrayUnpickler(path, content).load()
+    return Images(batch[b"data"].reshape(-1, 3, 32, 32), np.array(batch[label_key], np.int64))
+
+
+class ArrayUnpickler(pickle.Unpickler):
+    """Reads containers and arrays; a pickle that names any other global is refused before that can run."""
+
+    ALLOWED: ClassVar[dict[tuple[str, str], Any]] = {
+        ("numpy.core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
+        ("numpy._core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
+        ("numpy", "ndarray"): np.ndarray,
+        ("numpy", "dtype"): np.dtype,
+        ("_codecs", "encode"): str.encode,  # how Python 3 writes bytes in protocol 2
+    }
+
+    def __init__(self, path: str, content: bytes) -> None:
+        super().__init__(io.BytesIO(content), encoding="bytes")  # the official files were written by Python 2
+        self.path = path
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in self.ALLOWED:
+            raise UserError(
+                f"{self.path} names {module}.{name}, no part of an image file, and was not read: replace it"
+            )
+        return self.ALLOWED[module, name]
+
+
+# Checksums and where they are published: torchvision.datasets.cifar (python form), the authors' page (archives),
+# mxnet.gluon.data.vision (SHA-1, binary form; its five of CIFAR-10's training files are those of the known MD5s).
+# The first form of a row is the one that `download` fetches.
+DATA_SETS: dict[str, tuple[Form, ...]] = {
+    "cifar10": (
+        Form(
+            "cifar-10-batches-py",
+            File("cifar-10-python.tar.gz", 170_498_071, "md5:c58f30108f718f92721af3b95e74349a"),
+            (
+                File("data_batch_1", 31_035_704, "md5:c99cafc152244af753f735de768cd75f"),
+                File("data_batch_2", 31_035_320, "md5:d4bba439e000b95fd0a9bffe97cbabec"),
+                File("data_batch_3", 31_035_999, "md5:54ebc095f3ab1f0389bbae665268c751"),
+                File("data_batch_4", 31_035_696, "md5:634d18415352ddfa80567beed471001a"),
+                File("data_batch_5", 31_035_623, "md5:482c414d41f54cd18b22e5b47cb7c3cb"),
+            ),
+            File("test_batch", 31_035_526, "md5:40351d587109b95175f43aff81a1287e"),
+            partial(decode_python, label_key=b"labels"),
+        ),
+        Form(
+            "cifar-10-batches-bin",
+            File("cifar-10-binary.tar.gz", 170_052_171, "md5:c32a1d4ab5d03f1284b67883e8d87530"),
+            (
+                File("data_batch_1.bin", 30_730_000, "md5:5dd7e06a14cb22eb9f671a540d1b7c25"),
+                File("data_batch_2.bin", 30_730_000, "md5:5ea93a67294ea407fff1d09f752e9692"),
+                File("data_batch_3.bin", 30_730_000, "md5:942cd6a4bcdd0dd3c604fbe906cb4421"),
+                File("data_batch_4.bin", 30_730_000, "md5:ae636b3ba5c66a11e91e8cb52e771fcb"),
+                File("data_batch_5.bin", 30_730_000, "md5:53f37980c15c3d472c316c40844f3f0d"),
+            ),
+            File("test_batch.bin", 30_730_000, "sha1:67eb016db431130d61cd03c7ad570b013799c88c"),
+            partial(decode_binary, label_bytes=1),
+        ),
+    ),
+    "cifar100": (
+        Form(
+            "cifar-100-python",
+            File("cifar-100-python.tar.gz", 169_001_437, "md5:eb9058c3a382ffc7106e4002c42a8d85"),
+            (File("train", 155_249_918, "md5:16019d7e3df5f24257cddd939b257f8d"),),
+            File("test", 31_049_707, "md5:f0ef6b0ae62326f3e7ffdfab6717acfc"),
+            partial(decode_python, label_key=b"fine_labels"),
+        ),
+        Form(
+            "cifar-100-binary",
+            File("cifar-100-binary.tar.gz", 168_513_733, "md5:03b5dce01913d631647c71ecec9e9cb8"),
+            (File("train.bin", 153_700_000, "sha1:e207cd2e05b73b1393c74c7f5e7bea451d63e08e"),),
+            File("test.bin", 30_740_000, "sha1:8fb6623e830365ff53cf14adec797474f5478006"),
+            partial(decode_binary, label_bytes=2),
+        ),
+    ),
+}
+NAMES = tuple(DATA_SETS)
+
+
+def locate(name: str, root: str | Path, *, val_size: int, download: bool) -> Source:
+    """Where data set `name` is under `root`, judged by names and sizes alone: milliseconds, no file is opened.
+
+    `root` holds the official folder or archive, or is that folder. A source with a test file comes before one without,
+    a folder before an archive. Without the official test file a run needs validation images instead: `val_size` > 0.
+
+    Raises:
+        UserError: nothing there and no download allowed, a file missing, a file of another size than the official one.
+    """
+    root = Path(root).expanduser()
+    forms = DATA_SETS[name]
+    found: list[Source] = []
+    problems: list[str] = []
+    for form in forms:
+        for folder in (root / form.folder, root):
+            if not folder.is_dir() or form.folder not in (folder.name, folder.resolve().name):
+                continue
+            missing = [file.name for file in form.train if not (folder / file.name).is_file()]
+            resized = [*filter(None, (_resized(folder, file) for file in (*form.train, form.test)))]
+            if missing:
+                problems.append(f"{folder} lacks {', '.join(missing)}: add what is missing, or remove the folder")
+            problems += resized
+            if not missing and not resized:
+                found.append(Source(folder, form, has_test=(folder / form.test.name).is_file()))
+    for form in forms:
+        if resized_archive := _resized(root, form.archive):
+            problems.append(resized_archive)
+        elif (root / form.archive.name).is_file():
+            found.append(Source(root / form.archive.name, form))
+
+    for source in sorted(found, key=lambda source: not source.has_test):
+        if source.has_test or val_size > 0:
+            return source
+        raise UserError(
+            f"{source.path} has every training file and no {source.form.test.name}: pass data.val_size=5000 to train "
+            "and validate without it, or add the file"
+        )
+    if problems:
+        raise UserError(problems[0])
+    if not download:
+        looked_for = ", ".join([form.folder for form in forms] + [form.archive.name for form in forms])
+        raise UserError(f"no {name} in {root} ({looked_for}): pass data.root=FOLDER that has it, or data.download=true")
+    return Source(root / forms[0].archive.name, forms[0], needs_download=True)
+
+
+def _resized(folder: Path, file: File) -> str | None:
+    path = folder / file.name
+    if not path.is_file() or (size := path.stat().st_size) == file.size:
+        return None
+    return f"{path} has {size:,} bytes, the official file has {file.size:,}: fetch it again, or remove it"
+
+
+def download(name: str, root: str | Path, *, url: str = URL) -> Source:
+    """Fetch the archive of the python form into `root`; it is read as it is, never unpacked.
+
+    Raises:
+        UserError: see `fetch`.
+    """
+    form = DATA_SETS[name][0]
+    source = Source(Path(root).expanduser() / form.archive.name, form)
+    fetch(url + form.archive.name, source.path, digest=form.archive.digest)
+    return source
+
+
+def load(source: Source) -> ImageSet:
+    """Read and check what `locate` or `download` found: x uint8 [n, 3, 32, 32], y int64 [n], in the official order.
+
+    Raises:
+        UserError: a checksum is not the published one, or a pickle holds more than arrays.
+    """
+    assert not source.needs_download
+    form = source.form
+    parts = {}
+    for file, content in _contents(source):
+        path = str(source.path / file.name)
+        _check(path, file, io.BytesIO(content))
+        parts[file] = form.decode(path, content)
+    train = _join([parts[file] for file in form.train])
+    test = _join([parts[form.test]]) if source.has_test else None
+    sha256 = hashlib.sha256()
+    for array in (*train, *(test or ())):
+        sha256.update(array)
+    return ImageSet(train, test, sha256.hexdigest())
+
+
+def _contents(source: Source) -> Iterator[tuple[File, bytes]]:
+    """Every official file that the source has, in any order; of an archive nothing is written to disk."""
+    form = source.form
+    if source.path.is_dir():
+        for file in (*form.train, *([form.test] if source.has_test else [])):
+            yield file, (source.path / file.name).read_bytes()
+        return
+    with source.path.open("rb") as archive:
+        _check(str(source.path), form.archive, archive)
+    files = {f"{form.folder}/{file.name}": file for file in (*form.train, form.test)}
+    with tarfile.open(source.path, "r|gz") as members:  # as a stream: one pass through the compressed bytes
+        for member in members:
+            if member.name in files and (content := members.extractfile(member)):
+                yield files[member.name], content.read()
+
+
+def _join(parts: list[Images]) -> Images:
+    return Images(np.concatenate([part.x for part in parts]), np.concatenate([part.y for part in parts]))
+
+
+def _check(path: str, file: File, stream: io.BufferedReader | io.BytesIO) -> None:
+    algorithm = file.digest.partition(":")[0]
+    if file.digest != (found := f"{algorithm}:{hashlib.file_digest(stream, algorithm).hexdigest()}"):
+        raise UserError(f"{path} has the checksum {found}, the official file has {file.digest}: fetch it again")

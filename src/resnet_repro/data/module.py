@@ -1,0 +1,84 @@
+"""CIFAR-10, CIFAR-100 and digits as one LightningDataModule: small enough to live on the training device."""
+
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from resnet_repro.data import cifar, digits
+from resnet_repro.data.batches import DeviceBatches, EvalBatches
+from resnet_repro.data.images import Images, ImageSet
+from resnet_repro.data.loader import ComparisonLoader
+
+
+def read(data: dict[str, Any]) -> ImageSet:
+    """The data set that the config names, from disk and checked."""
+    if data["name"] == "digits":
+        return digits.load()
+    return cifar.load(cifar.locate(data["name"], data["root"], val_size=data["val_size"], download=False))
+
+
+def split(train: Images, val_size: int) -> tuple[Images, Images | None]:
+    """The training images, less `val_size` of them that are the validation images: the same ones for every seed.
+
+    [v1 Sec. 4.2: a 45k/5k split; open: which 5,000; here a fixed random choice]
+    """
+    if val_size == 0:
+        return train, None
+    order = np.random.Generator(np.random.PCG64(0)).permutation(len(train.y))
+    val, kept = np.sort(order[:val_size]), np.sort(order[val_size:])
+    return Images(train.x[kept], train.y[kept]), Images(train.x[val], train.y[val])
+
+
+class InMemoryData(pl.LightningDataModule):
+    """Training, validation and test batches of an in-memory image set.
+
+    `splits` names the evaluated ones in the order of `val_dataloader()`: "val" where the config asks for a validation
+    split, "test" where the official test file is there.
+    """
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        super().__init__()
+        self.data, self.schedule, self.seed = config["data"], config["schedule"], config["seed"]
+        images = read(self.data)
+        self.checksum = images.checksum
+        self.train, val = split(images.train, self.data["val_size"])
+        self.evaluated = {name: i for name, i in (("val", val), ("test", images.test)) if i is not None}
+        self.splits = list(self.evaluated)
+        self.mean = torch.from_numpy(self.train.x.mean(0, dtype=np.float64) / 255).float()  # per pixel [v1 Sec. 4.2]
+
+    def train_dataloader(self) -> DeviceBatches | ComparisonLoader:
+        assert self.trainer is not None
+        on_device = self.data["loader"] == "device"
+        batches = DeviceBatches(
+            *self._tensors(self.train, self.trainer.strategy.root_device if on_device else torch.device("cpu")),
+            mean=self.mean.to(self.trainer.strategy.root_device if on_device else "cpu"),
+            batch_size=self.schedule["batch_size"],
+            pad=self.data["pad"],
+            flip=self.data["flip"],
+            seed=self.seed,
+            num_steps=self.schedule["steps"],
+            rank=self.trainer.global_rank,
+            world_size=self.trainer.world_size,
+        )
+        return batches if on_device else ComparisonLoader(batches, num_workers=self.data["num_workers"])
+
+    def val_dataloader(self) -> list[EvalBatches]:
+        assert self.trainer is not None
+        device = self.trainer.strategy.root_device
+        return [
+            EvalBatches(
+                *self._tensors(images, device),
+                mean=self.mean.to(device),
+                batch_size=self.schedule["eval_batch_size"],
+                rank=self.trainer.global_rank,
+                world_size=self.trainer.world_size,
+            )
+            for images in self.evaluated.values()
+        ]
+
+    @staticmethod
+    def _tensors(images: Images, device: torch.device) -> tuple[Tensor, Tensor]:
+        return torch.from_numpy(images.x).to(device), torch.from_numpy(images.y).to(device)

@@ -1,0 +1,19 @@
+"""What several test files need."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+UNPACK = Path(__file__).parents[2] / "shared" / "data" / "unpack_cifar10.py"
+
+
+@pytest.fixture(scope="session")
+def cifar10_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the real `cifar-10-batches-bin`: the five training files and no official test file."""
+    if not UNPACK.exists():
+        pytest.skip("the real CIFAR-10 is not beside the checkout")
+    root = tmp_path_factory.mktemp("cifar10")
+    subprocess.run([sys.executable, UNPACK, root], check=True, stdout=subprocess.DEVNULL)
+    return root

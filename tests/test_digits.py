@@ -1,0 +1,36 @@
+"""The digits: all of them, as scanned, and nothing lost in uint8."""
+
+import numpy as np
+from sklearn.datasets import load_digits
+
+from resnet_repro.data import digits
+
+
+def test_digits_are_scikit_learns_in_its_order_and_pixels_are_exactly_invertible() -> None:
+    images, reference = digits.load(), load_digits()
+    assert images.test is not None
+    assert images.train.x.shape == (1500, 1, 8, 8)
+    assert images.test.x.shape == (297, 1, 8, 8)
+    x, y = (np.concatenate(pair) for pair in zip(images.train, images.test, strict=True))
+    assert (x.dtype, y.dtype) == (np.uint8, np.int64)
+    assert x.max() == 240
+    np.testing.assert_array_equal(x[:, 0] / 15, reference.images)
+    np.testing.assert_array_equal(y, reference.target)
+
+
+def test_every_digit_is_in_both_splits_about_equally_often() -> None:
+    images = digits.load()
+    assert images.test is not None
+    for split in (images.train, images.test):
+        share = np.bincount(split.y, minlength=10) / len(split.y)
+        np.testing.assert_allclose(share, 0.1, atol=0.02)
+
+
+def test_no_test_image_is_also_a_training_image() -> None:
+    images = digits.load()
+    assert images.test is not None
+    assert not {x.tobytes() for x in images.train.x} & {x.tobytes() for x in images.test.x}
+
+
+def test_checksum_is_the_same_in_every_load() -> None:
+    assert digits.load().checksum == digits.load().checksum
