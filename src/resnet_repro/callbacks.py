@@ -1,0 +1,176 @@
+"""What happens between two steps: rows of numbers, checkpoints, and a clean end when one is asked for."""
+
+import math
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+from resnet_repro.lit import LitClassifier, LossAndError
+from resnet_repro.rundir import RunDir, write_json
+from resnet_repro.schedule import eval_every, log_every
+
+
+class Stopped(Exception):
+    """Somebody asked the run to end; its checkpoint is saved."""
+
+
+class Recorder(pl.Callback):
+    """Logs a row every `log_every` steps and at every evaluation, and keeps status.json up to date.
+
+    The device is asked for numbers only when a row is due, so it never waits for the host in between.
+    """
+
+    def __init__(self, run: RunDir, *, schedule: dict[str, Any], steps_per_epoch: int, start: float) -> None:
+        self.run, self.schedule, self.steps_per_epoch = run, schedule, steps_per_epoch
+        self.start = start - run.read_status().get("elapsed_s", 0.0)
+        """Of the clock `time.perf_counter`, what earlier processes of this run took counted in."""
+        self.diverged_at: int | None = None
+        self.results: dict[str, float] = {}
+        """The newest value of every column."""
+        self.rates: list[float] = []
+        """images/s of every row: training only, evaluation left out."""
+        self._row: dict[str, float] = {}
+        self._last_status = 0.0
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self._since, self._since_step = time.perf_counter(), trainer.global_step
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        assert isinstance(module, LitClassifier)
+        step, s = trainer.global_step, self.schedule
+        evaluate = step % eval_every(s) == 0 or step == s["steps"]
+        if evaluate or step % log_every(s) == 0:
+            row = _values("train", module.train_metric)  # waits for the device
+            now = time.perf_counter()
+            rate = (step - self._since_step) * s["batch_size"] / (now - self._since)
+            self._since, self._since_step = now, step
+            self.rates.append(rate)
+            self._row = {"epoch": step / self.steps_per_epoch, "lr": module.lr, **row, "time/images_per_s": rate}
+            if not math.isfinite(row["train/loss"]):
+                self.diverged_at = step
+            if self.diverged_at or step == s["steps"]:
+                trainer.should_stop = evaluate = True  # Lightning evaluates once more before it stops
+            if not evaluate:
+                self._write(trainer, step)
+        elif time.monotonic() - self._last_status > 0.5:
+            self._write_status(step, "running")
+
+    def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        assert isinstance(module, LitClassifier)
+        for split, metric in zip(module.splits, module.eval_metrics, strict=True):
+            self._row |= _values(split, metric)
+        self._write(trainer, trainer.global_step)
+        self._since = time.perf_counter()
+
+    def _write(self, trainer: pl.Trainer, step: int) -> None:
+        for logger in trainer.loggers:
+            logger.log_metrics(self._row, step=step)
+        self.results |= self._row
+        self._row = {}
+        self._write_status(step, "running")
+
+    def _write_status(self, step: int, state: str) -> None:
+        self._last_status = time.monotonic()
+        progress = {"state": state, "step": step, "steps": self.schedule["steps"], "elapsed_s": self.elapsed_s}
+        write_json(self.run.status, progress | self.results)
+
+    @property
+    def elapsed_s(self) -> float:
+        return round(time.perf_counter() - self.start, 1)
+
+
+def _values(split: str, metric: Any) -> dict[str, float]:
+    assert isinstance(metric, LossAndError)
+    values = {f"{split}/{name}": float(value) for name, value in metric.compute().items()}
+    metric.reset()
+    return values
+
+
+class Checkpoint(pl.Callback):
+    """Saves everything a run needs to go on exactly: at most every few minutes, and when the run is asked to stop.
+
+    Always between two steps, after the evaluation where one is due, and never over the last good file. Two are kept.
+    """
+
+    def __init__(self, run: RunDir, *, schedule: dict[str, Any], minutes: float) -> None:
+        self.run, self.schedule, self.minutes = run, schedule, minutes
+        self.stop_requested = False
+        self._last = time.monotonic()
+        self._rng: torch.Tensor | None = None
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.global_step % eval_every(self.schedule) and not trainer.should_stop:  # else after the evaluation
+            self._between_steps(trainer)
+
+    def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self._between_steps(trainer)
+
+    def stop_on_signal(self) -> None:
+        """From now on Ctrl-C (SIGINT) and SIGTERM end the run at the next step, its state saved."""
+
+        def request(signum: int, frame: Any) -> None:
+            self.stop_requested = True
+
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(signum, request)
+
+    def _between_steps(self, trainer: pl.Trainer) -> None:
+        finished = trainer.should_stop
+        if finished or self.stop_requested or time.monotonic() - self._last >= 60 * self.minutes:
+            self.save(trainer)
+        if self.stop_requested and not finished:
+            raise Stopped(f"stopped at step {trainer.global_step}; the checkpoint is saved")
+
+    def save(self, trainer: pl.Trainer) -> None:
+        self.run.checkpoints.mkdir(exist_ok=True)
+        path = self.run.checkpoints / f"step-{trainer.global_step:08d}.ckpt"
+        part = path.with_suffix(".part")
+        try:
+            trainer.save_checkpoint(part)
+            if trainer.is_global_zero:
+                _flush(part)
+                part.replace(path)
+                for old in self.run.checkpoint_files()[2:]:
+                    old.unlink()
+        finally:
+            if trainer.is_global_zero:
+                part.unlink(missing_ok=True)
+        self._last = time.monotonic()
+
+    # The global generator matters only to dropout shortcuts: batches have generators of their own.
+    def state_dict(self) -> dict[str, Any]:
+        return {"rng": torch.get_rng_state()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._rng = state_dict["rng"]
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if self._rng is not None:  # only now: setting up the loaders has used the generator
+            torch.set_rng_state(self._rng)
+
+
+def _flush(path: Path) -> None:
+    """Have the file on the disk before its name says that it is there."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def newest_checkpoint(run: RunDir) -> Path | None:
+    """The newest checkpoint that can be read; a damaged one is named and the one before it taken."""
+    for path in run.checkpoint_files():
+        try:
+            torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except Exception as error:  # a damaged file can make torch.load raise nearly anything
+            print(f"{path} is damaged and not used: {error!r}", flush=True)
+        else:
+            return path
+    return None

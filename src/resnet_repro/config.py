@@ -1,0 +1,171 @@
+"""From a composed Hydra config to a checked job with a run directory. Imports no torch: a mistake shows at once."""
+
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from resnet_repro import depths
+from resnet_repro.errors import UserError
+
+Config = dict[str, Any]
+
+# What a result depends on; the rest (folders, loggers, how many at a time) may differ between two commands for a run.
+RESULT_GROUPS = ("arch", "data", "schedule")
+RESULT_KEYS = ("depth", "seed", *(f"hardware.{k}" for k in ("precision", "channels_last", "num_threads", "devices")))
+NOT_RESULT_KEYS = ("data.root", "data.download", "data.num_workers")
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """One run to make: what Hydra composed, resolved and checked, and the folder that the run owns."""
+
+    config: Config
+    name: str
+    dir: Path
+
+    @property
+    def steps(self) -> int:
+        return int(self.config["schedule"]["steps"])
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The leaves of a nested mapping as ("schedule.lr", 0.1); `warmup` is one leaf, as it is one choice."""
+    for key, value in config.items():
+        if isinstance(value, Mapping) and key != "warmup":
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def result_keys(config: Config) -> Config:
+    """The flat part of a config that its result depends on."""
+    return {
+        key: value
+        for key, value in flatten(config)
+        if (key.split(".")[0] in RESULT_GROUPS or key in RESULT_KEYS) and key not in NOT_RESULT_KEYS
+    }
+
+
+def family(config: Config) -> str:
+    """Which of the papers' two families of networks the data asks for."""
+    return "imagenet" if config["data"]["image"][1] >= 64 else "cifar"
+
+
+def resolve(config: Config) -> Config:
+    """Check a config and settle its `auto` values that follow from the papers.
+
+    Raises:
+        UserError: at the first value that breaks a rule.
+    """
+    _check(config)
+    arch, schedule = dict(config["arch"]), dict(config["schedule"])
+    depth = config["depth"]
+    if arch["unit"] == "auto":
+        arch["unit"] = depths.unit_for(depth, family(config))
+    depths.stages(depth, family=family(config), unit=arch["unit"])  # refuses what is no depth
+    if arch["shortcut"] == "auto":
+        identity = family(config) == "cifar" and arch["unit"] != "bottleneck"
+        arch["shortcut"] = "A" if identity else "B"  # [v1 Sec. 4.2], [v2 Appendix]
+    warmup = schedule["warmup"]
+    if warmup and depth < warmup.get("min_depth", 0):
+        schedule["warmup"] = None
+    return {**config, "arch": arch, "schedule": schedule}
+
+
+def make_job(config: Config, *, usual: Config) -> Job:
+    """The job of a composed config; `usual` is what its architecture and data compose to without overrides.
+
+    Raises:
+        UserError: where the config breaks a rule.
+    """
+    config = resolve(config)
+    name = run_name(config, resolve({**usual, "depth": config["depth"]}))
+    return Job(config, name, Path(config["outputs"]) / config["data"]["name"] / name)
+
+
+def run_name(config: Config, base: Config) -> str:
+    """`plain-56-s0`, and what departs from the defaults of its architecture and data: `plain-56-s0__steps=400`.
+
+    Args:
+        config: resolved.
+        base: the resolved config of the same architecture, depth and data without any other override.
+    """
+    asked, usual = result_keys(config), result_keys(base)
+    extra = "".join(
+        f"__{key.split('.')[-1]}={_plain(value)}"
+        for key, value in sorted(asked.items())
+        if value != usual.get(key) and key not in ("depth", "seed")
+    )
+    return f"{config['arch']['name']}-{config['depth']}-s{config['seed']}{extra}"[:180]
+
+
+def _plain(value: Any) -> str:
+    return re.sub(r"[^\w.=]+", "-", str(value)).strip("-")
+
+
+# --- rules -----------------------------------------------------------------------------------------------------------
+
+
+def _number(kind: type, low: float, high: float = math.inf) -> Callable[[Any], bool]:
+    kinds = (int,) if kind is int else (int, float)
+    return lambda v: isinstance(v, kinds) and not isinstance(v, bool) and low <= v <= high and math.isfinite(v)
+
+
+def _one_of(*values: Any) -> tuple[Callable[[Any], bool], str]:
+    names = (str(v).lower() if isinstance(v, bool) else str(v) for v in values)
+    return (lambda v: v in values), "one of " + ", ".join(names)
+
+
+RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "seed": (_number(int, 0, 2**31 - 1), "a whole number from 0 on"),
+    "resume": _one_of(True, False),
+    "arch.order": _one_of("original", "bn_after_add", "relu_before_add", "relu_only_preact", "full_preact"),
+    "arch.shortcut": _one_of("auto", "A", "B", "C", "dropout", "none"),
+    "arch.mix": _one_of("add", "half_shortcut", "half_both", "exclusive_gate", "shortcut_gate"),
+    "arch.unit": _one_of("auto", "basic", "bottleneck", "one_layer"),
+    "arch.stride_on": _one_of("first", "3x3"),
+    "arch.gate_bias": (_number(float, -100, 100), "a number"),
+    "data.val_size": (_number(int, 0), "a whole number of images, 0 for no validation split"),
+    "data.loader": _one_of("device", "dataloader"),
+    "data.num_workers": (_number(int, 0), "a whole number from 0 on"),
+    "schedule.steps": (_number(int, 1), "a whole number of steps, at least 1"),
+    "schedule.batch_size": (_number(int, 1), "a whole number of images, at least 1"),
+    "schedule.eval_batch_size": (_number(int, 1), "a whole number of images, at least 1"),
+    "schedule.log_every": (_number(int, 1), "a whole number of steps, at least 1"),
+    "schedule.eval_every": (_number(int, 1), "a whole number of steps, at least 1"),
+    "schedule.lr": (_number(float, 0), "a number from 0 on"),
+    "schedule.momentum": (_number(float, 0, 1), "a number from 0 to 1"),
+    "schedule.weight_decay": (_number(float, 0), "a number from 0 on"),
+    "schedule.milestones": (
+        lambda v: isinstance(v, list) and all(map(_number(int, 1), v)) and v == sorted(v),
+        "a rising list of steps, [32000,48000]",
+    ),
+    "hardware.accelerator": _one_of("auto", "cpu", "gpu"),
+    "hardware.precision": _one_of("auto", "32-true", "bf16-mixed"),
+    "hardware.channels_last": _one_of("auto", True, False),
+    "hardware.num_threads": (_number(int, 1), "a whole number of CPU threads a job, at least 1"),
+    "hardware.checkpoint_minutes": (_number(float, 0), "a number of minutes"),
+    "logger.mode": _one_of("auto", "online", "offline"),
+}
+
+
+def _check(config: Config) -> None:
+    flat = dict(flatten(config))
+    for key, (holds, rule) in RULES.items():
+        if key in flat and not holds(flat[key]):
+            raise UserError(f"{key}={flat[key]} is not {rule}")
+    if config["jobs"] != "auto" and not _number(int, 1)(config["jobs"]):
+        raise UserError(f"jobs={config['jobs']} is not auto or a whole number of runs at a time, at least 1")
+    num_train, val_size, batch_size = (flat[k] for k in ("data.num_train", "data.val_size", "schedule.batch_size"))
+    left = max(num_train - val_size, 0)
+    if not left:
+        raise UserError(f"data.val_size={val_size} leaves 0 of {num_train} images to train on; v1 takes 5000 of 50000")
+    if batch_size > left:
+        raise UserError(f"schedule.batch_size={batch_size} is more than the {left} training images")
+    if flat["hardware.devices"] != 1:
+        raise UserError(f"hardware.devices={flat['hardware.devices']} is not supported yet: every job uses one device")
+    if flat["arch.shortcut"] == "none" and flat["arch.mix"] != "add":
+        raise UserError(f"arch.mix={flat['arch.mix']} needs a shortcut; with arch.shortcut=none use arch.mix=add")

@@ -1,0 +1,42 @@
+"""Which device a job runs on, and the number format that is faster there."""
+
+import platform
+from typing import Any
+
+import torch
+
+from resnet_repro.errors import UserError
+
+
+def settle(hardware: dict[str, Any]) -> dict[str, Any]:
+    """The hardware config with every `auto` decided for this machine.
+
+    bf16 autocast (weights and batch-norm statistics stay float32) is taken where the device multiplies bf16 natively,
+    channels_last where that is so or the CPU is an x86: measured faster for every net of the papers, see benchmarks/.
+    [deviates: the papers trained in float32; `hardware.precision=32-true` does]
+
+    Raises:
+        UserError: where a GPU is asked for and none is there.
+    """
+    accelerator = hardware["accelerator"]
+    if accelerator == "auto":
+        accelerator = "gpu" if torch.cuda.is_available() else "cpu"
+    if accelerator == "gpu" and not torch.cuda.is_available():
+        raise UserError("hardware=gpu needs a CUDA device that PyTorch can use, and there is none; use hardware=cpu")
+    native_bf16 = _has_native_bf16(accelerator)
+    auto = {
+        "precision": "bf16-mixed" if native_bf16 else "32-true",
+        "channels_last": native_bf16 or (accelerator == "cpu" and platform.machine() in ("x86_64", "AMD64")),
+    }
+    return {
+        **hardware,
+        "accelerator": accelerator,
+        **{key: value for key, value in auto.items() if hardware[key] == "auto"},
+    }
+
+
+def _has_native_bf16(accelerator: str) -> bool:
+    if accelerator == "gpu":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))

@@ -1,0 +1,129 @@
+"""The LightningModule around every network: loss, errors, SGD and the schedule."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+from torchmetrics import Metric
+
+from resnet_repro.config import family
+from resnet_repro.resnet import ResNet
+from resnet_repro.schedule import learning_rate
+
+
+class LossAndError(Metric):
+    """Mean loss and top-1 error in %, over every image since the last reset and over all ranks.
+
+    The state is three sums, so it is exact and goes into a checkpoint with the weights.
+    """
+
+    full_state_update = False
+    loss_sum: Tensor
+    num_wrong: Tensor
+    num_images: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("loss_sum", torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum", persistent=True)
+        self.add_state("num_wrong", torch.tensor(0), dist_reduce_fx="sum", persistent=True)
+        self.add_state("num_images", torch.tensor(0), dist_reduce_fx="sum", persistent=True)
+
+    def update(self, logits: Float[Tensor, "n classes"], labels: Int[Tensor, " n"], loss: Float[Tensor, ""]) -> None:
+        """Add a batch and its mean loss."""
+        self.loss_sum += loss * len(labels)
+        self.num_wrong += (logits.argmax(1) != labels).sum()
+        self.num_images += len(labels)
+
+    def compute(self) -> dict[str, Tensor]:
+        return {"loss": self.loss_sum / self.num_images, "error": 100 * self.num_wrong.double() / self.num_images}
+
+
+class LitClassifier(pl.LightningModule):
+    """Trains the network that a job's config describes.
+
+    Args:
+        config: a resolved job config (`resnet_repro.config.resolve`).
+        splits: names of the evaluated splits, in the order of the validation data loaders.
+    """
+
+    def __init__(self, config: dict[str, Any], *, splits: list[str]) -> None:
+        super().__init__()
+        self.save_hyperparameters()  # plain containers: a checkpoint loads with weights_only=True
+        self.schedule = config["schedule"]
+        arch, data = config["arch"], config["data"]
+        self.net = ResNet(
+            depth=config["depth"],
+            family=family(config),
+            num_classes=data["num_classes"],
+            in_channels=data["image"][0],
+            **{key: arch[key] for key in ("order", "shortcut", "mix", "unit", "gate_bias", "stride_on")},
+        )
+        self.splits = splits
+        self.train_metric, self.warmup_metric = LossAndError(), LossAndError()
+        self.eval_metrics = torch.nn.ModuleList(LossAndError() for _ in splits)
+        self.lr = 0.0
+        """Rate of the newest update."""
+        self.warmup_ended_at: int | None = None
+        """Step at which v1's warm-up saw the training error fall below its threshold."""
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n classes"]:
+        return self.net(x)
+
+    def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:
+        images, labels = batch
+        logits = self.net(images)
+        loss = F.cross_entropy(logits, labels)
+        self.train_metric.update(logits.detach(), labels, loss.detach())
+        if self.awaits_error:
+            self.warmup_metric.update(logits.detach(), labels, loss.detach())
+        return loss
+
+    def validation_step(self, batch: Sequence[Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
+        images, labels = batch
+        logits = self.net(images)
+        metric = self.eval_metrics[dataloader_idx]
+        assert isinstance(metric, LossAndError)
+        metric.update(logits, labels, F.cross_entropy(logits, labels))
+
+    # --- optimiser and schedule ---------------------------------------------------------------------------------------
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        s = self.schedule
+        return torch.optim.SGD(
+            self.net.parameters(),
+            lr=s["lr"],
+            momentum=s["momentum"],
+            weight_decay=s["weight_decay"],
+            nesterov=s["nesterov"],
+        )
+
+    @property
+    def awaits_error(self) -> bool:
+        """Whether v1's warm-up still waits for the training error to fall."""
+        warmup = self.schedule["warmup"]
+        return bool(warmup) and "until_error" in warmup and self.warmup_ended_at is None
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        self.lr = learning_rate(self.global_step, self.schedule, warmup_ended_at=self.warmup_ended_at)
+        for group in self.trainer.optimizers[0].param_groups:
+            group["lr"] = self.lr
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """End v1's warm-up once the error over 100 batches is below its threshold.
+
+        [open: v1 does not say over what "the training error" is measured; 100 batches are 12,800 images]
+        """
+        if self.awaits_error and self.global_step % 100 == 0:
+            if self.warmup_metric.compute()["error"] < self.schedule["warmup"]["until_error"]:
+                self.warmup_ended_at = self.global_step
+            self.warmup_metric.reset()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["warmup_ended_at"] = self.warmup_ended_at
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.warmup_ended_at = checkpoint["warmup_ended_at"]

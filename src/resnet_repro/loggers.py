@@ -1,0 +1,96 @@
+"""Where a run's numbers go: metrics.csv always, Weights & Biases unless `logger=csv`."""
+
+import csv
+import hashlib
+import netrc
+import os
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+from pytorch_lightning.loggers import Logger, WandbLogger
+from pytorch_lightning.utilities import rank_zero_only
+
+from resnet_repro.rundir import RunDir, replacing
+
+
+class CsvLogger(Logger):
+    """metrics.csv: what a run measured, bit for bit the same when it is run again; timing.csv: how fast it was.
+
+    Columns are fixed and a row is one step, so a run that goes on appends to what it left. (Lightning's own CSVLogger
+    deletes the file of a run that goes on.)
+    """
+
+    def __init__(self, run: RunDir, *, splits: list[str], first_step: int) -> None:
+        super().__init__()
+        measured = [f"{split}/{name}" for split in ("train", *splits) for name in ("loss", "error")]
+        self.files = {run.metrics: ["step", "epoch", "lr", *measured], run.timing: ["step", "time/images_per_s"]}
+        for path, columns in self.files.items():
+            self._start(path, columns, first_step)
+
+    @property
+    def name(self) -> str:
+        return "csv"
+
+    @property
+    def version(self) -> int:
+        return 0
+
+    @rank_zero_only
+    def _start(self, path: Path, columns: list[str], first_step: int) -> None:
+        """Keep the rows up to the checkpoint that the run goes on from; later ones will be measured again."""
+        old: list[dict[str, str]] = []
+        if first_step and path.exists():
+            with path.open(newline="") as file:
+                old = [row for row in csv.DictReader(file) if int(row["step"]) <= first_step]
+        with replacing(path) as file:
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            writer.writerows(old)
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        for path, columns in self.files.items():
+            row = {key: metrics[key] for key in columns if key in metrics}
+            if row:
+                with path.open("a", newline="") as file:
+                    csv.DictWriter(file, columns).writerow({"step": step, **row})
+
+    @rank_zero_only
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing: the manifest holds the config."""
+
+
+def wandb_mode(asked: str) -> str:
+    """online or offline: as the config asks, else as W&B's own variables say, else whether somebody is logged in."""
+    if asked != "auto":
+        return asked
+    if os.environ.get("WANDB_MODE"):
+        return os.environ["WANDB_MODE"]
+    return "online" if os.environ.get("WANDB_API_KEY") or _in_netrc() else "offline"
+
+
+def _in_netrc() -> bool:
+    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    path = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
+    try:
+        return netrc.netrc(path).authenticators(host) is not None
+    except (OSError, netrc.NetrcParseError):  # no such file, or one that W&B could not read either
+        return False
+
+
+def wandb_logger(config: dict[str, Any], *, name: str, run: RunDir, group: str) -> WandbLogger:
+    """A W&B run that goes on when the run does, named, grouped by sweep and tagged."""
+    os.environ.setdefault("WANDB_SILENT", "true")  # the sweep says once, at its end, where the runs are
+    arch, depth, data = config["arch"]["name"], config["depth"], config["data"]["name"]
+    return WandbLogger(
+        project=config["logger"]["project"],
+        entity=config["logger"]["entity"],
+        name=name,
+        id=hashlib.sha256(f"{group}/{data}/{name}".encode()).hexdigest()[:12],
+        group=group,
+        tags=[arch, f"depth-{depth}", data],
+        save_dir=config["outputs"],  # one folder for all runs, so that `wandb leet` shows them together
+        offline=wandb_mode(config["logger"]["mode"]) == "offline",
+        config=config,
+    )

@@ -1,0 +1,123 @@
+"""One job from its config to its manifest. Knows no Hydra."""
+
+import logging
+import os
+import time
+import warnings
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.loggers import Logger
+
+from resnet_repro.callbacks import Checkpoint, Recorder, newest_checkpoint
+from resnet_repro.data.module import InMemoryData
+from resnet_repro.hardware import settle
+from resnet_repro.lit import LitClassifier
+from resnet_repro.loggers import CsvLogger, wandb_logger
+from resnet_repro.manifest import describe
+from resnet_repro.rundir import RunDir, read_json, write_json
+from resnet_repro.schedule import eval_every
+
+
+def run(path: Path) -> dict[str, Any]:
+    """Train the job that `path/job.json` describes, from its newest checkpoint if it has one, and test it.
+
+    Returns:
+        The manifest, which is also written: its existence is what says that the run is done.
+
+    Raises:
+        UserError: where data or device are not what the config asks for.
+        Stopped: when somebody asked the run to end; the same call goes on from there.
+    """
+    start, started = time.perf_counter(), datetime.now().astimezone()
+    folder = RunDir(path)
+    job = read_json(folder.job)
+    config = job["config"]
+    _quiet()
+    hardware = settle(config["hardware"])
+    on_gpu = hardware["accelerator"] == "gpu"
+    torch.set_num_threads(hardware["num_threads"])
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what deterministic mode needs on a GPU
+    pl.seed_everything(config["seed"], verbose=False)
+
+    data = InMemoryData(config)
+    model = LitClassifier(config, splits=data.splits)
+    if hardware["channels_last"]:
+        model.net.to(memory_format=torch.channels_last)
+
+    checkpoint = newest_checkpoint(folder)
+    first_step = int(checkpoint.stem.split("-")[1]) if checkpoint else 0
+    schedule = config["schedule"]
+    steps_per_epoch = len(data.train.y) // schedule["batch_size"]
+    recorder = Recorder(folder, schedule=schedule, steps_per_epoch=steps_per_epoch, start=start)
+    saver = Checkpoint(folder, schedule=schedule, minutes=hardware["checkpoint_minutes"])
+    saver.stop_on_signal()
+    loggers: list[Logger] = [CsvLogger(folder, splits=data.splits, first_step=first_step)]
+    if config["logger"]["name"] == "wandb":
+        loggers.append(wandb_logger(config, name=job["name"], run=folder, group=job["group"]))
+
+    trainer = pl.Trainer(
+        accelerator=hardware["accelerator"],
+        devices=hardware["devices"],
+        precision=hardware["precision"],
+        deterministic=hardware["deterministic"] and on_gpu,  # on a CPU a fixed number of threads is enough
+        max_steps=schedule["steps"],
+        val_check_interval=eval_every(schedule),
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        log_every_n_steps=1,  # the recorder decides when
+        logger=loggers,
+        callbacks=[recorder, saver],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        default_root_dir=path,
+    )
+    print(f"{job['name']}: step {first_step} of {schedule['steps']}, {hardware}", flush=True)
+    trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+
+    manifest = {
+        "name": job["name"],
+        "state": "done",
+        "config": {**config, "hardware": hardware},
+        "results": {
+            "step": trainer.global_step,
+            "diverged_at": recorder.diverged_at,
+            **{key: value for key, value in recorder.results.items() if "/loss" in key or "/error" in key},
+        },
+        **describe(
+            model.net,
+            accelerator=hardware["accelerator"],
+            data_checksum=data.checksum,
+            rates=recorder.rates,
+            wall_time_s=recorder.elapsed_s,
+        ),
+        "group": job["group"],
+        "command": job["command"],
+        "started": started.isoformat(timespec="seconds"),
+        "finished": datetime.now().astimezone().isoformat(timespec="seconds"),
+    }
+    if trainer.is_global_zero:
+        _finish(loggers, manifest)
+        write_json(folder.manifest, manifest)
+    return manifest
+
+
+def _finish(loggers: list[Any], manifest: dict[str, Any]) -> None:
+    """Close the W&B run with its results as its summary."""
+    for logger in loggers[1:]:
+        results = {key: value for key, value in manifest["results"].items() if value is not None}
+        logger.experiment.summary.update(results)
+        logger.experiment.finish()
+
+
+def _quiet() -> None:
+    """Turn off what Lightning says to the author of a script and nobody else: hints and its own advertisements."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module="pytorch_lightning.*", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", module="pytorch_lightning.*", message=".*LeafSpec.*is deprecated.*")
+    warnings.filterwarnings("ignore", message=".*srun.*command is available.*")

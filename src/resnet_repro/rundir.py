@@ -1,0 +1,78 @@
+"""The folder that one run owns, and the files in it. Imports no torch: the launching process reads it too."""
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+
+class InUse(Exception):
+    """Another process is writing this run."""
+
+
+class RunDir:
+    """Paths and small files of a run.
+
+    `job.json` is what was asked, `status.json` how far it is, `train.log` what its process printed, `metrics.csv` and
+    `timing.csv` its curves, `checkpoints/` its newest states, and `manifest.json`, written last, its result.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.job, self.status, self.manifest = path / "job.json", path / "status.json", path / "manifest.json"
+        self.metrics, self.timing, self.log = path / "metrics.csv", path / "timing.csv", path / "train.log"
+        self.checkpoints = path / "checkpoints"
+
+    @property
+    def is_done(self) -> bool:
+        return self.manifest.exists()
+
+    def read_status(self) -> dict[str, Any]:
+        """The last status written, empty where there is none yet."""
+        return read_json(self.status) if self.status.exists() else {}
+
+    def checkpoint_files(self) -> list[Path]:
+        """Newest first."""
+        return sorted(self.checkpoints.glob("step-*.ckpt"), reverse=True)
+
+    @contextmanager
+    def owned(self) -> Iterator[None]:
+        """Hold the folder while a run writes it; the system lets go of it when the process ends, however it ends.
+
+        Raises:
+            InUse: where another process holds it.
+        """
+        with (self.path / ".lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise InUse(f"{self.path} is in use by another process") from None
+            yield
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Replace a file in one step, so that no reader and no crash ever sees half of it."""
+    with replacing(path) as file:
+        json.dump(content, file, indent=1)
+        file.write("\n")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[IO[str]]:
+    """A text file that takes the place of `path` when it is complete and on the disk."""
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("w") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    return dict(json.loads(path.read_text()))

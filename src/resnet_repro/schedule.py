@@ -1,0 +1,47 @@
+"""The learning rate as a function of the step; no optimiser and no state inside."""
+
+from bisect import bisect_right
+from typing import Any
+
+
+def scaled(protocol_step: int, *, steps: int, protocol_steps: int) -> int:
+    """Where a step of the published recipe falls in a run of another length."""
+    return round(protocol_step * steps / protocol_steps)
+
+
+def in_warmup(step: int, schedule: dict[str, Any], *, warmup_ended_at: int | None) -> bool:
+    """Whether the update after `step` finished ones still belongs to the warm-up.
+
+    A warm-up of v2 lasts a number of steps [v2 Appendix]; one of v1 lasts until the training error has fallen below a
+    threshold, which `warmup_ended_at` tells: the step at which it was seen, None before. [v1 Sec. 4.2]
+    """
+    warmup = schedule["warmup"]
+    if not warmup:
+        return False
+    if "steps" in warmup:
+        return step < scaled(warmup["steps"], steps=schedule["steps"], protocol_steps=schedule["protocol_steps"])
+    return warmup_ended_at is None or step < warmup_ended_at
+
+
+def learning_rate(step: int, schedule: dict[str, Any], *, warmup_ended_at: int | None = None) -> float:
+    """Rate of the update that follows `step` finished ones, 0 <= step < steps.
+
+    The base rate, divided by 10 at every milestone [v1 Sec. 4.2]; the warm-up's rate while it lasts. Milestones count
+    from the start of training, warm-up included. [open: v1 says only "then go back to 0.1 and continue training"]
+    """
+    if in_warmup(step, schedule, warmup_ended_at=warmup_ended_at):
+        return float(schedule["warmup"]["lr"])
+    drops = [
+        scaled(m, steps=schedule["steps"], protocol_steps=schedule["protocol_steps"]) for m in schedule["milestones"]
+    ]
+    return float(schedule["lr"] * 0.1 ** bisect_right(drops, step))
+
+
+def log_every(schedule: dict[str, Any]) -> int:
+    """Steps between two rows of numbers: as the config says, but at least 20 rows a run, to see a curve."""
+    return max(1, min(schedule["log_every"], schedule["steps"] // 20))
+
+
+def eval_every(schedule: dict[str, Any]) -> int:
+    """Steps between two evaluations: as the config says, but at least 5 a run."""
+    return max(1, min(schedule["eval_every"], schedule["steps"] // 5))

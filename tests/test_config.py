@@ -1,0 +1,117 @@
+"""Options, their rules, and the folder that a run gets: as `python train.py` composes them."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from resnet_repro.config import make_job, resolve, result_keys
+from resnet_repro.errors import UserError
+
+CONF = Path(__file__).parents[1] / "conf"
+
+
+def composed(*overrides: str) -> dict[str, Any]:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = OmegaConf.to_container(compose("config", list(overrides)), resolve=True)
+    assert isinstance(config, dict)
+    return {str(key): value for key, value in config.items()}
+
+
+def name(arch: str, data: str, *overrides: str) -> str:
+    groups = (f"arch={arch}", f"data={data}")
+    return make_job(composed(*groups, *overrides), usual=composed(*groups)).name
+
+
+def test_a_run_is_named_by_what_it_is() -> None:
+    assert name("plain", "cifar10", "depth=56") == "plain-56-s0"
+    assert name("resnet_v2", "digits", "depth=110", "seed=3") == "resnet_v2-110-s3"
+
+
+def test_every_departure_from_the_defaults_shows_in_the_name() -> None:
+    assert name("resnet_v1", "cifar10", "arch.shortcut=B") == "resnet_v1-20-s0__shortcut=B"
+    assert (
+        name("plain", "cifar10", "schedule.steps=400", "data.val_size=5000") == "plain-20-s0__val_size=5000__steps=400"
+    )
+
+
+def test_saying_a_default_aloud_is_the_same_run() -> None:
+    said = name("resnet_v1", "cifar10", "arch.shortcut=A", "arch.unit=basic", "schedule.lr=0.1", "hardware=auto")
+    assert said == name("resnet_v1", "cifar10")
+
+
+def test_where_and_how_many_at_a_time_is_no_part_of_a_run() -> None:
+    usual = composed()
+    other = composed("outputs=elsewhere", "jobs=2", "data.root=/data", "logger=csv", "resume=false")
+    assert result_keys(resolve(other)) == result_keys(resolve(usual))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "unit", "shortcut"),
+    [
+        (["depth=110"], "basic", "A"),
+        (["depth=164", "arch=resnet_v2"], "bottleneck", "B"),
+        (["depth=1001", "arch=resnet_v2"], "bottleneck", "B"),
+        (["depth=1202"], "basic", "A"),
+        (["depth=20", "arch=plain"], "basic", "none"),
+    ],
+)
+def test_auto_means_what_the_papers_used(overrides: list[str], unit: str, shortcut: str) -> None:
+    arch = resolve(composed(*overrides))["arch"]
+    assert (arch["unit"], arch["shortcut"]) == (unit, shortcut)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "warmup"),
+    [
+        (["arch=resnet_v1", "depth=56"], None),
+        (["arch=resnet_v1", "depth=110"], {"lr": 0.01, "until_error": 80.0, "min_depth": 110}),
+        (["arch=resnet_v2", "depth=20"], {"lr": 0.01, "steps": 400}),
+        (["arch=resnet_v2", "depth=20", "data=digits"], None),
+    ],
+)
+def test_the_warmup_is_the_papers(overrides: list[str], warmup: dict[str, float] | None) -> None:
+    assert resolve(composed(*overrides))["schedule"]["warmup"] == warmup
+
+
+def test_the_recipe_is_v1_section_4_2() -> None:
+    schedule = resolve(composed())["schedule"]
+    expected = {"steps": 64_000, "batch_size": 128, "lr": 0.1, "milestones": [32_000, 48_000], "momentum": 0.9}
+    assert schedule | expected == schedule
+    assert schedule["weight_decay"] == 1e-4
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("depth=21", "depth=21 is not 6n+2 (basic units); nearest are 20 and 26"),
+        ("depth=abc", "depth=abc is not a whole number"),
+        ("depth=20.5", "depth=20.5 is not a whole number"),
+        ("schedule.steps=0", "schedule.steps=0 is not a whole number of steps, at least 1"),
+        ("schedule.steps=many", "schedule.steps=many is not a whole number of steps"),
+        ("schedule.lr=-1", "schedule.lr=-1 is not a number from 0 on"),
+        ("schedule.milestones=[3,1]", "schedule.milestones=[3, 1] is not a rising list of steps"),
+        ("seed=-1", "seed=-1 is not a whole number from 0 on"),
+        ("jobs=0", "jobs=0 is not auto or a whole number"),
+        ("arch.shortcut=D", "arch.shortcut=D is not one of auto, A, B, C, dropout, none"),
+        ("hardware.precision=16", "hardware.precision=16 is not one of auto, 32-true, bf16-mixed"),
+        ("data.val_size=50000", "data.val_size=50000 leaves 0 of 50000 images to train on"),
+        ("schedule.batch_size=60000", "schedule.batch_size=60000 is more than the 50000 training images"),
+    ],
+)
+def test_a_value_that_breaks_a_rule_is_refused_in_one_line(override: str, message: str) -> None:
+    with pytest.raises(UserError) as error:
+        resolve(composed(override))
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_every_config_choice_composes_and_resolves() -> None:
+    for arch in (path.stem for path in (CONF / "arch").glob("*.yaml")):
+        for data in (path.stem for path in (CONF / "data").glob("*.yaml")):
+            for hardware in (path.stem for path in (CONF / "hardware").glob("*.yaml")):
+                config = resolve(composed(f"arch={arch}", f"data={data}", f"hardware={hardware}"))
+                assert config["arch"]["name"] == arch
+                assert config["data"]["name"] == data

@@ -1,0 +1,46 @@
+"""The learning rate of every step, as the papers state it."""
+
+import pytest
+
+from resnet_repro.schedule import eval_every, learning_rate, log_every, scaled
+
+RECIPE = {"lr": 0.1, "milestones": [32000, 48000], "steps": 64000, "protocol_steps": 64000, "warmup": None}
+V2 = RECIPE | {"warmup": {"lr": 0.01, "steps": 400}}
+V1_110 = RECIPE | {"warmup": {"lr": 0.01, "until_error": 80.0, "min_depth": 110}}
+
+
+@pytest.mark.parametrize(
+    ("step", "rate"), [(0, 0.1), (31_999, 0.1), (32_000, 0.01), (47_999, 0.01), (48_000, 0.001), (63_999, 0.001)]
+)
+def test_rate_is_divided_by_10_after_32k_and_48k_finished_steps(step: int, rate: float) -> None:
+    assert learning_rate(step, RECIPE) == pytest.approx(rate, rel=1e-12)
+
+
+def test_warmup_of_v2_lasts_400_steps() -> None:
+    rates = [learning_rate(step, V2) for step in range(64_000)]
+    assert rates[:400] == [0.01] * 400
+    assert rates[400:32_000] == [0.1] * 31_600
+    assert rates[32_000:] == [learning_rate(step, RECIPE) for step in range(32_000, 64_000)]
+
+
+def test_warmup_of_v1_lasts_until_the_error_has_fallen() -> None:
+    assert learning_rate(5_000, V1_110, warmup_ended_at=None) == 0.01
+    assert learning_rate(399, V1_110, warmup_ended_at=400) == 0.01
+    assert learning_rate(400, V1_110, warmup_ended_at=400) == 0.1
+    assert learning_rate(32_000, V1_110, warmup_ended_at=400) == pytest.approx(0.01)
+
+
+def test_a_shorter_run_has_the_same_shape() -> None:
+    short = V2 | {"steps": 640}
+    assert [learning_rate(step, short) for step in range(640)] == pytest.approx(
+        [learning_rate(step * 100, V2) for step in range(640)]
+    )
+    assert scaled(400, steps=640, protocol_steps=64_000) == 4
+
+
+def test_a_short_run_is_drawn_with_enough_points() -> None:
+    recipe = RECIPE | {"log_every": 100, "eval_every": 400}
+    assert (log_every(recipe), eval_every(recipe)) == (100, 400)
+    short = recipe | {"steps": 400}
+    assert (log_every(short), eval_every(short)) == (20, 80)
+    assert (log_every(recipe | {"steps": 1}), eval_every(recipe | {"steps": 1})) == (1, 1)
