@@ -1,0 +1,140 @@
+"""What a command would do, found out before anything starts. Imports no torch."""
+
+import ctypes
+import os
+import shutil
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from resnet_repro import depths
+from resnet_repro.config import Config, Job, family, result_keys
+from resnet_repro.data import cifar
+from resnet_repro.errors import UserError
+from resnet_repro.rundir import InUse, RunDir, read_json, write_json
+
+
+def check_machine(jobs: list[Job]) -> None:
+    """Refuse a device or a data folder that is not there; fetch CIFAR where nothing is there and that is allowed.
+
+    Raises:
+        UserError: one line that says what to do.
+    """
+    if any(job.config["hardware"]["accelerator"] == "gpu" for job in jobs) and not has_cuda():
+        raise UserError("hardware=gpu needs a CUDA device and none is visible; use hardware=cpu or auto")
+    keys = ("name", "root", "val_size", "download")
+    for source in sorted({tuple(data[k] for k in keys) for job in jobs if "root" in (data := job.config["data"])}):
+        name, root, val_size, download = source
+        if cifar.locate(name, Path(root), val_size=val_size, download=download).needs_download:
+            cifar.download(name, Path(root))
+
+
+def has_cuda() -> bool:
+    """Whether the CUDA driver shows a device, asked without torch."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    count = ctypes.c_int(0)
+    return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
+
+
+def num_parallel(jobs: list[Job]) -> int:
+    """Jobs at a time: as asked, else one a GPU or one a CPU core."""
+    asked = jobs[0].config["jobs"]
+    if asked != "auto":
+        return int(asked)
+    if any(on_gpu(job) for job in jobs):
+        return 1
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, usable // jobs[0].config["hardware"]["num_threads"])
+
+
+def on_gpu(job: Job) -> bool:
+    asked = job.config["hardware"]["accelerator"]
+    return asked == "gpu" or (asked == "auto" and has_cuda())
+
+
+def claim(job: Job, *, group: str, command: str) -> None:
+    """Give a job its folder and write down what was asked; a folder of the same run is gone on with.
+
+    Raises:
+        UserError: where the folder holds a run of another config.
+    """
+    run = RunDir(job.dir)
+    if run.path.exists() and not job.config["resume"]:
+        try:
+            with run.owned():
+                pass
+        except InUse as error:
+            raise UserError(f"{error}; resume=false would take it away: wait for that process or stop it") from None
+        aside = Path(job.config["outputs"]) / ".replaced" / time.strftime("%Y-%m-%d_%H-%M-%S") / job.dir.parent.name
+        aside.mkdir(parents=True, exist_ok=True)
+        shutil.move(run.path, aside)
+    if run.job.exists():
+        _refuse_another(job, read_json(run.job)["config"])
+        return
+    run.path.mkdir(parents=True, exist_ok=True)
+    write_json(run.job, {"name": job.name, "config": job.config, "group": group, "command": command})
+
+
+def _refuse_another(job: Job, found: Config) -> None:
+    asked, before = result_keys(job.config), result_keys(found)
+    differ = sorted(key for key in asked | before if asked.get(key) != before.get(key))
+    if differ:
+        values = ", ".join(f"{key} was {before.get(key)} and is now {asked.get(key)}" for key in differ)
+        ways_out = "give the old values to go on, or resume=false to begin anew"
+        raise UserError(f"{job.dir} holds another run: {values}; {ways_out}")
+
+
+# --- how long ---------------------------------------------------------------------------------------------------------
+
+FIRST_GUESS = {"cpu": 30e9, "gpu": 6e12}
+"""Multiply-adds a second in training, forward and backward, before anything was measured on this machine."""
+
+
+def multiply_adds(config: Config) -> int:
+    """Of one image's forward pass."""
+    arch, data = config["arch"], config["data"]
+    return depths.multiply_adds(
+        config["depth"],
+        family=family(config),
+        image_size=data["image"][1],
+        in_channels=data["image"][0],
+        num_classes=data["num_classes"],
+        **{key: arch[key] for key in ("unit", "shortcut", "mix", "stride_on")},
+    )
+
+
+class Estimator:
+    """Seconds that a job will take: from this machine's finished runs on the same data, else from a first guess.
+
+    Small networks wait for the host as much as for arithmetic, so a run is scaled from the finished one whose cost is
+    nearest to its own.
+    """
+
+    def __init__(self, outputs: Path) -> None:
+        self.known: list[tuple[str, int, float]] = []  # data, multiply-adds an image, images/s
+        for path in outputs.glob("*/*/manifest.json"):
+            self.learn(path)
+
+    def learn(self, manifest_path: Path) -> None:
+        """Take a finished run into account."""
+        manifest = read_json(manifest_path)
+        if manifest["images_per_s"]:
+            config = manifest["config"]
+            self.known.append((config["data"]["name"], multiply_adds(config), manifest["images_per_s"]))
+
+    def seconds(self, job: Job, *, from_step: int = 0) -> float:
+        cost = multiply_adds(job.config)
+        same_data = [(known, rate) for data, known, rate in self.known if data == job.config["data"]["name"]]
+        near = [(abs(known - cost), rate * known) for known, rate in same_data]
+        speed = min(near)[1] if near else FIRST_GUESS["gpu" if on_gpu(job) else "cpu"] / 3
+        return (job.steps - from_step) * job.config["schedule"]["batch_size"] * cost / speed
+
+    def wall_seconds(self, jobs: Iterable[Job], parallel: int) -> float:
+        """Of all jobs, the longest first, `parallel` at a time."""
+        slots = [0.0] * parallel
+        for seconds in sorted((self.seconds(job) for job in jobs), reverse=True):
+            slots[slots.index(min(slots))] += seconds
+        return max(slots)

@@ -1,0 +1,146 @@
+"""Runs jobs, each in a process of its own, several at a time; shows how far they are and what came of them."""
+
+import multiprocessing as mp
+import os
+import signal
+import sys
+import time
+from dataclasses import dataclass, field
+from multiprocessing.connection import wait
+from multiprocessing.context import ForkServerContext, SpawnContext
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from types import FrameType
+
+from rich.console import Console
+
+from resnet_repro import plan
+from resnet_repro.config import Job
+from resnet_repro.display import Display, Outcome, announcement, print_results, print_wandb_hint
+from resnet_repro.rundir import RunDir
+from resnet_repro.worker import IN_USE, PRELOAD, STOPPED, work
+
+
+@dataclass
+class Sweep:
+    """Jobs on their way: `waiting`, `running` (a process each), and what came of the ones that ended."""
+
+    waiting: list[Job]
+    parallel: int
+    display: Display
+    running: dict[BaseProcess, Job] = field(default_factory=dict)
+    outcomes: dict[Job, Outcome] = field(default_factory=dict)
+    num_stops_asked: int = 0
+
+    def run(self) -> None:
+        """Run every waiting job; one that fails does not touch the others."""
+        context = start_method(self.waiting)
+        handlers = {s: signal.signal(s, self._stop) for s in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            with self.display:
+                while self.waiting or self.running:
+                    while self.waiting and len(self.running) < self.parallel:
+                        self._start(context, self.waiting.pop(0))
+                    wait([process.sentinel for process in self.running], timeout=0.2)
+                    for process in [process for process in self.running if process.exitcode is not None]:
+                        self._finish(process)
+                    for job in self.running.values():
+                        self.display.update(job)
+        finally:
+            for process in self.running:  # only after an error of our own
+                process.kill()
+            for signum, handler in handlers.items():
+                signal.signal(signum, handler)
+
+    def _start(self, context: ForkServerContext | SpawnContext, job: Job) -> None:
+        process = context.Process(target=work, args=(job.dir,), name=job.name)
+        process.start()
+        self.running[process] = job
+        self.display.start(job)
+
+    def _finish(self, process: BaseProcess) -> None:
+        job = self.running.pop(process)
+        process.join()
+        assert process.exitcode is not None
+        self.outcomes[job] = outcome(job, process.exitcode)
+        self.display.finish(job, self.outcomes[job])
+
+    def _stop(self, signum: int, frame: FrameType | None) -> None:
+        """The first Ctrl-C lets every run save its state; the second does not wait for that."""
+        self.num_stops_asked += 1
+        self.waiting.clear()
+        if self.num_stops_asked == 1:
+            self.display.say("Stopping: each run saves its state after the step it is at. Ctrl-C again: stop at once")
+        for process in self.running:
+            if process.pid is not None:
+                os.kill(process.pid, signal.SIGTERM if self.num_stops_asked == 1 else signal.SIGKILL)
+
+
+def outcome(job: Job, exitcode: int | None = None) -> Outcome:
+    """What came of a job: from its folder and, where it ran just now, the exit status of its process."""
+    run = RunDir(job.dir)
+    if run.is_done:
+        return Outcome("done")
+    if exitcode is not None and exitcode < 0:
+        name = signal.Signals(-exitcode).name
+        if name == "SIGTERM":
+            return Outcome("stopped", "stopped before its first step")
+        return Outcome("failed", f"killed by {name}" + " (out of memory?)" * (name == "SIGKILL"))
+    if exitcode == IN_USE:
+        return Outcome("in use", "another process runs it")
+    status = run.read_status()
+    if status.get("state") in ("failed", "stopped"):
+        return Outcome(status["state"], status["reason"])
+    if exitcode is None:
+        return Outcome("stopped" if status else "waiting")
+    return Outcome("failed", f"its process ended with status {exitcode}")
+
+
+def run_jobs(jobs: list[Job], *, console: Console | None = None) -> int:
+    """Do what a command asked for: skip the runs that are done, go on with those begun, make the others.
+
+    Returns:
+        Exit status: 0 when every job is done, 1 when one is not, 130 when it was stopped.
+
+    Raises:
+        UserError: before anything starts, where the machine, the data or a run folder is not what is asked for.
+    """
+    console = console or Console(soft_wrap=True)
+    jobs = list({job.dir: job for job in jobs}.values())
+    plan.check_machine(jobs)
+    group, command = time.strftime("%Y-%m-%d_%H-%M-%S"), "python " + " ".join(sys.argv)
+    for job in jobs:
+        plan.claim(job, group=group, command=command)
+    todo = [job for job in jobs if not RunDir(job.dir).is_done]
+    parallel = min(plan.num_parallel(jobs), max(len(todo), 1))
+    estimator = plan.Estimator(Path(jobs[0].config["outputs"]))
+    seconds = estimator.wall_seconds(todo, parallel)
+    console.print(announcement(jobs, todo, parallel, seconds, is_guess=not estimator.known), highlight=False)
+
+    start = time.monotonic()
+    longest_first = sorted(todo, key=estimator.seconds, reverse=True)  # no core idles at the end
+    sweep = Sweep(longest_first, parallel, Display(console, jobs))
+    if todo:
+        sweep.run()
+    outcomes = {job: sweep.outcomes.get(job) or outcome(job) for job in jobs}
+    print_results(console, outcomes, seconds=time.monotonic() - start)
+    print_wandb_hint(console, jobs)
+    if sweep.num_stops_asked:
+        console.print("Stopped. To go on, run the same command again.")
+        return STOPPED
+    return 0 if {o.state for o in outcomes.values()} == {"done"} else 1
+
+
+def start_method(jobs: list[Job]) -> ForkServerContext | SpawnContext:
+    """How a process is made: forked from a server that has imported everything once, where that is safe.
+
+    Safe means Linux and no GPU: the server runs no operation, so it has no threads and no CUDA context to inherit.
+    """
+    if not sys.platform.startswith("linux") or any(plan.on_gpu(job) for job in jobs):
+        return mp.get_context("spawn")
+    threads = str(jobs[0].config["hardware"]["num_threads"])
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ[name] = threads
+    context = mp.get_context("forkserver")
+    context.set_forkserver_preload(PRELOAD)
+    return context

@@ -1,0 +1,191 @@
+"""One job from its config to its manifest: results, files, and going on after a stop as if nothing had happened."""
+
+import csv
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+
+from resnet_repro.callbacks import Recorder, Stopped
+from resnet_repro.config import make_job
+from resnet_repro.lit import LossAndError
+from resnet_repro.plan import claim
+from resnet_repro.run import run
+from resnet_repro.rundir import RunDir
+from tests.test_config import composed
+
+TINY = ("data=digits", "depth=8", "logger=csv", "schedule.steps=24", "schedule.eval_every=8", "schedule.log_every=3")
+
+
+def prepared(outputs: Path, *overrides: str) -> Path:
+    """A run folder as the sweep leaves it to the job's process."""
+    config = composed(*TINY, *overrides, f"outputs={outputs}")
+    job = make_job(config, usual=composed("data=digits"))
+    claim(job, group="test", command="python train.py")
+    return job.dir
+
+
+@pytest.fixture(autouse=True)
+def signals_as_before() -> Iterator[None]:
+    handlers = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for signum, handler in handlers.items():
+        signal.signal(signum, handler)
+
+
+def interrupt_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Send this process a real SIGTERM right after the given step."""
+    original = Recorder.on_train_batch_end
+
+    def on_train_batch_end(self: Recorder, trainer: pl.Trainer, *args: Any) -> None:
+        original(self, trainer, *args)
+        if trainer.global_step == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Recorder, "on_train_batch_end", on_train_batch_end)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[dict[str, Any], bytes]]:
+    """The manifest and metrics.csv of a run that nobody stops, made once for each set of overrides."""
+    made: dict[tuple[str, ...], tuple[dict[str, Any], bytes]] = {}
+
+    def result(*overrides: str) -> tuple[dict[str, Any], bytes]:
+        if overrides not in made:
+            path = prepared(tmp_path_factory.mktemp("undisturbed"), *overrides)
+            made[overrides] = run(path), RunDir(path).metrics.read_bytes()
+        return made[overrides]
+
+    return result
+
+
+def test_a_run_leaves_its_manifest_curves_and_last_checkpoint(undisturbed: Callable[..., Any], tmp_path: Path) -> None:
+    path = prepared(tmp_path)
+    manifest = run(path)
+    folder = RunDir(path)
+    assert folder.is_done
+    rows = list(csv.DictReader(folder.metrics.open()))
+    assert [int(row["step"]) for row in rows] == list(range(1, 25))
+    assert [int(row["step"]) for row in rows if row["test/error"]] == [4, 8, 12, 16, 20, 24]
+    assert float(rows[-1]["test/error"]) == manifest["results"]["test/error"]
+    assert 0 <= manifest["results"]["train/error"] <= 100
+    assert manifest["results"]["step"] == 24
+    assert manifest["num_parameters"] == 75_002  # a ResNet-8 with one input channel, counted by hand
+    assert [file.name for file in folder.checkpoint_files()] == ["step-00000024.ckpt"]
+    assert set(manifest["packages"]) >= {"torch", "pytorch-lightning", "wandb"}
+    assert manifest["images_per_s"] > 0
+    assert manifest["peak_memory_mb"] > 100
+
+
+def test_the_same_run_twice_gives_the_same_bits(undisturbed: Callable[..., Any], tmp_path: Path) -> None:
+    manifest, metrics = undisturbed()
+    path = prepared(tmp_path)
+    again = run(path)
+    assert again["weights_sha256"] == manifest["weights_sha256"]
+    assert RunDir(path).metrics.read_bytes() == metrics
+    other = run(prepared(tmp_path, "seed=1"))
+    assert other["weights_sha256"] != manifest["weights_sha256"]
+
+
+@pytest.mark.parametrize("step", [1, 3, 7, 8, 9, 23])
+def test_resumed_run_equals_uninterrupted_run_bitwise(
+    step: int, undisturbed: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped before, at and after an evaluation; eval_every is 4 here."""
+    manifest, metrics = undisturbed()
+    path = prepared(tmp_path)
+    with monkeypatch.context() as patch:
+        interrupt_at(step, patch)
+        with pytest.raises(Stopped, match=f"stopped at step {step}"):
+            run(path)
+    assert not RunDir(path).is_done
+    resumed = run(path)
+    assert RunDir(path).metrics.read_bytes() == metrics
+    assert resumed["weights_sha256"] == manifest["weights_sha256"]
+    assert resumed["results"] == manifest["results"]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("arch=resnet_v1", "arch.shortcut=dropout"),  # draws from the global generator
+        ("data.loader=dataloader", "data.num_workers=1"),
+        ("data.val_size=100", "arch=plain"),
+        ("depth=14", "schedule.warmup={lr: 0.01, until_error: 200.0}", "schedule.steps=110"),
+    ],
+)
+def test_every_state_survives_a_stop(
+    overrides: tuple[str, ...], undisturbed: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest, metrics = undisturbed(*overrides)
+    path = prepared(tmp_path, *overrides)
+    with monkeypatch.context() as patch:
+        interrupt_at(13, patch)
+        with pytest.raises(Stopped):
+            run(path)
+    resumed = run(path)
+    assert RunDir(path).metrics.read_bytes() == metrics
+    assert resumed["weights_sha256"] == manifest["weights_sha256"]
+
+
+def test_v1_warmup_ends_at_the_first_100_batches_whose_error_is_low_enough(undisturbed: Callable[..., Any]) -> None:
+    _, metrics = undisturbed("depth=14", "schedule.warmup={lr: 0.01, until_error: 200.0}", "schedule.steps=110")
+    rates = {int(row["step"]): float(row["lr"]) for row in csv.DictReader(metrics.decode().splitlines())}
+    assert rates[99] == 0.01
+    assert rates[102] == pytest.approx(0.001)  # 0.1 after two milestones, at steps 55 and 83
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
+    undisturbed: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    manifest, metrics = undisturbed()
+    path = prepared(tmp_path)
+    for step in (5, 13):
+        with monkeypatch.context() as patch:
+            interrupt_at(step, patch)
+            with pytest.raises(Stopped):
+                run(path)
+    newest = RunDir(path).checkpoint_files()[0]
+    assert newest.name == "step-00000013.ckpt"
+    newest.write_bytes(newest.read_bytes()[:1000])
+    resumed = run(path)
+    assert "step-00000013.ckpt is damaged and not used" in capfd.readouterr().out
+    assert RunDir(path).metrics.read_bytes() == metrics
+    assert resumed["weights_sha256"] == manifest["weights_sha256"]
+
+
+def test_a_run_that_diverges_ends_and_says_when(tmp_path: Path) -> None:
+    manifest = run(prepared(tmp_path, "schedule.lr=1e30"))
+    assert manifest["state"] == "done"
+    assert manifest["results"]["diverged_at"] < 24
+    assert manifest["results"]["step"] == manifest["results"]["diverged_at"]
+
+
+def test_training_and_evaluation_use_the_schedule_and_every_image(undisturbed: Callable[..., Any]) -> None:
+    _, metrics = undisturbed()
+    rows = list(csv.DictReader(metrics.decode().splitlines()))
+    assert [float(row["lr"]) for row in rows] == pytest.approx([0.1] * 12 + [0.01] * 6 + [0.001] * 6)
+    test_errors = [float(row["test/error"]) for row in rows if row["test/error"]]
+    assert all(abs(error * 297 / 100 - round(error * 297 / 100)) < 1e-6 for error in test_errors)
+
+
+def test_loss_and_error_equal_torchmetrics_accuracy_and_the_mean_loss() -> None:
+    from torchmetrics.classification import MulticlassAccuracy
+
+    torch.manual_seed(0)
+    ours, reference = LossAndError(), MulticlassAccuracy(10, average="micro")
+    losses, sizes = [], [128, 128, 7]
+    for size in sizes:
+        logits, labels = torch.randn(size, 10), torch.randint(0, 10, (size,))
+        loss = torch.nn.functional.cross_entropy(logits, labels)
+        losses.append(loss * size)
+        ours.update(logits, labels, loss)
+        reference.update(logits, labels)
+    values = ours.compute()
+    assert float(values["error"]) == pytest.approx(100 * (1 - float(reference.compute())), abs=1e-4)
+    assert float(values["loss"]) == pytest.approx(float(sum(losses)) / sum(sizes), rel=1e-6)
