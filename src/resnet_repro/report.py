@@ -1,0 +1,225 @@
+"""All finished runs below outputs/ as tables, figures, claims and one HTML page in outputs/report/."""
+
+import base64
+import io
+import json
+import math
+import platform
+from datetime import datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from matplotlib.figure import Figure
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from resnet_repro import claims, figures, paper
+from resnet_repro.results import Cell, Protocol, Run, differences, flatten, group, read
+
+MARKS = {"holds": "✓", "does not hold": "✗", "not enough runs": "…"}
+COLORS = {"holds": "green", "does not hold": "red", "not enough runs": "yellow"}
+DASH = "–"
+
+
+def write(outputs: Path, console: Console) -> Path:
+    """Read the runs below `outputs`, print the tables and verdicts, write outputs/report/; the path of its page.
+
+    Raises UserError where no run is finished.
+    """
+    runs, unfinished = read(outputs)
+    protocols = group(runs)
+    folder = outputs / "report"
+    folder.mkdir(parents=True, exist_ok=True)
+    for stale in folder.glob("training_curves_*"):
+        stale.unlink()
+    sections = [section(protocol) for protocol in protocols]
+    for protocol, part in zip(protocols, sections, strict=True):
+        drawn = figures.training_curves(protocol)
+        figures.save(drawn, folder / f"training_curves_{protocol.slug}")
+        part["wide"], part["narrow"] = _data_uri(drawn), _data_uri(figures.training_curves(protocol, columns=1))
+        _print_section(part, console)
+    counted = {run.directory for protocol in protocols for run in protocol.runs}
+    notes = _notes(unfinished, [run.label for run in runs if run.directory not in counted])
+    for note in notes:
+        console.print(note, markup=False, highlight=False, soft_wrap=True)
+    (folder / "report.json").write_text(_to_json(sections, notes), encoding="utf-8")
+    page = folder / "index.html"
+    page.write_text(_to_html(sections, protocols, notes), encoding="utf-8")
+    return page
+
+
+def _notes(unfinished: list[str], repeated: list[str]) -> list[str]:
+    """One line each on the runs that the report leaves out."""
+    reasons = {"not finished": unfinished, "left out, as a later run has the same network and seed": repeated}
+    return [
+        f"{len(labels)} {'run is' if len(labels) == 1 else 'runs are'} {reason}: {', '.join(labels)}"
+        for reason, labels in reasons.items()
+        if labels
+    ]
+
+
+def section(protocol: Protocol) -> dict[str, Any]:
+    """What the report says about one protocol: plain values, for terminal, page and JSON alike."""
+    departs = paper.departures(protocol)
+    return {
+        "title": protocol.title,
+        "slug": protocol.slug,
+        "data": protocol.data,
+        "steps": protocol.steps,
+        "splits": protocol.splits,
+        "departs": departs,
+        "archs": list(dict.fromkeys(cell.arch for cell in protocol.cells)),
+        "rows": [row(cell, protocol, comparable=not departs) for cell in protocol.cells],
+        "claims": [claim._asdict() for claim in claims.judge(protocol)],
+    }
+
+
+def row(cell: Cell, protocol: Protocol, *, comparable: bool) -> dict[str, Any]:
+    """One row of the table: our errors in %, the published one, and what the runs cost."""
+    published, test = paper.published_for(cell, protocol), cell.error("test")
+    number = None if published is None else published.number
+    return {
+        "network": cell.name,
+        "arch": cell.arch,
+        "depth": cell.depth,
+        "num_parameters": cell.runs[0].manifest["num_parameters"],
+        "seeds": [run.seed for run in cell.runs],
+        "num_diverged": cell.num_diverged,
+        "errors": {split: cell.error(split) for split in protocol.splits},
+        "published": published,
+        # a shortened run minus the paper's would look like a result
+        "difference": test.mean - number if comparable and test and number is not None else None,
+        "images_per_s": cell.mean("images_per_s"),
+        "wall_time_s": cell.mean("wall_time_s"),
+    }
+
+
+def duration(seconds: float | None) -> str:
+    """`12 s`, `3 min 05 s`, `2 h 40 min`."""
+    if seconds is None:
+        return DASH
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s" if seconds < 9.95 else f"{whole} s"
+    return f"{whole // 60} min {whole % 60:02d} s" if whole < 3600 else f"{whole // 3600} h {whole // 60 % 60:02d} min"
+
+
+def _number(value: float | None, spec: str = ",.0f") -> str:
+    return DASH if value is None else format(value, spec)
+
+
+def _error(part: dict[str, Any], split: str) -> str:
+    error = part["errors"][split]
+    return DASH if error is None else str(error)
+
+
+def _table(part: dict[str, Any], *, with_costs: bool) -> Table:
+    caption = f"Final errors in %: mean ± std over n seeds. {part['departs']}".strip()
+    table = Table(title=part["title"], caption=caption, title_justify="left", caption_justify="left")
+    table.box, table.pad_edge, table.collapse_padding = box.SIMPLE_HEAD, False, True
+    has_paper = any(row["published"] for row in part["rows"])
+    table.add_column("network")
+    for name in ["n", *part["splits"], *(["paper: test", "ours - paper"] if has_paper else [])]:
+        table.add_column(name, justify="right", no_wrap=True)
+    for name in ["params", "images/s", "time"] if with_costs else []:
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in part["rows"]:
+        cells = [str(len(row["seeds"])), *(_error(row, split) for split in part["splits"])]
+        if has_paper:
+            cells += [row["published"].compared if row["published"] else DASH, _number(row["difference"], "+.2f")]
+        if with_costs:
+            cells += [
+                f"{row['num_parameters'] / 1e6:.2f} M",
+                _number(row["images_per_s"]),
+                duration(row["wall_time_s"]),
+            ]
+        diverged = f" ({row['num_diverged']} diverged)" if row["num_diverged"] else ""
+        table.add_row(escape(row["network"] + diverged), *cells)
+    return table
+
+
+def _print_section(part: dict[str, Any], console: Console) -> None:
+    table = _table(part, with_costs=True)
+    wide = console.options.update(max_width=1_000)
+    if console.measure(table, options=wide).maximum > console.width:  # the page has the costs
+        table = _table(part, with_costs=False)
+    console.print(table)
+    for claim in part["claims"]:
+        color = COLORS[claim["verdict"]]
+        console.print(
+            f"[{color}]{MARKS[claim['verdict']]} {claim['verdict']}[/]: {escape(claim['sentence'])}", highlight=False
+        )
+        # not wrapped: a command in it must stay one line to be copied
+        text = f"  {claim['numbers']} {claim['command']}".rstrip()
+        console.print(text, style="dim", markup=False, highlight=False, soft_wrap=True)
+    console.print()
+
+
+def _data_uri(figure: Figure) -> str:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=160)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _to_json(sections: list[dict[str, Any]], notes: list[str]) -> str:
+    def plain(value: Any) -> Any:
+        if hasattr(value, "_asdict"):
+            return plain(value._asdict())
+        if isinstance(value, paper.Published):
+            return plain(vars(value))
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items() if key not in ("wide", "narrow")}
+        if isinstance(value, (list, tuple)):
+            return [plain(item) for item in value]
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return json.dumps(plain({"protocols": sections, "notes": notes}), indent=2) + "\n"
+
+
+def facts(run: Run) -> dict[str, Any]:
+    """What a run was made from, flat: config, machine, versions, commit, data; less what its network's name says."""
+    keys = ("config", "machine", "packages", "git_commit", "data_checksum")
+    flat = flatten({key: run.manifest.get(key) for key in keys})
+    named = ("config.arch.", "config.depth", "config.seed", "config.schedule.warmup")
+    return {
+        key.removeprefix("config.").replace("packages.", "version of "): value
+        for key, value in flat.items()
+        if not key.startswith(named)
+    }
+
+
+def provenance(protocol: Protocol) -> dict[str, Any]:
+    """The facts that all runs of a protocol share, and for each run those in which it differs."""
+    each = [facts(run) for run in protocol.runs]
+    varying = differences(each)
+    names = [cell.name for cell in protocol.cells for _ in cell.runs]
+    return {
+        "common": {key: value for key, value in sorted(each[0].items()) if key not in varying},
+        "runs": [
+            {"run": run, "network": name, "differs": {key: flat.get(key) for key in sorted(varying)}}
+            for run, name, flat in zip(protocol.runs, names, each, strict=True)
+        ],
+    }
+
+
+def _to_html(sections: list[dict[str, Any]], protocols: list[Protocol], notes: list[str]) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("resnet_repro", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"number": _number, "duration": duration}
+    return environment.get_template("report.html.j2").render(
+        sections=sections,
+        provenance=[provenance(protocol) for protocol in protocols],
+        num_runs=sum(len(protocol.runs) for protocol in protocols),
+        notes=notes,
+        marks=MARKS,
+        dash=DASH,
+        names=claims.SPLITS,
+        versions={name: metadata.version(name) for name in ("resnet_repro", "matplotlib", "jinja2")}
+        | {"Python": platform.python_version()},
+        written=f"{datetime.now():%Y-%m-%d %H:%M}",
+    )

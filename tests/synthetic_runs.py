@@ -1,0 +1,101 @@
+"""Run directories as training writes them, with made-up curves that end at given errors."""
+
+import csv
+import json
+import math
+import random
+from pathlib import Path
+from typing import Any
+
+CONF = {"plain": ("original", "none"), "resnet_v1": ("original", "A"), "resnet_v2": ("full_preact", "A")}
+V1_WARMUP = {"lr": 0.01, "until_error": 80.0, "min_depth": 110}
+
+
+def config(arch: str = "plain", depth: int = 20, seed: int = 0, **overrides: Any) -> dict[str, Any]:
+    """A resolved config; overrides are dotted as on the command line, with `__` for the dot."""
+    order, shortcut = CONF[arch]
+    warmup = {"lr": 0.01, "steps": 400} if arch == "resnet_v2" else V1_WARMUP
+    bottleneck = depth in (164, 1001)
+    nested: dict[str, Any] = {
+        "arch": {
+            "name": arch, "order": order, "shortcut": "B" if bottleneck and arch != "plain" else shortcut, "mix": "add",
+            "unit": "bottleneck" if bottleneck else "basic", "gate_bias": -6.0, "stride_on": "first", "warmup": warmup,
+        },
+        "depth": depth,
+        "seed": seed,
+        "data": {"name": "digits", "val_size": 0, "root": "data", "loader": "device"},
+        "schedule": {"steps": 220, "protocol_steps": 220, "batch_size": 128, "lr": 0.1, "warmup": None},
+        "hardware": {"precision": "32-true"},
+        "logger": {"name": "csv"},
+    }  # fmt: skip
+    data = overrides.get("data__name", "digits")
+    if data != "digits":
+        nested["schedule"] |= {"steps": 64_000, "protocol_steps": 64_000, "milestones": [32_000, 48_000]}
+        nested["schedule"]["warmup"] = None if depth < warmup.get("min_depth", 0) else warmup
+    for key, value in overrides.items():
+        group, _, name = key.partition("__")
+        nested[group][name] = value
+    return nested
+
+
+def write_run(
+    outputs: Path, arch: str = "plain", depth: int = 20, seed: int = 0, *,
+    train: float = 2.0, test: float | None = 5.0, val: float | None = None,
+    name: str | None = None, manifest: dict[str, Any] | None = None, results: dict[str, Any] | None = None,
+    **overrides: Any,
+) -> Path:  # fmt: skip
+    """A finished run with these final errors in %; `manifest` and `results` overwrite keys of the manifest."""
+    made = config(arch, depth, seed, **overrides)
+    name = name or f"{arch}-{depth}-s{seed}"
+    folder = outputs / made["data"]["name"] / name
+    folder.mkdir(parents=True)
+    steps, every = made["schedule"]["steps"], max(1, made["schedule"]["steps"] // 100)
+    finals = {"train": train, "test": test, "val": val}
+    noise = random.Random(f"{arch} {depth} {seed}")
+    with (folder / "metrics.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(
+            file, ["step", "epoch", "lr", *(f"{s}/error" for s, e in finals.items() if e is not None)]
+        )
+        writer.writeheader()
+        for step in range(every, steps + 1, every):
+            row: dict[str, Any] = {"step": step, "epoch": step // 390, "lr": 0.1}
+            for split, final in finals.items():
+                if final is None or (split != "train" and step % (5 * every) and step + every <= steps):
+                    continue
+                t = step / steps
+                drop = sum(t > milestone for milestone in (0.5, 0.75))
+                level = final + (90 - final) * math.exp(-14 * t) + min(4, final) * (1, 0.25, 0)[drop]
+                last = step + every > steps
+                row[f"{split}/error"] = final if last else round(max(0, level * noise.uniform(0.93, 1.07)), 3)
+            writer.writerow(row)
+    errors = {f"{split}/error": error for split, error in finals.items() if error is not None}
+    content = {
+        "name": name,
+        "state": "done",
+        "config": made,
+        "results": {"step": steps, "train/loss": 0.1, **errors, "diverged_at": None} | (results or {}),
+        "num_parameters": {20: 269_722, 56: 853_018, 110: 1_727_962}.get(depth, 1_000_000),
+        "data_checksum": "5f3c",
+        "git_commit": "0123abc",
+        "packages": {"torch": "2.14.1", "numpy": "2.4.0"},
+        "machine": {"cpu": "Example 3000", "gpu": None, "os": "Linux", "python": "3.11.2"},
+        "command": f"python train.py arch={arch} depth={depth} seed={seed} data={made['data']['name']}",
+        "started": "2026-01-01T10:00:00",
+        "finished": f"2026-01-01T10:00:{10 + seed:02d}",
+        "wall_time_s": 12.3,
+        "images_per_s": 1234.5,
+        "peak_memory_mb": 512.0,
+        "weights_sha256": "ab" * 32,
+    }
+    (folder / "manifest.json").write_text(json.dumps(content | (manifest or {})))
+    return folder
+
+
+def write_example(outputs: Path) -> Path:
+    """Six runs on digits, in which depth degrades the plain networks only, and three seeds of one full CIFAR-10 run."""
+    for depth, train in ((20, 2.0), (56, 30.0), (110, 88.0)):
+        write_run(outputs, "plain", depth, train=train, test=train + 1)
+        write_run(outputs, "resnet_v2", depth, train=1.0, test=2.0)
+    for seed, test in enumerate((6.4, 6.6, 6.9)):
+        write_run(outputs, "resnet_v1", 110, seed, train=0.1, test=test, data__name="cifar10")
+    return outputs

@@ -1,0 +1,94 @@
+"""Reading runs: what they are called, which are averaged, which are kept apart."""
+
+import io
+import statistics
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from rich.console import Console
+
+from resnet_repro import report
+from resnet_repro.config import resolve
+from resnet_repro.errors import UserError
+from resnet_repro.results import arch_label, group, read
+from tests.synthetic_runs import config, write_example, write_run
+
+CONF = Path(__file__).parents[1] / "conf"
+
+
+@pytest.fixture
+def outputs(tmp_path: Path) -> Path:
+    return write_example(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "label"),
+    [
+        ({}, "resnet_v1"),
+        ({"arch__shortcut": "B"}, "resnet_v1 B"),
+        ({"arch__order": "bn_after_add"}, "resnet_v1 order=bn_after_add"),
+        ({"arch__shortcut": "C", "arch__mix": "half_both"}, "resnet_v1 C mix=half_both"),
+        ({"arch__unit": "one_layer"}, "resnet_v1 unit=one_layer"),
+        ({"arch__gate_bias": -3.0}, "resnet_v1"),  # without a gate nothing reads it
+        ({"arch__mix": "exclusive_gate", "arch__gate_bias": -7.0}, "resnet_v1 mix=exclusive_gate gate_bias=-7"),
+        ({"arch__shortcut": "auto", "arch__unit": "auto"}, "resnet_v1"),
+        ({"data__name": "cifar10", "schedule__warmup": {"lr": 0.5}}, 'resnet_v1 warmup={"lr": 0.5}'),
+    ],
+)
+def test_label_names_only_what_departs_from_the_architecture(change: dict[str, Any], label: str) -> None:
+    assert arch_label(config("resnet_v1", 56, **change)) == label
+
+
+@pytest.mark.parametrize("arch", ["plain", "resnet_v1", "resnet_v2"])
+@pytest.mark.parametrize("data", ["digits", "cifar10"])
+def test_label_of_an_architecture_as_composed_by_hydra_is_its_name(arch: str, data: str) -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        for depth in (20, 110, 164, 1001):
+            composed = compose("config", [f"arch={arch}", f"data={data}", f"depth={depth}"])
+            asked: Any = OmegaConf.to_container(composed, resolve=True)
+            assert arch_label(resolve(asked)) == arch
+
+
+def test_seeds_are_averaged_as_statistics_would(outputs: Path) -> None:
+    cifar, _digits = group(read(outputs)[0])
+    (cell,) = cifar.cells
+    error = cell.error("test")
+    assert error is not None
+    assert error == pytest.approx((statistics.fmean((6.4, 6.6, 6.9)), statistics.stdev((6.4, 6.6, 6.9)), 3))
+
+
+@pytest.mark.parametrize("change", [{"schedule__steps": 110}, {"data__val_size": 100}, {"schedule__lr": 0.05}])
+def test_runs_of_different_protocols_are_never_averaged(tmp_path: Path, change: dict[str, Any]) -> None:
+    write_run(tmp_path, seed=0)
+    write_run(tmp_path, seed=1, **change)
+    protocols = group(read(tmp_path)[0])
+    assert [len(protocol.runs) for protocol in protocols] == [1, 1]
+    assert len({protocol.title for protocol in protocols}) == len({protocol.slug for protocol in protocols}) == 2
+
+
+@pytest.mark.parametrize("change", [{"data__root": "elsewhere"}, {"hardware__precision": "bf16-mixed"}])
+def test_where_a_run_was_made_does_not_part_it_from_other_seeds(tmp_path: Path, change: dict[str, Any]) -> None:
+    write_run(tmp_path, seed=0)
+    write_run(tmp_path, seed=1, **change)
+    (protocol,) = group(read(tmp_path)[0])
+    assert [len(cell.runs) for cell in protocol.cells] == [2]
+
+
+def test_warmups_of_the_architectures_do_not_part_them_on_cifar(tmp_path: Path) -> None:
+    for arch in ("plain", "resnet_v1", "resnet_v2"):
+        write_run(tmp_path, arch, 110, data__name="cifar10")
+        write_run(tmp_path, arch, 20, data__name="cifar10")
+    (protocol,) = group(read(tmp_path)[0])
+    assert [cell.name for cell in protocol.cells] == [
+        f"{arch}-{depth}" for arch in ("plain", "resnet_v1", "resnet_v2") for depth in (20, 110)
+    ]
+
+
+def test_no_finished_run_is_an_error_of_one_line_with_a_command(tmp_path: Path) -> None:
+    for folder in (tmp_path, tmp_path / "absent"):
+        with pytest.raises(UserError, match=r"holds no finished run.*python train\.py") as caught:
+            report.write(folder, Console(file=io.StringIO()))
+        assert "\n" not in str(caught.value)
