@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 CONF = {"plain": ("original", "none"), "resnet_v1": ("original", "A"), "resnet_v2": ("full_preact", "A")}
+NUM_IMAGES = {"num_train_images": 1_408, "num_val_images": 5_000, "num_test_images": 297}
 V1_WARMUP = {"lr": 0.01, "until_error": 80.0, "min_depth": 110}
 
 
@@ -36,6 +37,11 @@ def config(arch: str = "plain", depth: int = 20, seed: int = 0, **overrides: Any
         group, _, name = key.partition("__")
         nested[group][name] = value
     return nested
+
+
+def departures(overrides: dict[str, Any]) -> dict[str, Any]:
+    """As a manifest has them."""
+    return {key.replace("__", "."): value for key, value in overrides.items() if key != "data__name"}
 
 
 def write_run(
@@ -73,7 +79,8 @@ def write_run(
         "name": name,
         "state": "done",
         "config": made,
-        "results": {"step": steps, "train/loss": 0.1, **errors, "diverged_at": None} | (results or {}),
+        "departures": departures(overrides),
+        "results": {"step": steps, "train/loss": 0.1, **errors, "diverged_at": None, **NUM_IMAGES} | (results or {}),
         "num_parameters": {20: 269_722, 56: 853_018, 110: 1_727_962}.get(depth, 1_000_000),
         "data_checksum": "5f3c",
         "git_commit": "0123abc",

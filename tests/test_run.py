@@ -136,8 +136,8 @@ def test_every_state_survives_a_stop(
 def test_v1_warmup_ends_at_the_first_100_batches_whose_error_is_low_enough(undisturbed: Callable[..., Any]) -> None:
     _, metrics = undisturbed("depth=14", "schedule.warmup={lr: 0.01, until_error: 200.0}", "schedule.steps=110")
     rates = {int(row["step"]): float(row["lr"]) for row in csv.DictReader(metrics.decode().splitlines())}
-    assert rates[99] == 0.01
-    assert rates[102] == pytest.approx(0.001)  # 0.1 after two milestones, at steps 55 and 83
+    assert rates[98] == 0.01
+    assert rates[101] == pytest.approx(0.001)  # 0.1 after two milestones, at steps 55 and 83
 
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(

@@ -20,7 +20,7 @@ class Stopped(Exception):
 
 
 class Recorder(pl.Callback):
-    """Logs a row every `log_every` steps and at every evaluation, and keeps status.json up to date.
+    """Logs training errors every `log_every` steps, the others at every evaluation, and keeps status.json up to date.
 
     The device is asked for numbers only when a row is due, so it never waits for the host in between.
     """
@@ -45,40 +45,49 @@ class Recorder(pl.Callback):
     ) -> None:
         assert isinstance(module, LitClassifier)
         step, s = trainer.global_step, self.schedule
-        evaluate = step % eval_every(s) == 0 or step == s["steps"]
-        if evaluate or step % log_every(s) == 0:
-            row = _values("train", module.train_metric)  # waits for the device
-            now = time.perf_counter()
-            rate = (step - self._since_step) * s["batch_size"] / (now - self._since)
-            self._since, self._since_step = now, step
-            self.rates.append(rate)
-            self._row = {"epoch": step / self.steps_per_epoch, "lr": module.lr, **row, "time/images_per_s": rate}
-            if not math.isfinite(row["train/loss"]):
-                self.diverged_at = step
+        if (s["steps"] - step) % log_every(s) == 0:  # counted from the end: the last row's window is a whole one
+            self._training_row(step, module)
             if self.diverged_at or step == s["steps"]:
-                trainer.should_stop = evaluate = True  # Lightning evaluates once more before it stops
-            if not evaluate:
-                self._write(trainer, step)
+                trainer.should_stop = True  # Lightning evaluates once more before it stops
+        evaluates = step % eval_every(s) == 0 or trainer.should_stop
+        if self._row and not evaluates:
+            self._write(trainer, step)
         elif time.monotonic() - self._last_status > 0.5:
-            self._write_status(step, "running")
+            self._write_status(step)
+
+    def _training_row(self, step: int, module: LitClassifier) -> None:
+        row = _values("train", module.train_metric)  # waits for the device
+        now = time.perf_counter()
+        num_images = (step - self._since_step) * self.schedule["batch_size"]
+        rate = num_images / (now - self._since)
+        self._since, self._since_step = now, step
+        self.rates.append(rate)
+        self._row = {"epoch": step / self.steps_per_epoch, "lr": module.lr, **row, "time/images_per_s": rate}
+        if not math.isfinite(row["train/loss"]):
+            self.diverged_at = step
 
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         assert isinstance(module, LitClassifier)
+        step = trainer.global_step
+        self._row = {"epoch": step / self.steps_per_epoch, "lr": module.lr, **self._row}
         for split, metric in zip(module.splits, module.eval_metrics, strict=True):
             self._row |= _values(split, metric)
-        self._write(trainer, trainer.global_step)
-        self._since = time.perf_counter()
+        self._write(trainer, step)
+        self._since += time.perf_counter() - self._eval_start
+
+    def on_validation_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self._eval_start = time.perf_counter()
 
     def _write(self, trainer: pl.Trainer, step: int) -> None:
         for logger in trainer.loggers:
             logger.log_metrics(self._row, step=step)
         self.results |= self._row
         self._row = {}
-        self._write_status(step, "running")
+        self._write_status(step)
 
-    def _write_status(self, step: int, state: str) -> None:
+    def _write_status(self, step: int) -> None:
         self._last_status = time.monotonic()
-        progress = {"state": state, "step": step, "steps": self.schedule["steps"], "elapsed_s": self.elapsed_s}
+        progress = {"state": "running", "step": step, "steps": self.schedule["steps"], "elapsed_s": self.elapsed_s}
         write_json(self.run.status, progress | self.results)
 
     @property

@@ -25,6 +25,8 @@ class Job:
     config: Config
     name: str
     dir: Path
+    departures: Config
+    """What departs from the defaults of its architecture and data, flat: {"arch.shortcut": "B"}."""
 
     @property
     def steps(self) -> int:
@@ -82,23 +84,17 @@ def make_job(config: Config, *, usual: Config) -> Job:
         UserError: where the config breaks a rule.
     """
     config = resolve(config)
-    name = run_name(config, resolve({**usual, "depth": config["depth"]}))
-    return Job(config, name, Path(config["outputs"]) / config["data"]["name"] / name)
+    asked, expected = result_keys(config), result_keys(resolve({**usual, "depth": config["depth"]}))
+    departures = {
+        key: value for key, value in asked.items() if value != expected.get(key) and key not in ("depth", "seed")
+    }
+    name = run_name(config, departures)
+    return Job(config, name, Path(config["outputs"]) / config["data"]["name"] / name, departures)
 
 
-def run_name(config: Config, base: Config) -> str:
-    """`plain-56-s0`, and what departs from the defaults of its architecture and data: `plain-56-s0__steps=400`.
-
-    Args:
-        config: resolved.
-        base: the resolved config of the same architecture, depth and data without any other override.
-    """
-    asked, usual = result_keys(config), result_keys(base)
-    extra = "".join(
-        f"__{key.split('.')[-1]}={_plain(value)}"
-        for key, value in sorted(asked.items())
-        if value != usual.get(key) and key not in ("depth", "seed")
-    )
+def run_name(config: Config, departures: Config) -> str:
+    """`plain-56-s0`, and what departs from the defaults: `plain-56-s0__steps=400`."""
+    extra = "".join(f"__{key.split('.')[-1]}={_plain(value)}" for key, value in departures.items())
     return f"{config['arch']['name']}-{config['depth']}-s{config['seed']}{extra}"[:180]
 
 

@@ -75,7 +75,8 @@ def claim(job: Job, *, group: str, command: str) -> None:
         _refuse_another(job, read_json(run.job)["config"])
         return
     run.path.mkdir(parents=True, exist_ok=True)
-    write_json(run.job, {"name": job.name, "config": job.config, "group": group, "command": command})
+    asked = {"name": job.name, "config": job.config, "departures": job.departures, "group": group, "command": command}
+    write_json(run.job, asked)
 
 
 def _refuse_another(job: Job, found: Config) -> None:

@@ -15,13 +15,7 @@ from resnet_repro.errors import UserError
 # What changes no result, or is a coordinate of a cell. All else in a config is the protocol.
 NOT_PROTOCOL = {"arch", "depth", "seed", "hardware", "logger", "resume", "jobs", "outputs"}
 NOT_DATA = {"root", "download", "loader", "num_workers"}
-NOT_SCHEDULE = {"warmup", "log_every", "eval_every", "eval_batch_size"}  # the warm-up belongs to the architecture
-WARMUPS: dict[str, dict[str, float]] = {
-    "plain": {"lr": 0.01, "until_error": 80.0, "min_depth": 110},
-    "resnet_v1": {"lr": 0.01, "until_error": 80.0, "min_depth": 110},  # [v1 Sec. 4.2]
-    "resnet_v2": {"lr": 0.01, "steps": 400},  # [v2 Appendix]
-}
-BOTTLENECK_DEPTHS = {50, 101, 152, 164, 200, 1001}  # [v1 Table 1, v2 Table 3]
+NOT_SCHEDULE = {"warmup", "log_every", "eval_every", "eval_batch_size"}  # a warm-up belongs to an architecture
 DATA_TITLES = {"digits": "Digits", "cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "imagenet": "ImageNet"}
 FIRST_COMMAND = "python train.py -m depth=20,56,110 arch=plain,resnet_v2 data=digits"
 
@@ -68,7 +62,7 @@ class Run:
 
     @property
     def arch(self) -> str:
-        return arch_label(self.config)
+        return arch_label(self.manifest)
 
     @property
     def protocol(self) -> str:
@@ -83,28 +77,16 @@ def _without(mapping: dict[str, Any], keys: set[str]) -> dict[str, Any]:
     return {key: value for key, value in mapping.items() if key not in keys}
 
 
-def arch_label(config: dict[str, Any]) -> str:
+def arch_label(manifest: dict[str, Any]) -> str:
     """Name of an architecture: `resnet_v1`, and what departs from it: `resnet_v1 B`, `resnet_v1 order=bn_after_add`."""
-    arch, depth = config["arch"], config["depth"]
-    name, unit = arch["name"], "bottleneck" if depth in BOTTLENECK_DEPTHS else "basic"
-    has_projections = arch.get("unit", "auto") in ("bottleneck", "auto" if unit == "bottleneck" else None)
-    usual = {
-        "order": "full_preact" if name == "resnet_v2" else "original",
-        "shortcut": "none" if name == "plain" else "B" if has_projections else "A",
-        "mix": "add",
-        "unit": unit,
-        "stride_on": "first",
-        "gate_bias": -6 if "gate" in arch.get("mix", "") else arch.get("gate_bias"),  # unread without a gate
+    extra = {
+        key.split(".")[1]: value
+        for key, value in manifest["departures"].items()
+        if key.startswith("arch.") or key == "schedule.warmup"
     }
-    extra = {key: arch[key] for key in usual if arch.get(key, "auto") not in ("auto", usual[key])}
-    warmup = WARMUPS.get(name)
-    if warmup and (depth < warmup.get("min_depth", 0) or config["data"]["name"] == "digits"):
-        warmup = None
-    if config["schedule"].get("warmup", warmup) != warmup:
-        extra["warmup"] = json.dumps(config["schedule"]["warmup"], sort_keys=True)
     shortcut = [str(extra.pop("shortcut"))] if "shortcut" in extra else []
     words = [f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}" for key, value in extra.items()]
-    return " ".join([name, *shortcut, *words])
+    return " ".join([manifest["config"]["arch"]["name"], *shortcut, *words])
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from resnet_repro.lit import LitClassifier
 from resnet_repro.loggers import CsvLogger, wandb_logger
 from resnet_repro.manifest import describe
 from resnet_repro.rundir import RunDir, read_json, write_json
-from resnet_repro.schedule import eval_every
+from resnet_repro.schedule import eval_every, log_every
 
 
 def run(path: Path) -> dict[str, Any]:
@@ -84,10 +84,13 @@ def run(path: Path) -> dict[str, Any]:
         "name": job["name"],
         "state": "done",
         "config": {**config, "hardware": hardware},
+        "departures": job["departures"],
         "results": {
             "step": trainer.global_step,
             "diverged_at": recorder.diverged_at,
             **{key: value for key, value in recorder.results.items() if "/loss" in key or "/error" in key},
+            "num_train_images": log_every(schedule) * schedule["batch_size"],  # that train/error is measured on
+            **{f"num_{split}_images": len(images.y) for split, images in data.evaluated.items()},
         },
         **describe(
             model.net,
