@@ -11,8 +11,8 @@ demo: install           ## the papers' claim in two minutes: train six networks 
 test: install           ## the default tests
 	$(BIN)/python -m pytest
 
-test-slow: install      ## every test, the long ones too
-	$(BIN)/python -m pytest -m "slow or not slow"
+test-slow: install      ## the long tests
+	$(BIN)/python -m pytest -m slow
 
 lint: install           ## style and types
 	$(BIN)/ruff check .

@@ -52,7 +52,7 @@ class LitClassifier(pl.LightningModule):
 
     def __init__(self, config: dict[str, Any], *, splits: list[str]) -> None:
         super().__init__()
-        self.save_hyperparameters()  # plain containers: a checkpoint loads with weights_only=True
+        self.save_hyperparameters(logger=False)  # plain containers: a checkpoint loads with weights_only=True
         self.schedule = config["schedule"]
         arch, data = config["arch"], config["data"]
         self.net = ResNet(

@@ -5,6 +5,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 
 from resnet_repro import depths
@@ -20,7 +21,7 @@ def check_machine(jobs: list[Job]) -> None:
     Raises:
         UserError: one line that says what to do.
     """
-    if any(job.config["hardware"]["accelerator"] == "gpu" for job in jobs) and not has_cuda():
+    if any(job.config["hardware"]["accelerator"] == "gpu" for job in jobs) and not gpus():
         raise UserError("hardware=gpu needs a CUDA device and none is visible; use hardware=cpu or auto")
     keys = ("name", "root", "val_size", "download")
     for source in sorted({tuple(data[k] for k in keys) for job in jobs if "root" in (data := job.config["data"])}):
@@ -29,14 +30,23 @@ def check_machine(jobs: list[Job]) -> None:
             cifar.download(name, Path(root))
 
 
-def has_cuda() -> bool:
-    """Whether the CUDA driver shows a device, asked without torch."""
+@cache
+def gpus() -> list[str]:
+    """The CUDA devices that the driver shows, as CUDA_VISIBLE_DEVICES names them; asked without torch."""
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:
-        return False
+        return []
     count = ctypes.c_int(0)
-    return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
+    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
+        return []
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return visible.split(",")[: count.value] if visible else [str(i) for i in range(count.value)]
+
+
+def on_gpu(job: Job) -> bool:
+    asked = job.config["hardware"]["accelerator"]
+    return asked == "gpu" or (asked == "auto" and bool(gpus()))
 
 
 def num_parallel(jobs: list[Job]) -> int:
@@ -45,14 +55,9 @@ def num_parallel(jobs: list[Job]) -> int:
     if asked != "auto":
         return int(asked)
     if any(on_gpu(job) for job in jobs):
-        return 1
+        return len(gpus())
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, usable // jobs[0].config["hardware"]["num_threads"])
-
-
-def on_gpu(job: Job) -> bool:
-    asked = job.config["hardware"]["accelerator"]
-    return asked == "gpu" or (asked == "auto" and has_cuda())
 
 
 def claim(job: Job, *, group: str, command: str) -> None:

@@ -38,6 +38,7 @@ def run(path: Path) -> dict[str, Any]:
     config = job["config"]
     _quiet()
     hardware = settle(config["hardware"])
+    config = {**config, "hardware": hardware}
     on_gpu = hardware["accelerator"] == "gpu"
     torch.set_num_threads(hardware["num_threads"])
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what deterministic mode needs on a GPU
@@ -83,7 +84,7 @@ def run(path: Path) -> dict[str, Any]:
     manifest = {
         "name": job["name"],
         "state": "done",
-        "config": {**config, "hardware": hardware},
+        "config": config,
         "departures": job["departures"],
         "results": {
             "step": trainer.global_step,

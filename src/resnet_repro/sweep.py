@@ -29,6 +29,7 @@ class Sweep:
     parallel: int
     display: Display
     running: dict[BaseProcess, Job] = field(default_factory=dict)
+    gpus: dict[BaseProcess, str | None] = field(default_factory=dict)
     outcomes: dict[Job, Outcome] = field(default_factory=dict)
     num_stops_asked: int = 0
 
@@ -53,13 +54,17 @@ class Sweep:
                 signal.signal(signum, handler)
 
     def _start(self, context: ForkServerContext | SpawnContext, job: Job) -> None:
-        process = context.Process(target=work, args=(job.dir,), name=job.name)
+        gpu = None
+        if plan.on_gpu(job):
+            gpu = min(plan.gpus(), key=list(self.gpus.values()).count)  # the one with the fewest jobs
+        process = context.Process(target=work, args=(job.dir, gpu), name=job.name)
         process.start()
-        self.running[process] = job
+        self.running[process], self.gpus[process] = job, gpu
         self.display.start(job)
 
     def _finish(self, process: BaseProcess) -> None:
         job = self.running.pop(process)
+        del self.gpus[process]
         process.join()
         assert process.exitcode is not None
         self.outcomes[job] = outcome(job, process.exitcode)

@@ -19,9 +19,11 @@ DONE, FAILED, IN_USE, STOPPED = 0, 1, 75, 130
 """Exit statuses; the last two as sysexits.h and shells have them."""
 
 
-def work(path: Path) -> None:
-    """Run the job in `path` to its end. The exit status tells what came of it, status.json why."""
+def work(path: Path, gpu: str | None = None) -> None:
+    """Run the job in `path` to its end, on that GPU alone. The exit status tells what came of it, status.json why."""
     os.setsid()  # Ctrl-C goes to the launching process alone, which passes it on
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     run = RunDir(path)
     try:
         with run.owned():

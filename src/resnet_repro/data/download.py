@@ -17,6 +17,7 @@ def fetch(url: str, path: Path, *, digest: str) -> None:
 
     try:
         pooch.retrieve(url, digest, fname=path.name, path=path.parent, progressbar=sys.stderr.isatty())
+        path.chmod(0o644)  # pooch makes it readable to nobody else
     except (OSError, ValueError) as error:  # connection or disk; checksum
         reason = textwrap.shorten(str(error), 200)
         raise UserError(f"could not download {url} ({reason}): fetch it by hand and put it at {path}") from error

@@ -1,0 +1,112 @@
+"""Training images/s of ResNet-20, batch 128, beside the usual loop, on this machine's CPU.
+
+    python benchmarks/train_throughput.py [FOLDER OF CIFAR-10] [--rounds 3] [--steps 40] [--depth 20]
+
+Both sides compute with one thread and take turns, so that a noisy machine is noisy for both; each side's figure is
+the median over its rounds. Prints a table in Markdown.
+
+- ours: `python train.py`, as it is; its images/s are those of its manifest.
+- the usual loop: torchvision's CIFAR10 with RandomCrop, RandomHorizontalFlip, ToTensor and Normalize, a DataLoader
+  with worker processes (they may use the other cores), float32, contiguous; the same network, loss and SGD.
+"""
+
+import argparse
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import date
+from pathlib import Path
+
+import psutil
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch.utils.data import DataLoader
+from torchvision import transforms
+
+from resnet_repro.data import cifar
+from resnet_repro.manifest import machine
+from resnet_repro.resnet import ResNet
+from resnet_repro.rundir import read_json
+
+BATCH_SIZE = 128
+TRAIN = Path(__file__).parents[1] / "train.py"
+
+
+def ours(root: Path, *, depth: int, steps: int) -> float:
+    """images/s of the command."""
+    with tempfile.TemporaryDirectory() as outputs:
+        options = [f"depth={depth}", f"data.root={root}", "data.val_size=500", f"schedule.steps={steps}"]
+        command = [sys.executable, TRAIN, *options, "hardware=cpu", "logger=csv", f"outputs={outputs}"]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        (manifest,) = Path(outputs).glob("*/*/manifest.json")
+        return float(read_json(manifest)["images_per_s"])
+
+
+def official_dataset(root: Path) -> torchvision.datasets.CIFAR10:
+    """torchvision's own data set over the images at hand; its constructor accepts the python files only."""
+    images = cifar.load(cifar.locate("cifar10", root, val_size=500, download=False)).train
+    dataset = torchvision.datasets.CIFAR10.__new__(torchvision.datasets.CIFAR10)
+    dataset.data, dataset.targets = images.x.transpose(0, 2, 3, 1).copy(), images.y.tolist()
+    dataset.target_transform = None
+    normalize = transforms.Normalize((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
+    augment = [transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip()]
+    dataset.transform = transforms.Compose([*augment, transforms.ToTensor(), normalize])
+    return dataset
+
+
+def usual(dataset: torchvision.datasets.CIFAR10, *, depth: int, steps: int, num_workers: int) -> float:
+    """images/s of the usual loop, its first five steps left out."""
+    torch.manual_seed(0)
+    net = ResNet(depth=depth, family="cifar", num_classes=10)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
+    loader = DataLoader(dataset, BATCH_SIZE, shuffle=True, num_workers=num_workers, drop_last=True)
+    for step, (images, labels) in zip(range(steps), loader, strict=False):
+        if step == 5:
+            start = time.perf_counter()
+        loss = F.cross_entropy(net(images), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return BATCH_SIZE * (steps - 5) / (time.perf_counter() - start)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("root", nargs="?", type=Path, default=Path("data"))
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--depth", type=int, default=20)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    dataset = official_dataset(options.root)
+    work = {"depth": options.depth, "steps": options.steps}
+    sides = {
+        "ours": lambda: ours(options.root, **work),
+        "usual loop, 2 workers": lambda: usual(dataset, num_workers=2, **work),
+        "usual loop, no workers": lambda: usual(dataset, num_workers=0, **work),
+    }
+    rates: dict[str, list[float]] = {name: [] for name in sides}
+    for number in range(options.rounds):
+        for name, side in sides.items():
+            rates[name].append(side())
+            print(f"round {number + 1} of {options.rounds}, {name}: {rates[name][-1]:,.0f} images/s", file=sys.stderr)
+    medians = {name: statistics.median(values) for name, values in rates.items()}
+
+    about = machine("cpu")
+    versions = f"torch {torch.__version__}, torchvision {torchvision.__version__}, pytorch-lightning {pl.__version__}"
+    print(f"ResNet-{options.depth}, batch {BATCH_SIZE}, training images/s, one thread; {date.today()}")
+    print(f"{about['cpu']}, {psutil.cpu_count(logical=False)} cores; {platform.python_version()}, {versions}")
+    print(f"`python benchmarks/train_throughput.py FOLDER {' '.join(sys.argv[2:])}`".replace(" `", "`") + "\n")
+    print("| | images/s | all rounds | ours is |\n|---|---:|---|---:|")
+    for name, rate in medians.items():
+        every = ", ".join(f"{value:,.0f}" for value in rates[name])
+        print(f"| {name} | {rate:,.0f} | {every} | {medians['ours'] / rate:.2f} times |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+"""Running `python train.py` as a person does: real processes, nobody logged in to W&B, no network needed."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from resnet_repro.rundir import read_json
+
+ROOT = Path(__file__).parents[1]
+DIGITS = ("data=digits", "schedule.steps=22")
+
+
+def environment(home: Path) -> dict[str, str]:
+    """This one without anybody's W&B login, and not the one of a terminal."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("WANDB_", "HYDRA_"))}
+    return kept | {"HOME": str(home), "COLUMNS": "120"}
+
+
+def start(script: str, *options: str, home: Path, **kwargs: Any) -> subprocess.Popen[str]:
+    command = [sys.executable, str(ROOT / script), *options]
+    output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True} | kwargs
+    return subprocess.Popen(command, cwd=home, env=environment(home), start_new_session=True, **output)
+
+
+def run(script: str, *options: str, home: Path) -> tuple[int, str]:
+    """Exit status and everything printed."""
+    process = start(script, *options, home=home)
+    output, _ = process.communicate(timeout=240)
+    return process.returncode, output
+
+
+def manifests(outputs: Path) -> dict[str, dict[str, Any]]:
+    """Of every finished run, by name."""
+    return {path.parent.name: read_json(path) for path in outputs.glob("*/*/manifest.json")}
+
+
+def descendants(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    return psutil.Process(process.pid).children(recursive=True)
+
+
+def imported_modules(*options: str, home: Path) -> tuple[int, str, set[str]]:
+    """Exit status, printed lines and every module that the command imported."""
+    command = [sys.executable, "-X", "importtime", str(ROOT / "train.py"), *options]
+    result = subprocess.run(command, cwd=home, env=environment(home), capture_output=True, text=True, check=False)
+    lines = result.stderr.splitlines()
+    modules = {line.split("|")[-1].strip() for line in lines if line.startswith("import time:")}
+    said = [line for line in lines if not line.startswith("import time:")]
+    return result.returncode, result.stdout + "\n".join(said), modules

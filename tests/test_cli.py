@@ -1,0 +1,102 @@
+"""What a person types, and the one line that says what is wrong with it."""
+
+import os
+import pty
+import re
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.commands import ROOT, environment, imported_modules, run
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["depth=21"], "depth=21 is not 6n+2 (basic units); nearest are 20 and 26"),
+        (["-m", "depth=20,57"], "depth=57 is not 6n+2 (basic units); nearest are 56 and 62"),
+        (["dpeth=20"], "dpeth is not an option; did you mean depth?"),
+        (["schedule.stepz=3"], "schedule.stepz is not an option; did you mean schedule.steps?"),
+        (["foo=1,2"], "foo is not an option; python train.py --help shows the usual ones"),
+        (["arch=resnet_v3"], "arch=resnet_v3 is not known; use one of plain, resnet_v1, resnet_v2; did you mean"),
+        (["data=cifar"], "data=cifar is not known; use one of cifar10, cifar100, digits; did you mean cifar10?"),
+        (["--depth", "20"], "--depth: options are written without dashes, depth=VALUE"),
+        (["--depth=20"], "--depth=20: options are written without dashes, depth=VALUE"),
+        (["depth"], "cannot read the option 'depth'; options are written depth=20 or depth=20,56"),
+        (["data.download=false"], "no cifar10 in data"),
+        (["data.root=nowhere", "data.download=false"], "pass data.root=FOLDER that has it, or data.download=true"),
+        (["schedule.steps=1e3"], "schedule.steps=1000.0 is not a whole number of steps, at least 1"),
+        (["data=digits", "outputs=/dev/null/x"], "/dev/null/x"),
+    ],
+)
+def test_a_mistake_is_told_in_one_line_before_torch_is_imported(
+    options: list[str], message: str, tmp_path: Path
+) -> None:
+    status, said, modules = imported_modules(*options, home=tmp_path)
+    assert status == 2
+    assert said.strip().startswith("error: ")
+    assert message in said
+    assert said.strip().count("\n") == 0
+    assert "torch" not in modules
+    assert "hydra" in modules  # else the list of modules was not read
+
+
+@pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="there is a GPU here")
+def test_a_missing_gpu_is_told_in_one_line(tmp_path: Path) -> None:
+    status, said, modules = imported_modules("data=digits", "hardware=gpu", home=tmp_path)
+    assert (status, said.strip().count("\n")) == (2, 0)
+    assert "hardware=gpu needs a CUDA device and none is visible; use hardware=cpu" in said
+    assert "torch" not in modules
+
+
+def test_part_of_cifar10_is_named_for_what_it_is(cifar10_root: Path, tmp_path: Path) -> None:
+    status, said = run("train.py", f"data.root={cifar10_root}", home=tmp_path)
+    assert status == 2
+    assert "has every training file and no test_batch.bin: pass data.val_size=5000" in said
+
+
+def test_help_shows_the_options_that_matter_and_examples_without_torch(tmp_path: Path) -> None:
+    status, said, modules = imported_modules("--help", home=tmp_path)
+    assert status == 0
+    assert "python train.py -m depth=20,56,110 arch=plain,resnet_v2" in said
+    for option in ("depth=", "arch=", "data=", "seed=", "hardware=", "logger=", "jobs=", "schedule.steps="):
+        assert option in said
+    assert "torch" not in modules
+
+
+def test_a_terminal_shows_a_bar_with_errors_and_speed_and_ctrl_c_ends_it(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "train.py"), "data=digits", "depth=56", "logger=csv"]
+    shown = b""
+    pid, terminal = pty.fork()
+    if pid == 0:  # the child, on a terminal of its own
+        os.chdir(tmp_path)
+        os.execve(sys.executable, command, environment(tmp_path) | {"TERM": "xterm-256color", "COLUMNS": "160"})
+    pressed = False
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline:
+        try:
+            chunk = os.read(terminal, 4096)
+        except OSError:  # how Linux says that the other side is gone
+            break
+        if not chunk:
+            break
+        shown += chunk
+        if not pressed and re.search(rb"train \d+\.\d+ %.*images/s", shown):
+            os.write(terminal, b"\x03")
+            pressed = True
+    _, status = os.waitpid(pid, 0)
+    text = shown.decode(errors="replace")
+    assert os.waitstatus_to_exitcode(status) == 130, text
+    assert "━" in text
+    assert "/220" in text
+    assert "To go on, run the same command again." in text
+    assert list(tmp_path.glob("outputs/digits/*/checkpoints/*.ckpt"))
+
+
+def test_the_report_without_runs_says_which_command_makes_some(tmp_path: Path) -> None:
+    status, said = run("report.py", home=tmp_path)
+    assert status == 2
+    assert said.startswith("error: outputs holds no finished run")
+    assert said.count("\n") == 1

@@ -1,0 +1,53 @@
+"""`make demo`, to the page that a student sees."""
+
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from tests.commands import run
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+
+class Text(HTMLParser):
+    """The words of a page and the sources of its pictures."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.words, self.pictures = "", []
+        self.feed(page)
+
+    def handle_data(self, data: str) -> None:
+        self.words += data
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.pictures += [value for key, value in attrs if tag == "img" and key == "src"]
+
+
+def test_the_demo_shows_that_depth_degrades_plain_networks_and_not_residual_ones(tmp_path: Path) -> None:
+    sweep = ("-m", "depth=20,56,110", "arch=plain,resnet_v2", "data=digits")
+    status, output = run("train.py", *sweep, home=tmp_path)
+    assert status == 0, output
+    status, output = run("report.py", home=tmp_path)
+    assert status == 0, output
+    (protocol,) = json.loads((tmp_path / "outputs/report/report.json").read_text())["protocols"]
+    train = {row["network"]: row["errors"]["train"][0] for row in protocol["rows"]}
+    assert train["plain-20"] < 10 < 40 < train["plain-56"] < train["plain-110"]
+    assert max(train[f"resnet_v2-{depth}"] for depth in (20, 56, 110)) < 5
+    assert [claim["verdict"] for claim in protocol["claims"]] == ["holds"] * 3
+
+    page = tmp_path / "outputs/report/index.html"
+    text = Text(page.read_text())
+    assert text.pictures
+    assert all(picture.startswith("data:image/") for picture in text.pictures)
+    assert not re.search(r"(src|href)=[\"']?(https?:)?//(?!arxiv\.org|doi\.org)", page.read_text())
+    if chromium := shutil.which("chromium"):
+        flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--dump-dom"]
+        profile = f"--user-data-dir={tmp_path / 'profile'}"
+        dom = subprocess.run([chromium, *flags, profile, page.as_uri()], capture_output=True, text=True, check=True)
+        assert dom.stdout.count("✓ holds") >= 3

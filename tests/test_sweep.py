@@ -1,0 +1,224 @@
+"""`python train.py -m ...` as typed: real processes, real files, real W&B runs."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from resnet_repro.rundir import RunDir, read_json
+from resnet_repro.worker import IN_USE, STOPPED
+from tests.commands import DIGITS, descendants, imported_modules, manifests, run, start
+from tests.test_run import prepared
+
+NAMES = {f"{arch}-{depth}-s0__steps=22" for arch in ("plain", "resnet_v2") for depth in (8, 14)}
+SWEEP = ("-m", "depth=8,14", "arch=plain,resnet_v2", *DIGITS, "jobs=2")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def swept(home: Path) -> tuple[int, str, Path]:
+    """Exit status, output and outputs/ of a sweep of four jobs, two at a time."""
+    status, output = run("train.py", *SWEEP, home=home)
+    return status, output, home / "outputs"
+
+
+def test_a_sweep_makes_every_run_in_a_folder_of_its_own(swept: tuple[int, str, Path]) -> None:
+    status, output, outputs = swept
+    assert status == 0, output
+    assert manifests(outputs).keys() == NAMES
+    hashes = {manifest["weights_sha256"] for manifest in manifests(outputs).values()}
+    assert len(hashes) == 4
+
+
+def test_a_sweep_says_what_it_will_do_and_ends_with_a_table_of_errors(swept: tuple[int, str, Path]) -> None:
+    _, output, outputs = swept
+    assert output.startswith("4 jobs; 4 to run of 22 steps each, 2 at a time: about ")
+    for name, manifest in manifests(outputs).items():
+        (row,) = (line for line in output.splitlines() if line.startswith("│") and name in line)
+        for split in ("train", "test"):
+            assert f"{manifest['results'][f'{split}/error']:.2f}" in row
+
+
+def test_a_sweep_run_again_skips_what_is_done_without_importing_torch(home: Path, swept: tuple[int, str, Path]) -> None:
+    before = {path: path.stat().st_mtime_ns for path in swept[2].glob("digits/*/*")}
+    status, output, modules = imported_modules(*SWEEP, home=home)
+    assert status == 0
+    assert output.startswith("4 jobs; 4 done already\n")
+    assert "torch" not in modules
+    assert {path: path.stat().st_mtime_ns for path in swept[2].glob("digits/*/*")} == before
+
+
+def test_a_job_of_a_sweep_gives_the_bits_of_the_same_job_alone(swept: tuple[int, str, Path], tmp_path: Path) -> None:
+    status, output = run("train.py", "depth=14", "arch=plain", *DIGITS, "logger=csv", home=tmp_path)
+    assert status == 0, output
+    name = "plain-14-s0__steps=22"
+    alone, among = (manifests(outputs)[name] for outputs in (tmp_path / "outputs", swept[2]))
+    assert alone["weights_sha256"] == among["weights_sha256"]
+    csv = f"digits/{name}/metrics.csv"
+    assert (tmp_path / "outputs" / csv).read_bytes() == (swept[2] / csv).read_bytes()
+    assert not (tmp_path / "outputs" / "wandb").exists()
+
+
+def test_every_job_is_an_offline_wandb_run_that_can_be_read_back(swept: tuple[int, str, Path]) -> None:
+    _, output, outputs = swept
+    folders = sorted((outputs / "wandb").glob("offline-run-*"))
+    assert len(folders) == 4
+    assert f"wandb sync {Path('outputs/wandb')}/offline-run-*" in output
+    groups = set()
+    for folder in folders:
+        wandb = Path(sys.executable).with_name("wandb")
+        command = [wandb, "leet", "inspect", "--json", next(folder.glob("run-*.wandb"))]
+        lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+        records = [json.loads(line) for line in lines]
+        (about,) = (record["run"] for record in records if record["type"] == "run")
+        manifest = manifests(outputs)[about["display_name"]]
+        config = manifest["config"]
+        assert set(about["tags"]) == {config["arch"]["name"], f"depth-{config['depth']}", "digits"}
+        groups.add(about["run_group"])
+        assert about["config"]["update"]["schedule"]["lr"] == 0.1
+        assert about["config"]["update"]["hardware"] == config["hardware"]
+        history = [record["history"]["item"] for record in records if record["type"] == "history"]
+        assert history[-1]["trainer/global_step"] == 22
+        for key in ("train/error", "train/loss", "test/error", "test/loss", "lr", "time/images_per_s"):
+            assert key in history[-1]
+        assert history[-1]["test/error"] == manifest["results"]["test/error"]
+    assert len(groups) == 1
+
+
+def test_a_job_that_fails_does_not_end_the_sweep_and_is_made_up_for(tmp_path: Path) -> None:
+    sweep = ("-m", "depth=8,14", "arch=plain", *DIGITS, "jobs=1", "logger=csv")
+    obstacle = tmp_path / "outputs/digits/plain-14-s0__steps=22/metrics.csv"
+    obstacle.mkdir(parents=True)  # where a file has to go; the deeper, longer job is the first to run
+    status, output = run("train.py", *sweep, home=tmp_path)
+    assert status == 1
+    assert "✗ plain-14-s0__steps=22: IsADirectoryError" in output
+    assert "see outputs/digits/plain-14-s0__steps=22/train.log" in output
+    assert manifests(tmp_path / "outputs").keys() == {"plain-8-s0__steps=22"}
+    obstacle.rmdir()
+    status, output = run("train.py", *sweep, home=tmp_path)
+    assert status == 0, output
+    assert "1 done already" in output
+
+
+def wait_for_step(outputs: Path, step: int, *, num_runs: int) -> None:
+    """Until that many runs have come that far."""
+    for _ in range(600):
+        steps = [RunDir(path.parent).read_status().get("step", 0) for path in outputs.glob("*/*/status.json")]
+        if sum(s >= step for s in steps) >= num_runs:
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"no {num_runs} runs at step {step}: {steps}")
+
+
+def assert_gone(processes: list[psutil.Process]) -> None:
+    _, alive = psutil.wait_procs(processes, timeout=20)
+    assert not [p for p in alive if p.status() != psutil.STATUS_ZOMBIE]
+
+
+LONG = ("-m", "seed=0,1,2", "depth=14", "arch=plain", "data=digits", "schedule.steps=300", "logger=csv", "jobs=2")
+
+
+@pytest.mark.parametrize(
+    "how", [signal.SIGINT, *(pytest.param(s, marks=pytest.mark.slow) for s in (signal.SIGTERM, signal.SIGKILL))]
+)
+def test_a_sweep_that_is_stopped_saves_its_runs_leaves_no_process_and_goes_on_exactly(
+    how: signal.Signals, tmp_path: Path
+) -> None:
+    process = start("train.py", *LONG, home=tmp_path)
+    wait_for_step(tmp_path / "outputs", 20, num_runs=2)
+    children = descendants(process)
+    os.kill(process.pid, how)
+    output, _ = process.communicate(timeout=60)
+    assert_gone(children)
+    checkpoints = list(tmp_path.glob("outputs/*/*/checkpoints/*.ckpt"))
+    assert len(checkpoints) == 2
+    assert not manifests(tmp_path / "outputs")
+    if how != signal.SIGKILL:
+        assert process.returncode == STOPPED
+        assert output.count("stopped at step") == 2
+        assert "To go on, run the same command again." in output
+    if how == signal.SIGINT:  # once is enough for the rest, which takes longer
+        status, output = run("train.py", *LONG, home=tmp_path)
+        assert status == 0, output
+        assert output.startswith("3 jobs; 2 begun; 3 to run")
+        undisturbed = prepared(tmp_path / "undisturbed", "seed=1", "depth=14", "arch=plain", "schedule.steps=300")
+        job = read_json(RunDir(undisturbed).job)
+        for key in ("log_every", "eval_every"):  # as `LONG` has them
+            job["config"]["schedule"][key] = 11
+        RunDir(undisturbed).job.write_text(json.dumps(job))
+        from resnet_repro.run import run as train
+
+        expected = train(undisturbed)
+        assert manifests(tmp_path / "outputs")["plain-14-s1__steps=300"]["weights_sha256"] == expected["weights_sha256"]
+
+
+def test_the_second_ctrl_c_stops_at_once(tmp_path: Path) -> None:
+    process = start("train.py", "depth=56", "data=digits", "logger=csv", home=tmp_path)
+    wait_for_step(tmp_path / "outputs", 0, num_runs=1)
+    children = descendants(process)
+    for _ in range(2):
+        os.kill(process.pid, signal.SIGINT)
+        time.sleep(0.01)
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == STOPPED
+    assert "Ctrl-C again: stop at once" in output
+    assert_gone(children)
+
+
+def test_a_job_whose_process_is_killed_is_told_and_the_others_go_on(tmp_path: Path) -> None:
+    process = start("train.py", *LONG, home=tmp_path)
+    wait_for_step(tmp_path / "outputs", 5, num_runs=2)
+    logs = {str(path): path for path in tmp_path.glob("outputs/digits/plain-14-s0*/train.log")}
+    (worker,) = (p for p in descendants(process) if any(f.path in logs for f in p.open_files()))
+    worker.kill()
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "✗ plain-14-s0__steps=300: killed by SIGKILL (out of memory?)" in output
+    assert manifests(tmp_path / "outputs").keys() == {"plain-14-s1__steps=300", "plain-14-s2__steps=300"}
+
+
+def test_a_run_that_another_process_holds_is_left_alone(tmp_path: Path) -> None:
+    path = prepared(tmp_path)
+    before = sorted(path.iterdir())
+    code = f"from pathlib import Path; from resnet_repro.worker import work; work(Path({str(path)!r}))"
+    with RunDir(path).owned():
+        result = subprocess.run([sys.executable, "-c", code], start_new_session=False, check=False)
+    assert result.returncode == IN_USE
+    assert {*path.iterdir()} - {path / ".lock"} == set(before)
+
+
+def test_resume_false_puts_the_old_run_aside_and_begins_anew(home: Path, swept: tuple[int, str, Path]) -> None:
+    name = "plain-8-s0__steps=22"
+    before = manifests(swept[2])[name]
+    status, output = run("train.py", "depth=8", "arch=plain", *DIGITS, "resume=false", "logger=csv", home=home)
+    assert status == 0, output
+    after = manifests(swept[2])[name]
+    assert after["weights_sha256"] == before["weights_sha256"]
+    assert after["started"] != before["started"]
+    (aside,) = swept[2].glob(f".replaced/*/digits/{name}/manifest.json")
+    assert read_json(aside) == before
+
+
+def test_a_folder_of_another_run_is_refused_and_left_as_it_is(home: Path, swept: tuple[int, str, Path]) -> None:
+    folder = RunDir(swept[2] / "digits" / "plain-14-s0__steps=22")
+    job = folder.job.read_text()
+    folder.job.write_text(job.replace('"lr": 0.1', '"lr": 0.2'))
+    try:
+        status, output = run("train.py", "depth=14", "arch=plain", *DIGITS, home=home)
+    finally:
+        folder.job.write_text(job)
+    assert status == 2
+    assert (
+        "holds another run: schedule.lr was 0.2 and is now 0.1; give the old values to go on, or resume=false" in output
+    )
+    assert output.count("\n") == 1
