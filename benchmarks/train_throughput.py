@@ -1,6 +1,6 @@
 """Training images/s of ResNet-20, batch 128, beside the usual loop, on this machine's CPU.
 
-    python benchmarks/train_throughput.py [FOLDER OF CIFAR-10] [--rounds 3] [--steps 40] [--depth 20]
+    python benchmarks/train_throughput.py [FOLDER OF CIFAR-10] [--rounds 3] [--steps 100] [--depth 20]
 
 Both sides compute with one thread and take turns, so that a noisy machine is noisy for both; each side's figure is
 the median over its rounds. Prints a table in Markdown.
@@ -79,7 +79,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("root", nargs="?", type=Path, default=Path("data"))
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--depth", type=int, default=20)
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -88,7 +88,7 @@ class Recorder(pl.Callback):
     def _write_status(self, step: int) -> None:
         self._last_status = time.monotonic()
         progress = {"state": "running", "step": step, "steps": self.schedule["steps"], "elapsed_s": self.elapsed_s}
-        write_json(self.run.status, progress | self.results)
+        write_json(self.run.status, progress | self.results, durable=False)
 
     @property
     def elapsed_s(self) -> float:

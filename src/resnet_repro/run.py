@@ -14,7 +14,7 @@ from pytorch_lightning.loggers import Logger
 
 from resnet_repro.callbacks import Checkpoint, Recorder, newest_checkpoint
 from resnet_repro.data.module import InMemoryData
-from resnet_repro.hardware import settle
+from resnet_repro.hardware import keep_freed_memory, settle
 from resnet_repro.lit import LitClassifier
 from resnet_repro.loggers import CsvLogger, wandb_logger
 from resnet_repro.manifest import describe
@@ -41,6 +41,7 @@ def run(path: Path) -> dict[str, Any]:
     config = {**config, "hardware": hardware}
     on_gpu = hardware["accelerator"] == "gpu"
     torch.set_num_threads(hardware["num_threads"])
+    keep_freed_memory()
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what deterministic mode needs on a GPU
     pl.seed_everything(config["seed"], verbose=False)
 

@@ -53,22 +53,26 @@ class RunDir:
             yield
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Replace a file in one step, so that no reader and no crash ever sees half of it."""
-    with replacing(path) as file:
+def write_json(path: Path, content: dict[str, Any], *, durable: bool = True) -> None:
+    """Replace a file in one step, so that no reader and no crash ever sees half of it.
+
+    `durable` waits until it is on the disk, milliseconds: for what must not be lost when the machine fails.
+    """
+    with replacing(path, durable=durable) as file:
         json.dump(content, file, indent=1)
         file.write("\n")
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[IO[str]]:
-    """A text file that takes the place of `path` when it is complete and on the disk."""
+def replacing(path: Path, *, durable: bool = True) -> Iterator[IO[str]]:
+    """A text file that takes the place of `path` when it is complete."""
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         with part.open("w") as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
