@@ -66,6 +66,14 @@ def test_help_shows_the_options_that_matter_and_examples_without_torch(tmp_path:
     assert "torch" not in modules
 
 
+def test_the_whole_config_is_shown_where_it_is_asked_for(tmp_path: Path) -> None:
+    for script in ("train.py", "report.py"):
+        status, said = run(script, "--cfg", "job", home=tmp_path)
+        assert status == 0
+        assert "outputs: outputs" in said
+        assert "Traceback" not in said
+
+
 def test_a_terminal_shows_a_bar_with_errors_and_speed_and_ctrl_c_ends_it(tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "train.py"), "data=digits", "depth=56", "logger=csv"]
     shown = b""

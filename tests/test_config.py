@@ -37,6 +37,12 @@ def test_every_departure_from_the_defaults_shows_in_the_name() -> None:
     )
 
 
+def test_two_runs_have_two_names() -> None:
+    biases = [name("resnet_v1", "cifar10", "arch.mix=exclusive_gate", f"arch.gate_bias={bias}") for bias in (-5, 5)]
+    assert biases == [f"resnet_v1-20-s0__mix=exclusive_gate__gate_bias={bias}" for bias in ("-5", "5")]
+    assert name("plain", "cifar10", "schedule.milestones=[100,200]") == "plain-20-s0__milestones=100-200"
+
+
 def test_saying_a_default_aloud_is_the_same_run() -> None:
     said = name("resnet_v1", "cifar10", "arch.shortcut=A", "arch.unit=basic", "schedule.lr=0.1", "hardware=auto")
     assert said == name("resnet_v1", "cifar10")
@@ -93,6 +99,9 @@ def test_the_recipe_is_v1_section_4_2() -> None:
         ("schedule.steps=many", "schedule.steps=many is not a whole number of steps"),
         ("schedule.lr=-1", "schedule.lr=-1 is not a number from 0 on"),
         ("schedule.milestones=[3,1]", "schedule.milestones=[3, 1] is not a rising list of steps"),
+        ("schedule.warmup=400", "schedule.warmup=400 is not null, {lr: 0.01, steps: 400} or"),
+        ("schedule.warmup={steps: 400}", "is not null, {lr: 0.01, steps: 400} or {lr: 0.01, until_error: 80.0}"),
+        ("outputs=null", "outputs=None is not a folder"),
         ("seed=-1", "seed=-1 is not a whole number from 0 on"),
         ("jobs=0", "jobs=0 is not auto or a whole number"),
         ("arch.shortcut=D", "arch.shortcut=D is not one of auto, A, B, C, dropout, none"),

@@ -13,10 +13,12 @@ import torch
 
 from resnet_repro.callbacks import Recorder, Stopped
 from resnet_repro.config import make_job
-from resnet_repro.lit import LossAndError
+from resnet_repro.errors import UserError
+from resnet_repro.hardware import settle
+from resnet_repro.lit import LitClassifier, LossAndError
 from resnet_repro.plan import claim
 from resnet_repro.run import run
-from resnet_repro.rundir import RunDir
+from resnet_repro.rundir import RunDir, read_json, write_json
 from tests.test_config import composed
 
 TINY = ("data=digits", "depth=8", "logger=csv", "schedule.steps=24", "schedule.eval_every=8", "schedule.log_every=3")
@@ -110,22 +112,30 @@ def test_resumed_run_equals_uninterrupted_run_bitwise(
     assert resumed["results"] == manifest["results"]
 
 
+WARMUP = ("depth=14", "schedule.warmup={lr: 0.01, until_error: 200.0}", "schedule.steps=110")
+
+
 @pytest.mark.parametrize(
-    "overrides",
+    ("overrides", "step"),
     [
-        ("arch=resnet_v1", "arch.shortcut=dropout"),  # draws from the global generator
-        ("data.loader=dataloader", "data.num_workers=1"),
-        ("data.val_size=100", "arch=plain"),
-        ("depth=14", "schedule.warmup={lr: 0.01, until_error: 200.0}", "schedule.steps=110"),
+        (("arch=resnet_v1", "arch.shortcut=dropout"), 13),  # draws from the global generator
+        (("data.loader=dataloader", "data.num_workers=1"), 13),
+        (("data.val_size=100", "arch=plain"), 13),
+        (WARMUP, 13),
+        (WARMUP, 100),  # where the warm-up is judged, and nothing is evaluated
     ],
 )
 def test_every_state_survives_a_stop(
-    overrides: tuple[str, ...], undisturbed: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    overrides: tuple[str, ...],
+    step: int,
+    undisturbed: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     manifest, metrics = undisturbed(*overrides)
     path = prepared(tmp_path, *overrides)
     with monkeypatch.context() as patch:
-        interrupt_at(13, patch)
+        interrupt_at(step, patch)
         with pytest.raises(Stopped):
             run(path)
     resumed = run(path)
@@ -133,8 +143,64 @@ def test_every_state_survives_a_stop(
     assert resumed["weights_sha256"] == manifest["weights_sha256"]
 
 
+def test_a_stop_during_an_evaluation_waits_for_its_end_and_is_exact(
+    undisturbed: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest, metrics = undisturbed("schedule.eval_batch_size=20")
+    path = prepared(tmp_path, "schedule.eval_batch_size=20")
+    original = LitClassifier.validation_step
+
+    def validation_step(self: LitClassifier, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        original(self, batch, batch_idx, dataloader_idx)
+        if self.global_step == 8 and batch_idx == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LitClassifier, "validation_step", validation_step)
+        with pytest.raises(Stopped, match="stopped at step 8"):
+            run(path)
+    resumed = run(path)
+    assert RunDir(path).metrics.read_bytes() == metrics
+    assert resumed["weights_sha256"] == manifest["weights_sha256"]
+
+
+def test_a_run_that_ended_between_its_last_step_and_its_manifest_loses_nothing(tmp_path: Path) -> None:
+    path = prepared(tmp_path)
+    before = run(path)
+    RunDir(path).manifest.unlink()
+    after = run(path)
+    for key in ("results", "weights_sha256", "images_per_s", "started", "config"):
+        assert after[key] == before[key]
+
+
+def test_a_run_does_not_go_on_in_another_number_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = prepared(tmp_path)
+    with monkeypatch.context() as patch:
+        interrupt_at(5, patch)
+        with pytest.raises(Stopped):
+            run(path)
+    job = read_json(RunDir(path).job)
+    begun = settle(job["config"]["hardware"])["precision"]
+    other = "32-true" if begun == "bf16-mixed" else "bf16-mixed"
+    job["config"]["hardware"]["precision"] = other
+    write_json(RunDir(path).job, job)
+    with pytest.raises(UserError, match=f"hardware.precision was {begun} and is now {other}: give the old values"):
+        run(path)
+
+
+def test_what_is_no_part_of_the_result_may_change_when_a_run_goes_on(tmp_path: Path) -> None:
+    path = prepared(tmp_path)
+    usual = composed("data=digits")
+    job = make_job(composed(*TINY, f"outputs={tmp_path}", "hardware.checkpoint_minutes=1"), usual=usual)
+    assert job.dir == path
+    claim(job, group="another", command="another")
+    asked = read_json(RunDir(path).job)
+    assert asked["config"]["hardware"]["checkpoint_minutes"] == 1
+    assert asked["group"] == "test"  # the sweep that it began in, and its W&B run
+
+
 def test_v1_warmup_ends_at_the_first_100_batches_whose_error_is_low_enough(undisturbed: Callable[..., Any]) -> None:
-    _, metrics = undisturbed("depth=14", "schedule.warmup={lr: 0.01, until_error: 200.0}", "schedule.steps=110")
+    _, metrics = undisturbed(*WARMUP)
     rates = {int(row["step"]): float(row["lr"]) for row in csv.DictReader(metrics.decode().splitlines())}
     assert rates[98] == 0.01
     assert rates[101] == pytest.approx(0.001)  # 0.1 after two milestones, at steps 55 and 83

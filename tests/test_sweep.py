@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from resnet_repro.rundir import RunDir, read_json
-from resnet_repro.worker import IN_USE, STOPPED
+from resnet_repro.worker import DONE, IN_USE, STOPPED
 from tests.commands import DIGITS, descendants, imported_modules, manifests, run, start
 from tests.test_run import prepared
 
@@ -22,7 +22,7 @@ SWEEP = ("-m", "depth=8,14", "arch=plain,resnet_v2", *DIGITS, "jobs=2")
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("home")
+    return tmp_path_factory.mktemp("a home with spaces")
 
 
 @pytest.fixture(scope="module")
@@ -162,6 +162,19 @@ def test_a_sweep_that_is_stopped_saves_its_runs_leaves_no_process_and_goes_on_ex
         assert manifests(tmp_path / "outputs")["plain-14-s1__steps=300"]["weights_sha256"] == expected["weights_sha256"]
 
 
+@pytest.mark.parametrize("seconds", [1.0, 3.0])
+def test_ctrl_c_while_the_first_job_starts_ends_everything_quietly(seconds: float, tmp_path: Path) -> None:
+    process = start("train.py", *LONG, home=tmp_path)
+    time.sleep(seconds)
+    children = descendants(process)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == STOPPED, output
+    assert "Traceback" not in output
+    assert not manifests(tmp_path / "outputs")
+    assert_gone(children)
+
+
 def test_the_second_ctrl_c_stops_at_once(tmp_path: Path) -> None:
     process = start("train.py", "depth=56", "data=digits", "logger=csv", home=tmp_path)
     wait_for_step(tmp_path / "outputs", 0, num_runs=1)
@@ -171,7 +184,8 @@ def test_the_second_ctrl_c_stops_at_once(tmp_path: Path) -> None:
         time.sleep(0.01)
     output, _ = process.communicate(timeout=30)
     assert process.returncode == STOPPED
-    assert "Ctrl-C again: stop at once" in output
+    assert "Stopped. To go on, run the same command again." in output
+    assert "out of memory" not in output
     assert_gone(children)
 
 
@@ -195,6 +209,24 @@ def test_a_run_that_another_process_holds_is_left_alone(tmp_path: Path) -> None:
         result = subprocess.run([sys.executable, "-c", code], start_new_session=False, check=False)
     assert result.returncode == IN_USE
     assert {*path.iterdir()} - {path / ".lock"} == set(before)
+
+
+def test_a_run_that_another_sweep_has_made_in_the_meantime_is_left_as_it_is(swept: tuple[int, str, Path]) -> None:
+    path = swept[2] / "digits" / "plain-14-s0__steps=22"
+    before = {file: file.stat().st_mtime_ns for file in path.iterdir() if file.name != ".lock"}
+    code = f"from pathlib import Path; from resnet_repro.worker import work; work(Path({str(path)!r}))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == DONE
+    assert {file: file.stat().st_mtime_ns for file in path.iterdir() if file.name != ".lock"} == before
+
+
+def test_a_damaged_manifest_of_another_run_ends_no_sweep(home: Path, swept: tuple[int, str, Path]) -> None:
+    damaged = swept[2] / "digits" / "damaged" / "manifest.json"
+    damaged.parent.mkdir()
+    damaged.write_text("{")
+    status, output = run("train.py", *SWEEP, home=home)
+    damaged.unlink()
+    damaged.parent.rmdir()
+    assert (status, output.splitlines()[0]) == (0, "4 jobs; 4 done already")
 
 
 def test_resume_false_puts_the_old_run_aside_and_begins_anew(home: Path, swept: tuple[int, str, Path]) -> None:

@@ -4,6 +4,7 @@ import math
 import os
 import signal
 import time
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,10 @@ class Recorder(pl.Callback):
 
     def __init__(self, run: RunDir, *, schedule: dict[str, Any], steps_per_epoch: int, start: float) -> None:
         self.run, self.schedule, self.steps_per_epoch = run, schedule, steps_per_epoch
-        self.start = start - run.read_status().get("elapsed_s", 0.0)
+        before = run.read_status()
+        self.start = start - before.get("elapsed_s", 0.0)
         """Of the clock `time.perf_counter`, what earlier processes of this run took counted in."""
+        self.started = before.get("started") or datetime.now().astimezone().isoformat(timespec="seconds")
         self.diverged_at: int | None = None
         self.results: dict[str, float] = {}
         """The newest value of every column."""
@@ -36,6 +39,13 @@ class Recorder(pl.Callback):
         """images/s of every row: training only, evaluation left out."""
         self._row: dict[str, float] = {}
         self._last_status = 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"results": self.results, "rates": self.rates, "diverged_at": self.diverged_at}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.results, self.rates = state_dict["results"], state_dict["rates"]
+        self.diverged_at = state_dict["diverged_at"]
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._since, self._since_step = time.perf_counter(), trainer.global_step
@@ -88,6 +98,7 @@ class Recorder(pl.Callback):
     def _write_status(self, step: int) -> None:
         self._last_status = time.monotonic()
         progress = {"state": "running", "step": step, "steps": self.schedule["steps"], "elapsed_s": self.elapsed_s}
+        progress["started"] = self.started
         write_json(self.run.status, progress | self.results, durable=False)
 
     @property
@@ -112,7 +123,7 @@ class Checkpoint(pl.Callback):
         self.run, self.schedule, self.minutes = run, schedule, minutes
         self.stop_requested = False
         self._last = time.monotonic()
-        self._rng: torch.Tensor | None = None
+        self._rng: dict[str, Any] | None = None
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -155,16 +166,18 @@ class Checkpoint(pl.Callback):
                 part.unlink(missing_ok=True)
         self._last = time.monotonic()
 
-    # The global generator matters only to dropout shortcuts: batches have generators of their own.
+    # The global generators matter only to dropout shortcuts: batches have generators of their own.
     def state_dict(self) -> dict[str, Any]:
-        return {"rng": torch.get_rng_state()}
+        return {"rng": torch.get_rng_state(), "cuda_rng": torch.cuda.get_rng_state_all()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._rng = state_dict["rng"]
+        self._rng = state_dict
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.stop_on_signal()  # Lightning has put a handler before ours that ends an evaluation in its middle
         if self._rng is not None:  # only now: setting up the loaders has used the generator
-            torch.set_rng_state(self._rng)
+            torch.set_rng_state(self._rng["rng"])
+            torch.cuda.set_rng_state_all(self._rng["cuda_rng"])
 
 
 def _flush(path: Path) -> None:
@@ -173,13 +186,12 @@ def _flush(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def newest_checkpoint(run: RunDir) -> Path | None:
-    """The newest checkpoint that can be read; a damaged one is named and the one before it taken."""
+def newest_checkpoint(run: RunDir) -> tuple[Path, dict[str, Any]] | None:
+    """The newest checkpoint that can be read, and its config; a damaged one is named and the one before it taken."""
     for path in run.checkpoint_files():
         try:
-            torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            return path, content["hyper_parameters"]["config"]
         except Exception as error:  # a damaged file can make torch.load raise nearly anything
             print(f"{path} is damaged and not used: {error!r}", flush=True)
-        else:
-            return path
     return None

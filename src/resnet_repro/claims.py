@@ -124,7 +124,8 @@ def standard_error(cell: Cell, *, split: str) -> float:
     if error.n > 1:
         return error.std / math.sqrt(error.n)
     p = error.mean / 100
-    return 100 * math.sqrt(p * (1 - p) / cell.runs[0].results[f"num_{split}_images"])
+    (num_images,) = (run.results[f"num_{split}_images"] for run in cell.runs if f"{split}/error" in run.results)
+    return 100 * math.sqrt(p * (1 - p) / num_images)
 
 
 def _trained(protocol: Protocol, arch: str) -> list[Cell]:

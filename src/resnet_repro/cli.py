@@ -28,6 +28,8 @@ def errors_for_people() -> Iterator[None]:
         yield
     except UserError as error:
         _exit(str(error))
+    except KeyboardInterrupt:
+        sys.exit(130)
     except (HydraException, OmegaConfBaseException) as error:
         _exit(explain(error))
     except OSError as error:
@@ -103,7 +105,7 @@ def report() -> None:
         from resnet_repro.report import write
 
         console = Console()
-        console.print(f"The page: {write(Path(config.outputs), console)}", soft_wrap=True)
+        console.print(f"The page: {write(Path(config.outputs), console)}", soft_wrap=True, markup=False)
 
 
 def _compose(config_name: str) -> "DictConfig":
@@ -113,4 +115,6 @@ def _compose(config_name: str) -> "DictConfig":
 
     configs: list[DictConfig] = []
     hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=config_name)(configs.append)()
+    if not configs:  # Hydra has shown the config or its help, as it was asked to
+        sys.exit(0)
     return configs[0]

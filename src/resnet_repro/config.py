@@ -15,7 +15,7 @@ Config = dict[str, Any]
 # What a result depends on; the rest (folders, loggers, how many at a time) may differ between two commands for a run.
 RESULT_GROUPS = ("arch", "data", "schedule")
 RESULT_KEYS = ("depth", "seed", *(f"hardware.{k}" for k in ("precision", "channels_last", "num_threads", "devices")))
-NOT_RESULT_KEYS = ("data.root", "data.download", "data.num_workers")
+NOT_RESULT_KEYS = ("data.root", "data.download", "data.num_workers", "arch.warmup")  # schedule.warmup is what is used
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +99,7 @@ def run_name(config: Config, departures: Config) -> str:
 
 
 def _plain(value: Any) -> str:
-    return re.sub(r"[^\w.=]+", "-", str(value)).strip("-")
+    return re.sub(r"[^\w.+-]+", "-", str(value).strip("[]{}"))
 
 
 # --- rules -----------------------------------------------------------------------------------------------------------
@@ -113,6 +113,13 @@ def _number(kind: type, low: float, high: float = math.inf) -> Callable[[Any], b
 def _one_of(*values: Any) -> tuple[Callable[[Any], bool], str]:
     names = (str(v).lower() if isinstance(v, bool) else str(v) for v in values)
     return (lambda v: v in values), "one of " + ", ".join(names)
+
+
+def _is_warmup(value: Any) -> bool:
+    if value is None:
+        return True
+    is_rate = isinstance(value, dict) and _number(float, 0)(value.get("lr"))
+    return is_rate and any(_number(float, 0)(value.get(key)) for key in ("steps", "until_error"))
 
 
 RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
@@ -135,6 +142,13 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "schedule.lr": (_number(float, 0), "a number from 0 on"),
     "schedule.momentum": (_number(float, 0, 1), "a number from 0 to 1"),
     "schedule.weight_decay": (_number(float, 0), "a number from 0 on"),
+    "schedule.nesterov": _one_of(True, False),
+    "schedule.protocol_steps": (_number(int, 1), "a whole number of steps, at least 1"),
+    "schedule.warmup": (_is_warmup, "null, {lr: 0.01, steps: 400} or {lr: 0.01, until_error: 80.0}"),
+    "data.pad": (_number(int, 0), "a whole number of pixels"),
+    "data.flip": _one_of(True, False),
+    "outputs": (lambda v: isinstance(v, str) and v != "", "a folder"),
+    "hardware.deterministic": _one_of(True, False),
     "schedule.milestones": (
         lambda v: isinstance(v, list) and all(map(_number(int, 1), v)) and v == sorted(v),
         "a rising list of steps, [32000,48000]",

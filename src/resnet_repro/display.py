@@ -1,5 +1,6 @@
 """What a person sees of a sweep: a bar a run on a terminal, a line now and then elsewhere, and the table at its end."""
 
+import shlex
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,10 +8,12 @@ from types import TracebackType
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from resnet_repro.config import Job
+from resnet_repro.login import wandb_mode
 from resnet_repro.rundir import RunDir, read_json
 
 MARKS = {
@@ -86,7 +89,7 @@ class Display:
             self.num_done += 1
             manifest = read_json(RunDir(job.dir).manifest)
             reason = f"{numbers(manifest['results'])}, {duration(manifest['wall_time_s'])}"
-        self.say(f"{MARKS[outcome.state]} {job.name}: {reason} ({self.num_done} of {self.num_jobs} done)")
+        self.say(f"{MARKS[outcome.state]} {job.name}: {escape(reason)} ({self.num_done} of {self.num_jobs} done)")
 
 
 def numbers(values: dict[str, Any]) -> str:
@@ -98,12 +101,13 @@ def numbers(values: dict[str, Any]) -> str:
 
 
 def duration(seconds: float) -> str:
-    """45 s, 3 min, 2.5 h or 4 days."""
-    for limit, unit, per in ((90, "s", 1), (90 * 60, "min", 60), (48 * 3600, "h", 3600)):
-        if seconds < limit:
-            value = seconds / per
-            return f"{value:.1f} {unit}" if unit == "h" and value < 10 else f"{value:.0f} {unit}"
-    return f"{seconds / 86400:.0f} days"
+    """`9.5 s`, `12 s`, `3 min 05 s`, `2 h 40 min`, `4 days`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s" if seconds < 9.95 else f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole // 60 % 60:02d} min" if whole < 48 * 3600 else f"{whole / 86400:.0f} days"
 
 
 def announcement(jobs: list[Job], todo: list[Job], parallel: int, seconds: float, *, is_guess: bool) -> str:
@@ -142,7 +146,8 @@ def print_results(console: Console, outcomes: dict[Job, Outcome], *, seconds: fl
     console.print(table)
     for job, outcome in outcomes.items():
         if outcome.state == "failed":
-            console.print(f"{MARKS['failed']} {job.name}: {outcome.reason}; see {RunDir(job.dir).log}", highlight=False)
+            reason = escape(f"{outcome.reason}; see {RunDir(job.dir).log}")
+            console.print(f"{MARKS['failed']} {job.name}: {reason}", highlight=False)
         if results[job].get("diverged_at"):
             console.print(
                 f"{job.name} diverged at step {results[job]['diverged_at']:,}: its loss is no number any more"
@@ -155,8 +160,12 @@ def _results(job: Job) -> dict[str, Any]:
 
 
 def print_wandb_hint(console: Console, jobs: list[Job]) -> None:
-    """Where the offline W&B runs are, how to look at them and how to upload them."""
-    folder = Path(jobs[0].config["outputs"]) / "wandb"
-    if jobs[0].config["logger"]["name"] == "wandb" and any(folder.glob("offline-run-*")):
+    """Where the W&B runs are: online an address, offline how to look at them and how to upload them."""
+    manifests = [read_json(run.manifest) for job in jobs if (run := RunDir(job.dir)).is_done]
+    for project in sorted({m["wandb_url"].split("/runs/")[0] for m in manifests if m.get("wandb_url")}):
+        console.print(f"W&B: {project}", highlight=False)
+    folder = shlex.quote(str(Path(jobs[0].config["outputs"]) / "wandb"))
+    is_offline = wandb_mode(jobs[0].config["logger"].get("mode", "auto")) == "offline"
+    if jobs[0].config["logger"]["name"] == "wandb" and is_offline:
         console.print(f"W&B runs are offline. Look: wandb leet {folder}", highlight=False)
         console.print(f"              Upload: wandb sync {folder}/offline-run-*", highlight=False)

@@ -108,19 +108,20 @@ class LitClassifier(pl.LightningModule):
         return bool(warmup) and "until_error" in warmup and self.warmup_ended_at is None
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        if self.awaits_error and self.global_step and self.global_step % 100 == 0:
+            self._judge_warmup()
         self.lr = learning_rate(self.global_step, self.schedule, warmup_ended_at=self.warmup_ended_at)
         for group in self.trainer.optimizers[0].param_groups:
             group["lr"] = self.lr
 
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def _judge_warmup(self) -> None:
         """End v1's warm-up once the error over 100 batches is below its threshold.
 
         [open: v1 does not say over what "the training error" is measured; 100 batches are 12,800 images]
         """
-        if self.awaits_error and self.global_step % 100 == 0:
-            if self.warmup_metric.compute()["error"] < self.schedule["warmup"]["until_error"]:
-                self.warmup_ended_at = self.global_step
-            self.warmup_metric.reset()
+        if self.warmup_metric.compute()["error"] < self.schedule["warmup"]["until_error"]:
+            self.warmup_ended_at = self.global_step
+        self.warmup_metric.reset()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["warmup_ended_at"] = self.warmup_ended_at

@@ -2,15 +2,14 @@
 
 import csv
 import hashlib
-import netrc
 import os
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
 
 from pytorch_lightning.loggers import Logger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
+from resnet_repro.login import wandb_mode
 from resnet_repro.rundir import RunDir, replacing
 
 
@@ -61,36 +60,31 @@ class CsvLogger(Logger):
         """Nothing: the manifest holds the config."""
 
 
-def wandb_mode(asked: str) -> str:
-    """online or offline: as the config asks, else as W&B's own variables say, else whether somebody is logged in."""
-    if asked != "auto":
-        return asked
-    if os.environ.get("WANDB_MODE"):
-        return os.environ["WANDB_MODE"]
-    return "online" if os.environ.get("WANDB_API_KEY") or _in_netrc() else "offline"
-
-
-def _in_netrc() -> bool:
-    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
-    path = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
-    try:
-        return netrc.netrc(path).authenticators(host) is not None
-    except (OSError, netrc.NetrcParseError):  # no such file, or one that W&B could not read either
-        return False
-
-
-def wandb_logger(config: dict[str, Any], *, name: str, run: RunDir, group: str) -> WandbLogger:
+def wandb_logger(config: dict[str, Any], *, name: str, group: str) -> WandbLogger:
     """A W&B run that goes on when the run does, named, grouped by sweep and tagged."""
     os.environ.setdefault("WANDB_SILENT", "true")  # the sweep says once, at its end, where the runs are
     arch, depth, data = config["arch"]["name"], config["depth"], config["data"]["name"]
-    return WandbLogger(
-        project=config["logger"]["project"],
-        entity=config["logger"]["entity"],
-        name=name,
-        id=hashlib.sha256(f"{group}/{data}/{name}".encode()).hexdigest()[:12],
-        group=group,
-        tags=[arch, f"depth-{depth}", data],
-        save_dir=config["outputs"],  # one folder for all runs, so that `wandb leet` shows them together
-        offline=wandb_mode(config["logger"]["mode"]) == "offline",
-        config=config,
-    )
+
+    def logger(mode: str) -> WandbLogger:
+        made = WandbLogger(
+            project=config["logger"]["project"],
+            entity=config["logger"]["entity"],
+            name=name,
+            id=hashlib.sha256(f"{group}/{data}/{name}".encode()).hexdigest()[:12],
+            group=group,
+            tags=[arch, f"depth-{depth}", data],
+            save_dir=config["outputs"],  # one folder for all runs, so that `wandb leet` shows them together
+            offline=mode == "offline",
+            config=config,
+        )
+        _ = made.experiment  # starts the run: here, where a failure can be told
+        return made
+
+    mode = wandb_mode(config["logger"]["mode"])
+    try:
+        return logger(mode)
+    except Exception as error:
+        if mode == "offline" or config["logger"]["mode"] == "online":
+            raise
+        print(f"W&B cannot be reached, the run is kept offline: {error!r}", flush=True)
+        return logger("offline")

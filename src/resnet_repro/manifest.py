@@ -25,7 +25,6 @@ def describe(
         "num_parameters": sum(p.numel() for p in net.parameters()),
         "weights_sha256": weights_sha256(net),
         "data_checksum": data_checksum,
-        "git_commit": git_commit(),
         "packages": {name: version(name) for name in PACKAGES},
         "machine": machine(accelerator),
         "wall_time_s": round(wall_time_s, 1),

@@ -9,7 +9,7 @@ import yaml
 from resnet_repro.results import Cell, Protocol
 
 STEPS = 64_000  # [v1 Sec. 4.2]
-LR = 0.1  # [v1 Sec. 4.2]
+NOT_RECIPE = ("arch.", "hardware.", "schedule.log_every", "schedule.eval_")
 
 
 @dataclass(frozen=True)
@@ -70,12 +70,12 @@ def departures(protocol: Protocol) -> str:
     """Why our numbers on the papers' data are not comparable with theirs; empty where they are."""
     if all(row.data != protocol.data for row in registry()):
         return ""
-    lr = protocol.runs[0].config["schedule"].get("lr", LR)
     parts = []
-    if protocol.steps != STEPS:
-        parts.append(f"{protocol.steps:,} of {STEPS:,} steps")
-    if protocol.val_size:
-        parts.append(f"{protocol.val_size:,} training images held out")
-    if lr != LR:
-        parts.append(f"learning rate {lr:g} in place of {LR:g}")
+    for key, value in protocol.runs[0].manifest["departures"].items():
+        if key == "schedule.steps":
+            parts.append(f"{value:,} of {STEPS:,} steps")
+        elif key == "data.val_size":
+            parts.append(f"{value:,} training images held out")
+        elif key not in ("schedule.warmup", "schedule.batch_size") and not key.startswith(NOT_RECIPE):
+            parts.append(f"{key}={value}")  # a warm-up stands in the network's name, a batch size has rows of its own
     return ", ".join(parts) and ", ".join(parts) + ": not comparable"

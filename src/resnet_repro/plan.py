@@ -12,6 +12,7 @@ from resnet_repro import depths
 from resnet_repro.config import Config, Job, family, result_keys
 from resnet_repro.data import cifar
 from resnet_repro.errors import UserError
+from resnet_repro.login import is_logged_in
 from resnet_repro.rundir import InUse, RunDir, read_json, write_json
 
 
@@ -23,6 +24,9 @@ def check_machine(jobs: list[Job]) -> None:
     """
     if any(job.config["hardware"]["accelerator"] == "gpu" for job in jobs) and not gpus():
         raise UserError("hardware=gpu needs a CUDA device and none is visible; use hardware=cpu or auto")
+    for config in (job.config["logger"] for job in jobs):
+        if config["name"] == "wandb" and config["mode"] == "online" and not is_logged_in():
+            raise UserError("logger.mode=online needs a W&B login: run `wandb login`, or leave logger.mode=auto")
     keys = ("name", "root", "val_size", "download")
     for source in sorted({tuple(data[k] for k in keys) for job in jobs if "root" in (data := job.config["data"])}):
         name, root, val_size, download = source
@@ -60,28 +64,40 @@ def num_parallel(jobs: list[Job]) -> int:
     return max(1, usable // jobs[0].config["hardware"]["num_threads"])
 
 
-def claim(job: Job, *, group: str, command: str) -> None:
-    """Give a job its folder and write down what was asked; a folder of the same run is gone on with.
+def check_folders(jobs: list[Job]) -> None:
+    """Refuse before anything is touched: two jobs with one folder, a folder of another run, one that is in use.
 
     Raises:
-        UserError: where the folder holds a run of another config.
+        UserError: one line that says what to do.
     """
+    for number, job in enumerate(jobs):
+        twin = next((other for other in jobs[:number] if other.dir == job.dir), None)
+        if twin and result_keys(twin.config) != result_keys(job.config):
+            raise UserError(f"two different jobs would share {job.dir}: run them with two outputs= folders")
+        run = RunDir(job.dir)
+        if job.config["resume"]:
+            if run.job.exists():
+                _refuse_another(job, read_json(run.job)["config"])
+        elif run.path.exists():
+            try:
+                with run.owned():
+                    pass
+            except InUse as error:
+                raise UserError(f"{error}; resume=false would take it away: wait for it or stop it") from None
+
+
+def claim(job: Job, *, group: str, command: str) -> None:
+    """Give a job its folder and write down what was asked; a begun run keeps its sweep, a done one all."""
     run = RunDir(job.dir)
     if run.path.exists() and not job.config["resume"]:
-        try:
-            with run.owned():
-                pass
-        except InUse as error:
-            raise UserError(f"{error}; resume=false would take it away: wait for that process or stop it") from None
         aside = Path(job.config["outputs"]) / ".replaced" / time.strftime("%Y-%m-%d_%H-%M-%S") / job.dir.parent.name
         aside.mkdir(parents=True, exist_ok=True)
         shutil.move(run.path, aside)
-    if run.job.exists():
-        _refuse_another(job, read_json(run.job)["config"])
+    if run.is_done:
         return
     run.path.mkdir(parents=True, exist_ok=True)
-    asked = {"name": job.name, "config": job.config, "departures": job.departures, "group": group, "command": command}
-    write_json(run.job, asked)
+    before = read_json(run.job) if run.job.exists() else {"group": group, "command": command}
+    write_json(run.job, {**before, "name": job.name, "config": job.config, "departures": job.departures})
 
 
 def _refuse_another(job: Job, found: Config) -> None:
@@ -113,30 +129,33 @@ def multiply_adds(config: Config) -> int:
 
 
 class Estimator:
-    """Seconds that a job will take: from this machine's finished runs on the same data, else from a first guess.
+    """Seconds that a job will take: from the finished runs below outputs/, on the same data and kind of device.
 
     Small networks wait for the host as much as for arithmetic, so a run is scaled from the finished one whose cost is
-    nearest to its own.
+    nearest to its own. Where there is none, from a first guess.
     """
 
     def __init__(self, outputs: Path) -> None:
-        self.known: list[tuple[str, int, float]] = []  # data, multiply-adds an image, images/s
+        self.known: dict[tuple[str, bool], list[tuple[int, float]]] = {}  # multiply-adds an image, images/s
         for path in outputs.glob("*/*/manifest.json"):
-            self.learn(path)
+            try:
+                manifest = read_json(path)
+                config, rate = manifest["config"], manifest["images_per_s"]
+                key = config["data"]["name"], bool(manifest["machine"]["gpu"])
+                self.known.setdefault(key, []).append((multiply_adds(config), rate))
+            except (OSError, ValueError, KeyError, TypeError):
+                continue  # damaged, or of another version: the report names it, an estimate does without it
 
-    def learn(self, manifest_path: Path) -> None:
-        """Take a finished run into account."""
-        manifest = read_json(manifest_path)
-        if manifest["images_per_s"]:
-            config = manifest["config"]
-            self.known.append((config["data"]["name"], multiply_adds(config), manifest["images_per_s"]))
+    def is_guess(self, job: Job) -> bool:
+        """Whether nothing like it has run yet."""
+        return (job.config["data"]["name"], on_gpu(job)) not in self.known
 
-    def seconds(self, job: Job, *, from_step: int = 0) -> float:
+    def seconds(self, job: Job) -> float:
         cost = multiply_adds(job.config)
-        same_data = [(known, rate) for data, known, rate in self.known if data == job.config["data"]["name"]]
-        near = [(abs(known - cost), rate * known) for known, rate in same_data]
+        known = self.known.get((job.config["data"]["name"], on_gpu(job)), [])
+        near = [(abs(other - cost), rate * other) for other, rate in known if rate]
         speed = min(near)[1] if near else FIRST_GUESS["gpu" if on_gpu(job) else "cpu"] / 3
-        return (job.steps - from_step) * job.config["schedule"]["batch_size"] * cost / speed
+        return job.steps * job.config["schedule"]["batch_size"] * cost / speed
 
     def wall_seconds(self, jobs: Iterable[Job], parallel: int) -> float:
         """Of all jobs, the longest first, `parallel` at a time."""

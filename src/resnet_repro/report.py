@@ -18,6 +18,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from resnet_repro import claims, figures, paper
+from resnet_repro.display import duration
 from resnet_repro.results import Cell, Protocol, Run, differences, flatten, group, read
 
 MARKS = {"holds": "✓", "does not hold": "✗", "not enough runs": "…"}
@@ -98,14 +99,8 @@ def row(cell: Cell, protocol: Protocol, *, comparable: bool) -> dict[str, Any]:
     }
 
 
-def duration(seconds: float | None) -> str:
-    """`12 s`, `3 min 05 s`, `2 h 40 min`."""
-    if seconds is None:
-        return DASH
-    whole = round(seconds)
-    if whole < 60:
-        return f"{seconds:.1f} s" if seconds < 9.95 else f"{whole} s"
-    return f"{whole // 60} min {whole % 60:02d} s" if whole < 3600 else f"{whole // 3600} h {whole // 60 % 60:02d} min"
+def _duration(seconds: float | None) -> str:
+    return DASH if seconds is None else duration(seconds)
 
 
 def _number(value: float | None, spec: str = ",.0f") -> str:
@@ -135,7 +130,7 @@ def _table(part: dict[str, Any], *, with_costs: bool) -> Table:
             cells += [
                 f"{row['num_parameters'] / 1e6:.2f} M",
                 _number(row["images_per_s"]),
-                duration(row["wall_time_s"]),
+                _duration(row["wall_time_s"]),
             ]
         diverged = f" ({row['num_diverged']} diverged)" if row["num_diverged"] else ""
         table.add_row(escape(row["network"] + diverged), *cells)
@@ -210,7 +205,7 @@ def _to_html(sections: list[dict[str, Any]], protocols: list[Protocol], notes: l
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("resnet_repro", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"number": _number, "duration": duration}
+    environment.filters |= {"number": _number, "duration": _duration}
     return environment.get_template("report.html.j2").render(
         sections=sections,
         provenance=[provenance(protocol) for protocol in protocols],

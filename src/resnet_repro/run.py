@@ -1,6 +1,7 @@
 """One job from its config to its manifest. Knows no Hydra."""
 
 import logging
+import math
 import os
 import time
 import warnings
@@ -10,14 +11,15 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.loggers import Logger
+from pytorch_lightning.loggers import Logger, WandbLogger
 
 from resnet_repro.callbacks import Checkpoint, Recorder, newest_checkpoint
 from resnet_repro.data.module import InMemoryData
+from resnet_repro.errors import UserError
 from resnet_repro.hardware import keep_freed_memory, settle
 from resnet_repro.lit import LitClassifier
 from resnet_repro.loggers import CsvLogger, wandb_logger
-from resnet_repro.manifest import describe
+from resnet_repro.manifest import describe, git_commit
 from resnet_repro.rundir import RunDir, read_json, write_json
 from resnet_repro.schedule import eval_every, log_every
 
@@ -32,7 +34,7 @@ def run(path: Path) -> dict[str, Any]:
         UserError: where data or device are not what the config asks for.
         Stopped: when somebody asked the run to end; the same call goes on from there.
     """
-    start, started = time.perf_counter(), datetime.now().astimezone()
+    start, commit = time.perf_counter(), git_commit()  # before it can change under a long run
     folder = RunDir(path)
     job = read_json(folder.job)
     config = job["config"]
@@ -50,8 +52,12 @@ def run(path: Path) -> dict[str, Any]:
     if hardware["channels_last"]:
         model.net.to(memory_format=torch.channels_last)
 
-    checkpoint = newest_checkpoint(folder)
-    first_step = int(checkpoint.stem.split("-")[1]) if checkpoint else 0
+    found = newest_checkpoint(folder)
+    checkpoint, first_step = None, 0
+    if found:
+        checkpoint, begun = found
+        _refuse_other_hardware(begun["hardware"], hardware)
+        first_step = int(checkpoint.stem.split("-")[1])
     schedule = config["schedule"]
     steps_per_epoch = len(data.train.y) // schedule["batch_size"]
     recorder = Recorder(folder, schedule=schedule, steps_per_epoch=steps_per_epoch, start=start)
@@ -59,7 +65,7 @@ def run(path: Path) -> dict[str, Any]:
     saver.stop_on_signal()
     loggers: list[Logger] = [CsvLogger(folder, splits=data.splits, first_step=first_step)]
     if config["logger"]["name"] == "wandb":
-        loggers.append(wandb_logger(config, name=job["name"], run=folder, group=job["group"]))
+        loggers.append(wandb_logger(config, name=job["name"], group=job["group"]))
 
     trainer = pl.Trainer(
         accelerator=hardware["accelerator"],
@@ -80,7 +86,11 @@ def run(path: Path) -> dict[str, Any]:
         default_root_dir=path,
     )
     print(f"{job['name']}: step {first_step} of {schedule['steps']}, {hardware}", flush=True)
-    trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    try:
+        trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    except BaseException:
+        _finish_wandb(loggers, {}, exit_code=1)
+        raise
 
     manifest = {
         "name": job["name"],
@@ -90,7 +100,7 @@ def run(path: Path) -> dict[str, Any]:
         "results": {
             "step": trainer.global_step,
             "diverged_at": recorder.diverged_at,
-            **{key: value for key, value in recorder.results.items() if "/loss" in key or "/error" in key},
+            **{key: _finite(value) for key, value in recorder.results.items() if "/loss" in key or "/error" in key},
             "num_train_images": log_every(schedule) * schedule["batch_size"],  # that train/error is measured on
             **{f"num_{split}_images": len(images.y) for split, images in data.evaluated.items()},
         },
@@ -103,21 +113,38 @@ def run(path: Path) -> dict[str, Any]:
         ),
         "group": job["group"],
         "command": job["command"],
-        "started": started.isoformat(timespec="seconds"),
+        "git_commit": commit,
+        "wandb_url": next((logger.experiment.url for logger in loggers if isinstance(logger, WandbLogger)), None),
+        "started": recorder.started,
         "finished": datetime.now().astimezone().isoformat(timespec="seconds"),
     }
     if trainer.is_global_zero:
-        _finish(loggers, manifest)
         write_json(folder.manifest, manifest)
+        _finish_wandb(loggers, manifest["results"], exit_code=0)
     return manifest
 
 
-def _finish(loggers: list[Any], manifest: dict[str, Any]) -> None:
-    """Close the W&B run with its results as its summary."""
-    for logger in loggers[1:]:
-        results = {key: value for key, value in manifest["results"].items() if value is not None}
-        logger.experiment.summary.update(results)
-        logger.experiment.finish()
+def _refuse_other_hardware(begun: dict[str, Any], now: dict[str, Any]) -> None:
+    """A run goes on in the number format and on the kind of device that it was begun with, or not at all."""
+    keys = ("accelerator", "precision", "channels_last", "num_threads")
+    if differ := [key for key in keys if begun[key] != now[key]]:
+        values = ", ".join(f"hardware.{key} was {begun[key]} and is now {now[key]}" for key in differ)
+        raise UserError(f"{values}: give the old values to go on, or resume=false to begin anew")
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None  # a diverged run's loss: JSON has no word for it
+
+
+def _finish_wandb(loggers: list[Logger], results: dict[str, Any], *, exit_code: int) -> None:
+    """Close the W&B run with its results as its summary; a failure of W&B is no failure of the run."""
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            try:
+                logger.experiment.summary.update({key: value for key, value in results.items() if value is not None})
+                logger.experiment.finish(exit_code=exit_code)
+            except Exception as error:
+                print(f"W&B could not be closed: {error!r}", flush=True)
 
 
 def _quiet() -> None:

@@ -2,10 +2,12 @@
 
 import multiprocessing as mp
 import os
+import shlex
 import signal
 import sys
 import time
 from dataclasses import dataclass, field
+from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
@@ -18,7 +20,7 @@ from resnet_repro import plan
 from resnet_repro.config import Job
 from resnet_repro.display import Display, Outcome, announcement, print_results, print_wandb_hint
 from resnet_repro.rundir import RunDir
-from resnet_repro.worker import IN_USE, PRELOAD, STOPPED, work
+from resnet_repro.worker import IN_USE, PRELOAD, STOP_SIGNALS, STOPPED, work
 
 
 @dataclass
@@ -32,16 +34,18 @@ class Sweep:
     gpus: dict[BaseProcess, str | None] = field(default_factory=dict)
     outcomes: dict[Job, Outcome] = field(default_factory=dict)
     num_stops_asked: int = 0
+    num_stops_passed_on: int = 0
 
     def run(self) -> None:
         """Run every waiting job; one that fails does not touch the others."""
         context = start_method(self.waiting)
-        handlers = {s: signal.signal(s, self._stop) for s in (signal.SIGINT, signal.SIGTERM)}
+        handlers = {s: signal.signal(s, self._stop) for s in STOP_SIGNALS}
         try:
             with self.display:
-                while self.waiting or self.running:
-                    while self.waiting and len(self.running) < self.parallel:
+                while self.running or (self.waiting and not self.num_stops_asked):
+                    while self.waiting and len(self.running) < self.parallel and not self.num_stops_asked:
                         self._start(context, self.waiting.pop(0))
+                    self._pass_on_stops()
                     wait([process.sentinel for process in self.running], timeout=0.2)
                     for process in [process for process in self.running if process.exitcode is not None]:
                         self._finish(process)
@@ -49,7 +53,7 @@ class Sweep:
                         self.display.update(job)
         finally:
             for process in self.running:  # only after an error of our own
-                process.kill()
+                process.terminate()
             for signum, handler in handlers.items():
                 signal.signal(signum, handler)
 
@@ -58,7 +62,13 @@ class Sweep:
         if plan.on_gpu(job):
             gpu = min(plan.gpus(), key=list(self.gpus.values()).count)  # the one with the fewest jobs
         process = context.Process(target=work, args=(job.dir, gpu), name=job.name)
-        process.start()
+        # A Ctrl-C reaches the whole terminal. What is started here (the fork server too) must not be hit by it while
+        # it still imports; `work` lifts the block, and this process gets the signal as soon as it is lifted here.
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+        try:
+            process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
         self.running[process], self.gpus[process] = job, gpu
         self.display.start(job)
 
@@ -67,37 +77,41 @@ class Sweep:
         del self.gpus[process]
         process.join()
         assert process.exitcode is not None
-        self.outcomes[job] = outcome(job, process.exitcode)
+        self.outcomes[job] = outcome(job, process.exitcode, was_stopped=self.num_stops_asked > 0)
         self.display.finish(job, self.outcomes[job])
 
     def _stop(self, signum: int, frame: FrameType | None) -> None:
-        """The first Ctrl-C lets every run save its state; the second does not wait for that."""
         self.num_stops_asked += 1
-        self.waiting.clear()
+
+    def _pass_on_stops(self) -> None:
+        """The first Ctrl-C lets every run save its state; the second does not wait for that."""
+        if self.num_stops_asked == self.num_stops_passed_on:
+            return
+        self.num_stops_passed_on = self.num_stops_asked
         if self.num_stops_asked == 1:
             self.display.say("Stopping: each run saves its state after the step it is at. Ctrl-C again: stop at once")
         for process in self.running:
-            if process.pid is not None:
-                os.kill(process.pid, signal.SIGTERM if self.num_stops_asked == 1 else signal.SIGKILL)
+            if self.num_stops_asked == 1:
+                process.terminate()
+            else:
+                process.kill()
 
 
-def outcome(job: Job, exitcode: int | None = None) -> Outcome:
-    """What came of a job: from its folder and, where it ran just now, the exit status of its process."""
+def outcome(job: Job, exitcode: int, *, was_stopped: bool) -> Outcome:
+    """What came of a job that ran just now: from its folder and the exit status of its process."""
     run = RunDir(job.dir)
     if run.is_done:
         return Outcome("done")
-    if exitcode is not None and exitcode < 0:
+    if exitcode < 0 and was_stopped:
+        return Outcome("stopped", "stopped at once" if -exitcode == signal.SIGKILL else "stopped while it started")
+    if exitcode < 0:
         name = signal.Signals(-exitcode).name
-        if name == "SIGTERM":
-            return Outcome("stopped", "stopped before its first step")
         return Outcome("failed", f"killed by {name}" + " (out of memory?)" * (name == "SIGKILL"))
     if exitcode == IN_USE:
         return Outcome("in use", "another process runs it")
     status = run.read_status()
     if status.get("state") in ("failed", "stopped"):
         return Outcome(status["state"], status["reason"])
-    if exitcode is None:
-        return Outcome("stopped" if status else "waiting")
     return Outcome("failed", f"its process ended with status {exitcode}")
 
 
@@ -111,23 +125,28 @@ def run_jobs(jobs: list[Job], *, console: Console | None = None) -> int:
         UserError: before anything starts, where the machine, the data or a run folder is not what is asked for.
     """
     console = console or Console(soft_wrap=True)
+    plan.check_folders(jobs)
     jobs = list({job.dir: job for job in jobs}.values())
     plan.check_machine(jobs)
-    group, command = time.strftime("%Y-%m-%d_%H-%M-%S"), "python " + " ".join(sys.argv)
+    group, command = time.strftime("%Y-%m-%d_%H-%M-%S"), shlex.join(["python", *sys.argv])
     for job in jobs:
         plan.claim(job, group=group, command=command)
     todo = [job for job in jobs if not RunDir(job.dir).is_done]
     parallel = min(plan.num_parallel(jobs), max(len(todo), 1))
     estimator = plan.Estimator(Path(jobs[0].config["outputs"]))
     seconds = estimator.wall_seconds(todo, parallel)
-    console.print(announcement(jobs, todo, parallel, seconds, is_guess=not estimator.known), highlight=False)
+    console.print(
+        announcement(jobs, todo, parallel, seconds, is_guess=any(map(estimator.is_guess, todo))), highlight=False
+    )
 
     start = time.monotonic()
     longest_first = sorted(todo, key=estimator.seconds, reverse=True)  # no core idles at the end
     sweep = Sweep(longest_first, parallel, Display(console, jobs))
     if todo:
         sweep.run()
-    outcomes = {job: sweep.outcomes.get(job) or outcome(job) for job in jobs}
+    outcomes = {
+        job: sweep.outcomes.get(job) or Outcome("done" if RunDir(job.dir).is_done else "waiting") for job in jobs
+    }
     print_results(console, outcomes, seconds=time.monotonic() - start)
     print_wandb_hint(console, jobs)
     if sweep.num_stops_asked:
@@ -141,6 +160,7 @@ def start_method(jobs: list[Job]) -> ForkServerContext | SpawnContext:
 
     Safe means Linux and no GPU: the server runs no operation, so it has no threads and no CUDA context to inherit.
     """
+    resource_tracker.ensure_running()  # here, as its start would lift the block that `Sweep._start` puts on signals
     if not sys.platform.startswith("linux") or any(plan.on_gpu(job) for job in jobs):
         return mp.get_context("spawn")
     threads = str(jobs[0].config["hardware"]["num_threads"])

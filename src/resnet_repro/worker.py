@@ -15,6 +15,8 @@ from resnet_repro.rundir import InUse, RunDir, write_json
 PRELOAD = ["resnet_repro.run", "wandb", "wandb.sdk.launch", "sklearn.datasets"]
 """Everything that a job imports sooner or later, for a fork server to import once."""
 
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
 DONE, FAILED, IN_USE, STOPPED = 0, 1, 75, 130
 """Exit statuses; the last two as sysexits.h and shells have them."""
 
@@ -22,12 +24,13 @@ DONE, FAILED, IN_USE, STOPPED = 0, 1, 75, 130
 def work(path: Path, gpu: str | None = None) -> None:
     """Run the job in `path` to its end, on that GPU alone. The exit status tells what came of it, status.json why."""
     os.setsid()  # Ctrl-C goes to the launching process alone, which passes it on
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     run = RunDir(path)
     try:
         with run.owned():
-            sys.exit(_train(run))
+            sys.exit(DONE if run.is_done else _train(run))  # another sweep may have made it in the meantime
     except InUse:
         sys.exit(IN_USE)
 
