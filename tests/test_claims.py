@@ -98,3 +98,11 @@ def test_a_diverged_run_is_named_beside_the_verdict(tmp_path: Path) -> None:
     write_run(tmp_path, "plain", 20, train=2)
     write_run(tmp_path, "plain", 110, train=90, results={"diverged_at": 17})
     assert "plain-110 90.00, 1 of 1 diverged" in judge(protocol(tmp_path))[0].numbers
+
+
+def test_two_residual_nets_that_have_learned_nothing_prove_nothing(tmp_path: Path) -> None:
+    write_run(tmp_path, "resnet_v2", 20, train=89)
+    write_run(tmp_path, "resnet_v2", 56, train=89)
+    claim = judge(protocol(tmp_path))[1]
+    assert claim.verdict == "not enough runs"
+    assert claim.numbers == "resnet_v2-20 itself has 89.00 % training error: needs more steps."

@@ -36,7 +36,7 @@ def test_the_demo_shows_that_depth_degrades_plain_networks_and_not_residual_ones
     status, output = run("report.py", home=tmp_path)
     assert status == 0, output
     (protocol,) = json.loads((tmp_path / "outputs/report/report.json").read_text())["protocols"]
-    train = {row["network"]: row["errors"]["train"][0] for row in protocol["rows"]}
+    train = {row["network"]: row["errors"]["train"]["mean"] for row in protocol["rows"]}
     assert train["plain-20"] < 10 < 40 < train["plain-56"] < train["plain-110"]
     assert max(train[f"resnet_v2-{depth}"] for depth in (20, 56, 110)) < 5
     assert [claim["verdict"] for claim in protocol["claims"]] == ["holds"] * 3

@@ -8,6 +8,7 @@ from resnet_repro.results import Cell, Protocol
 Verdict = Literal["holds", "does not hold", "not enough runs"]
 
 MARGIN = 1.0  # points of error: less counts as no degradation; plain-110 loses over 50 [v1 Sec. 4.2]
+UNTRAINED = 50.0  # % training error of the shallowest net above which depth is not yet the question
 SPLITS = {"train": "training", "test": "test", "val": "validation"}
 
 
@@ -72,6 +73,9 @@ def _no_degradation(protocol: Protocol, arch: str) -> Claim:
     cells = _trained(protocol, arch)
     if len(cells) < 2:
         return _missing(claim, "two depths", protocol, arch)
+    shallowest = cells[0].error("train")
+    if shallowest and shallowest.mean > UNTRAINED:  # two nets that have learned nothing are equally bad
+        return claim._replace(numbers=f"{cells[0].name} itself has {shallowest} % training error: needs more steps.")
     diff = difference(cells[-1], cells[0], split="train")
     return claim._replace(numbers=diff.text, verdict=_holds(diff.points <= 2 * diff.standard_error + MARGIN))
 

@@ -18,8 +18,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from resnet_repro import claims, figures, paper
+from resnet_repro.config import flatten
 from resnet_repro.display import duration
-from resnet_repro.results import Cell, Protocol, Run, differences, flatten, group, read
+from resnet_repro.results import Cell, Protocol, Run, differences, group, read
 
 MARKS = {"holds": "✓", "does not hold": "✗", "not enough runs": "…"}
 COLORS = {"holds": "green", "does not hold": "red", "not enough runs": "yellow"}
@@ -178,7 +179,7 @@ def _to_json(sections: list[dict[str, Any]], notes: list[str]) -> str:
 def facts(run: Run) -> dict[str, Any]:
     """What a run was made from, flat: config, machine, versions, commit, data; less what its network's name says."""
     keys = ("config", "machine", "packages", "git_commit", "data_checksum")
-    flat = flatten({key: run.manifest.get(key) for key in keys})
+    flat = dict(flatten({key: run.manifest.get(key) for key in keys}))
     named = ("config.arch.", "config.depth", "config.seed", "config.schedule.warmup")
     return {
         key.removeprefix("config.").replace("packages.", "version of "): value

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from resnet_repro.config import flatten
 from resnet_repro.errors import UserError
 
 # What changes no result, or is a coordinate of a cell. All else in a config is the protocol.
@@ -159,14 +160,6 @@ class Protocol:
         return [split for split in ("train", "test", "val") if any(cell.error(split) for cell in self.cells)]
 
 
-def flatten(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """`{"a": {"b": 1}}` as `{"a.b": 1}`."""
-    flat: dict[str, Any] = {}
-    for key, value in nested.items():
-        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat
-
-
 def differences(dicts: list[dict[str, Any]]) -> set[str]:
     """The keys whose values are not the same in all flat dictionaries."""
     keys = {key for each in dicts for key in each}
@@ -178,7 +171,7 @@ def group(runs: Iterable[Run]) -> list[Protocol]:
     cells: dict[str, dict[tuple[str, int], dict[int, Run]]] = {}
     for run in sorted(runs, key=lambda run: str(run.manifest.get("finished"))):
         cells.setdefault(run.protocol, {}).setdefault((run.arch, run.depth), {})[run.seed] = run
-    configs = {key: flatten(json.loads(key)) for key in cells}
+    configs = {key: dict(flatten(json.loads(key))) for key in cells}
     titles = {key: _title(config) for key, config in configs.items()}
     protocols = []
     for key in sorted(
@@ -236,5 +229,5 @@ def _load(directory: Path) -> Run | None:
     run = Run(directory, manifest, curves)
     # What the report rests on is asked for here, so that a manifest that lacks it is damaged and not a traceback.
     run.arch, run.protocol, run.seed, run.results, run.manifest["num_parameters"], curves["step"]
-    _title(flatten(run.config))
+    _title(dict(flatten(run.config)))
     return run
