@@ -1,10 +1,9 @@
 """What a person types, and the one line that says what is wrong with it."""
 
 import os
-import pty
 import re
+import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -76,27 +75,25 @@ def test_the_whole_config_is_shown_where_it_is_asked_for(tmp_path: Path) -> None
 
 def test_a_terminal_shows_a_bar_with_errors_and_speed_and_ctrl_c_ends_it(tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "train.py"), "data=digits", "depth=56", "logger=csv"]
-    shown = b""
-    pid, terminal = pty.fork()
-    if pid == 0:  # the child, on a terminal of its own
-        os.chdir(tmp_path)
-        os.execve(sys.executable, command, environment(tmp_path) | {"TERM": "xterm-256color", "COLUMNS": "160"})
-    pressed = False
-    deadline = time.monotonic() + 90
-    while time.monotonic() < deadline:
-        try:
-            chunk = os.read(terminal, 4096)
-        except OSError:  # how Linux says that the other side is gone
-            break
-        if not chunk:
-            break
+    on_a_terminal = "import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))"
+    process = subprocess.Popen(
+        [sys.executable, "-c", on_a_terminal, *command],
+        cwd=tmp_path,
+        env=environment(tmp_path) | {"TERM": "xterm-256color", "COLUMNS": "160"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    shown, pressed = b"", False
+    while chunk := os.read(process.stdout.fileno(), 4096):
         shown += chunk
         if not pressed and re.search(rb"train \d+\.\d+ %.*images/s", shown):
-            os.write(terminal, b"\x03")
+            process.stdin.write(b"\x03")
+            process.stdin.flush()
             pressed = True
-    _, status = os.waitpid(pid, 0)
     text = shown.decode(errors="replace")
-    assert os.waitstatus_to_exitcode(status) == 130, text
+    assert process.wait(timeout=60) == 130, text
     assert "━" in text
     assert "/220" in text
     assert "To go on, run the same command again." in text
