@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import wandb
 from pytorch_lightning.loggers import Logger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
@@ -87,4 +88,5 @@ def wandb_logger(config: dict[str, Any], *, name: str, group: str) -> WandbLogge
         if mode == "offline" or config["logger"]["mode"] == "online":
             raise
         print(f"W&B cannot be reached, the run is kept offline: {error!r}", flush=True)
+        wandb.teardown()  # else its service still holds the run's id
         return logger("offline")
