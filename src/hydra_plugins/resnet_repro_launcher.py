@@ -21,7 +21,8 @@ class ProcessLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         from resnet_repro.config import make_job
-        from resnet_repro.sweep import run_jobs
+        from resnet_repro.ranks import given
+        from resnet_repro.sweep import run_as, run_jobs
 
         usual: dict[tuple[str, str], dict[str, Any]] = {}  # what an architecture and a data set are without overrides
         jobs = []
@@ -31,7 +32,8 @@ class ProcessLauncher(Launcher):
             if key not in usual:
                 usual[key], _ = self._compose([f"arch={key[0]}", f"data={key[1]}"])
             jobs.append(make_job(config, usual=usual[key]))
-        sys.exit(run_jobs(jobs))
+        rank = given()
+        sys.exit(run_jobs(jobs) if rank is None else run_as(rank, jobs))
 
     def _compose(self, overrides: Sequence[str]) -> tuple[dict[str, Any], dict[str, str]]:
         """The config of these overrides as plain containers, and which option each config group took."""

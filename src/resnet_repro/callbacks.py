@@ -12,6 +12,7 @@ import pytorch_lightning as pl
 import torch
 
 from resnet_repro.lit import LitClassifier, LossAndError
+from resnet_repro.process_group import any_rank, gather
 from resnet_repro.rundir import RunDir, write_json
 from resnet_repro.schedule import eval_every, log_every
 
@@ -63,7 +64,7 @@ class Recorder(pl.Callback):
         if self._row and not evaluates:
             self._write(trainer, step)
         elif time.monotonic() - self._last_status > 0.5:
-            self._write_status(step)
+            self._write_status(trainer)
 
     def _training_row(self, step: int, module: LitClassifier) -> None:
         row = _values("train", module.train_metric)  # waits for the device
@@ -89,14 +90,18 @@ class Recorder(pl.Callback):
         self._eval_start = time.perf_counter()
 
     def _write(self, trainer: pl.Trainer, step: int) -> None:
-        for logger in trainer.loggers:
+        for logger in trainer.loggers:  # rank 0 alone has some
             logger.log_metrics(self._row, step=step)
+        if trainer.is_global_zero:
+            print(f"step {step}: " + ", ".join(f"{key} {value:.4g}" for key, value in self._row.items()), flush=True)
         self.results |= self._row
         self._row = {}
-        self._write_status(step)
+        self._write_status(trainer)
 
-    def _write_status(self, step: int) -> None:
-        self._last_status = time.monotonic()
+    def _write_status(self, trainer: pl.Trainer) -> None:
+        if not trainer.is_global_zero:
+            return
+        self._last_status, step = time.monotonic(), trainer.global_step
         progress = {"state": "running", "step": step, "steps": self.schedule["steps"], "elapsed_s": self.elapsed_s}
         progress["started"] = self.started
         write_json(self.run.status, progress | self.results, durable=False)
@@ -117,18 +122,21 @@ class Checkpoint(pl.Callback):
     """Saves everything a run needs to go on exactly: at most every few minutes, and when the run is asked to stop.
 
     Always between two steps, after the evaluation where one is due, and never over the last good file. Two are kept.
+    All ranks do so after the same step: each may be asked to stop, the first one's clock counts.
     """
 
-    def __init__(self, run: RunDir, *, schedule: dict[str, Any], minutes: float) -> None:
-        self.run, self.schedule, self.minutes = run, schedule, minutes
+    def __init__(self, run: RunDir, *, schedule: dict[str, Any], minutes: float, agree_every: int) -> None:
+        self.run, self.schedule, self.minutes, self.agree_every = run, schedule, minutes, agree_every
         self.stop_requested = False
         self._last = time.monotonic()
-        self._rng: dict[str, Any] | None = None
+        self._mine: dict[str, Any] | None = None
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if trainer.global_step % eval_every(self.schedule) and not trainer.should_stop:  # else after the evaluation
+        step = trainer.global_step
+        evaluates = step % eval_every(self.schedule) == 0 or trainer.should_stop
+        if not evaluates and step % self.agree_every == 0:  # else after the evaluation
             self._between_steps(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
@@ -145,17 +153,20 @@ class Checkpoint(pl.Callback):
 
     def _between_steps(self, trainer: pl.Trainer) -> None:
         finished = trainer.should_stop
-        if finished or self.stop_requested or time.monotonic() - self._last >= 60 * self.minutes:
+        is_due = trainer.is_global_zero and time.monotonic() - self._last >= 60 * self.minutes
+        stop, is_due = any_rank(self.stop_requested, is_due)
+        if finished or stop or is_due:
             self.save(trainer)
-        if self.stop_requested and not finished:
+        if stop and not finished:
             raise Stopped(f"stopped at step {trainer.global_step}; the checkpoint is saved")
 
     def save(self, trainer: pl.Trainer) -> None:
-        self.run.checkpoints.mkdir(exist_ok=True)
+        if trainer.is_global_zero:
+            self.run.checkpoints.mkdir(exist_ok=True)
         path = self.run.checkpoints / f"step-{trainer.global_step:08d}.ckpt"
         part = path.with_suffix(".part")
         try:
-            trainer.save_checkpoint(part)
+            trainer.save_checkpoint(part)  # on all ranks; rank 0 writes
             if trainer.is_global_zero:
                 _flush(part)
                 part.replace(path)
@@ -166,18 +177,38 @@ class Checkpoint(pl.Callback):
                 part.unlink(missing_ok=True)
         self._last = time.monotonic()
 
-    # The global generators matter only to dropout shortcuts: batches have generators of their own.
-    def state_dict(self) -> dict[str, Any]:
-        return {"rng": torch.get_rng_state(), "cuda_rng": torch.cuda.get_rng_state_all()}
+    def on_save_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Add what differs between the ranks.
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._rng = state_dict
+        The global generators matter only to dropout shortcuts: batches have generators of their own.
+        """
+        on_gpu = module.device.type == "cuda"
+        mine = {
+            "rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state(module.device) if on_gpu else None,
+            "metrics": {name: metric.sums() for name, metric in _training_metrics(module).items()},
+        }
+        checkpoint["ranks"] = gather(mine)
+
+    def on_load_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+        self._mine = checkpoint["ranks"][trainer.global_rank]
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.stop_on_signal()  # Lightning has put a handler before ours that ends an evaluation in its middle
-        if self._rng is not None:  # only now: setting up the loaders has used the generator
-            torch.set_rng_state(self._rng["rng"])
-            torch.cuda.set_rng_state_all(self._rng["cuda_rng"])
+        if self._mine is None:
+            if trainer.global_rank:  # the weights are the same on every rank, what is dropped is not
+                torch.manual_seed(torch.initial_seed() + 2**31 * trainer.global_rank)
+            return
+        torch.set_rng_state(self._mine["rng"])  # only now: setting up the loaders has used the generator
+        if self._mine["cuda_rng"] is not None:
+            torch.cuda.set_rng_state(self._mine["cuda_rng"], module.device)
+        for name, metric in _training_metrics(module).items():
+            metric.set_sums(self._mine["metrics"][name])
+
+
+def _training_metrics(module: pl.LightningModule) -> dict[str, LossAndError]:
+    assert isinstance(module, LitClassifier)
+    return {"train": module.train_metric, "warmup": module.warmup_metric}
 
 
 def _flush(path: Path) -> None:

@@ -14,7 +14,11 @@ Config = dict[str, Any]
 
 # What a result depends on; the rest (folders, loggers, how many at a time) may differ between two commands for a run.
 RESULT_GROUPS = ("arch", "data", "schedule")
-RESULT_KEYS = ("depth", "seed", *(f"hardware.{k}" for k in ("precision", "channels_last", "num_threads", "devices")))
+RESULT_KEYS = (
+    "depth",
+    "seed",
+    *(f"hardware.{k}" for k in ("precision", "channels_last", "num_threads", "devices", "num_nodes")),
+)
 NOT_RESULT_KEYS = ("data.root", "data.download", "data.num_workers", "arch.warmup")  # schedule.warmup is what is used
 
 
@@ -31,6 +35,16 @@ class Job:
     @property
     def steps(self) -> int:
         return int(self.config["schedule"]["steps"])
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """What a run's process has to know."""
+        return {"name": self.name, "config": self.config, "departures": self.departures}
+
+    @property
+    def num_devices(self) -> int:
+        """Of one node; a process each."""
+        return int(self.config["hardware"]["devices"])
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -154,6 +168,8 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
         "a rising list of steps, [32000,48000]",
     ),
     "hardware.accelerator": _one_of("auto", "cpu", "gpu"),
+    "hardware.devices": (_number(int, 1), "a whole number of devices a node, a process each, at least 1"),
+    "hardware.num_nodes": (_number(int, 1), "a whole number of machines, at least 1"),
     "hardware.precision": _one_of("auto", "32-true", "bf16-mixed"),
     "hardware.channels_last": _one_of("auto", True, False),
     "hardware.num_threads": (_number(int, 1), "a whole number of CPU threads a job, at least 1"),
@@ -175,7 +191,12 @@ def _check(config: Config) -> None:
         raise UserError(f"data.val_size={val_size} leaves 0 of {num_train} images to train on; v1 takes 5000 of 50000")
     if batch_size > left:
         raise UserError(f"schedule.batch_size={batch_size} is more than the {left} training images")
-    if flat["hardware.devices"] != 1:
-        raise UserError(f"hardware.devices={flat['hardware.devices']} is not supported yet: every job uses one device")
+    world_size = flat["hardware.devices"] * flat["hardware.num_nodes"]
+    if batch_size % world_size:
+        near = [n for n in (batch_size // world_size * world_size, -(-batch_size // world_size) * world_size) if n]
+        raise UserError(
+            f"schedule.batch_size={batch_size} does not divide by {world_size} devices; nearest are "
+            + " and ".join(map(str, near))
+        )
     if flat["arch.shortcut"] == "none" and flat["arch.mix"] != "add":
         raise UserError(f"arch.mix={flat['arch.mix']} needs a shortcut; with arch.shortcut=none use arch.mix=add")

@@ -11,6 +11,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from resnet_repro.config import family
+from resnet_repro.process_group import share_buffers
 from resnet_repro.resnet import ResNet
 from resnet_repro.schedule import learning_rate
 
@@ -18,7 +19,7 @@ from resnet_repro.schedule import learning_rate
 class LossAndError(Metric):
     """Mean loss and top-1 error in %, over every image since the last reset and over all ranks.
 
-    The state is three sums, so it is exact and goes into a checkpoint with the weights.
+    The state is three sums, so it is exact, and each rank's go into a checkpoint with the weights.
     """
 
     full_state_update = False
@@ -28,15 +29,24 @@ class LossAndError(Metric):
 
     def __init__(self) -> None:
         super().__init__()
-        self.add_state("loss_sum", torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum", persistent=True)
-        self.add_state("num_wrong", torch.tensor(0), dist_reduce_fx="sum", persistent=True)
-        self.add_state("num_images", torch.tensor(0), dist_reduce_fx="sum", persistent=True)
+        self.add_state("loss_sum", torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("num_wrong", torch.tensor(0), dist_reduce_fx="sum")
+        self.add_state("num_images", torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, logits: Float[Tensor, "n classes"], labels: Int[Tensor, " n"], loss: Float[Tensor, ""]) -> None:
         """Add a batch and its mean loss."""
         self.loss_sum += loss * len(labels)
         self.num_wrong += (logits.argmax(1) != labels).sum()
         self.num_images += len(labels)
+
+    def sums(self) -> dict[str, Tensor]:
+        """This rank's state, on the CPU."""
+        return {name: getattr(self, name).cpu() for name in self._defaults}
+
+    def set_sums(self, sums: dict[str, Tensor]) -> None:
+        """Go on from the `sums` of another process."""
+        for name, value in sums.items():
+            setattr(self, name, value.to(self.device))
 
     def compute(self) -> dict[str, Tensor]:
         return {"loss": self.loss_sum / self.num_images, "error": 100 * self.num_wrong.double() / self.num_images}
@@ -88,6 +98,9 @@ class LitClassifier(pl.LightningModule):
         metric = self.eval_metrics[dataloader_idx]
         assert isinstance(metric, LossAndError)
         metric.update(logits, labels, F.cross_entropy(logits, labels))
+
+    def on_validation_start(self) -> None:
+        share_buffers(self.net)
 
     # --- optimiser and schedule ---------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from resnet_repro import depths
 from resnet_repro.config import Config, Job, family, result_keys
@@ -16,14 +17,27 @@ from resnet_repro.login import is_logged_in
 from resnet_repro.rundir import InUse, RunDir, read_json, write_json
 
 
-def check_machine(jobs: list[Job]) -> None:
-    """Refuse a device or a data folder that is not there; fetch CIFAR where nothing is there and that is allowed.
+def check_devices(jobs: list[Job]) -> None:
+    """Refuse a device that this machine has not.
 
     Raises:
         UserError: one line that says what to do.
     """
     if any(job.config["hardware"]["accelerator"] == "gpu" for job in jobs) and not gpus():
         raise UserError("hardware=gpu needs a CUDA device and none is visible; use hardware=cpu or auto")
+    needed = max((job.num_devices for job in jobs if on_gpu(job)), default=0)
+    if needed > len(gpus()):
+        raise UserError(f"hardware.devices={needed} is more than the {len(gpus())} visible CUDA devices; ask for fewer")
+    if any(job.config["hardware"]["num_nodes"] > 1 for job in jobs):
+        raise UserError("hardware.num_nodes=2 and more needs hardware=slurm_... or torchrun on every node")
+
+
+def check_services(jobs: list[Job]) -> None:
+    """Refuse a data folder or a W&B login that is not there; fetch CIFAR where nothing is there and that is allowed.
+
+    Raises:
+        UserError: one line that says what to do.
+    """
     for config in (job.config["logger"] for job in jobs):
         if config["name"] == "wandb" and config["mode"] == "online" and not is_logged_in():
             raise UserError("logger.mode=online needs a W&B login: run `wandb login`, or leave logger.mode=auto")
@@ -54,14 +68,15 @@ def on_gpu(job: Job) -> bool:
 
 
 def num_parallel(jobs: list[Job]) -> int:
-    """Jobs at a time: as asked, else one a GPU or one a CPU core."""
+    """Jobs at a time: as asked, else as many as there are GPUs or CPU cores for."""
     asked = jobs[0].config["jobs"]
     if asked != "auto":
         return int(asked)
+    devices = max(job.num_devices for job in jobs)
     if any(on_gpu(job) for job in jobs):
-        return len(gpus())
+        return max(1, len(gpus()) // devices)
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, usable // jobs[0].config["hardware"]["num_threads"])
+    return max(1, usable // (devices * jobs[0].config["hardware"]["num_threads"]))
 
 
 def check_folders(jobs: list[Job]) -> None:
@@ -86,18 +101,24 @@ def check_folders(jobs: list[Job]) -> None:
                 raise UserError(f"{error}; resume=false would take it away: wait for it or stop it") from None
 
 
-def claim(job: Job, *, group: str, command: str) -> None:
-    """Give a job its folder and write down what was asked; a begun run keeps its sweep, a done one all."""
+def claim(job: Job, *, group: str, command: str) -> dict[str, Any]:
+    """Give a job its folder and write down what was asked; a begun run keeps its sweep, a done one all.
+
+    Returns:
+        What `job.json` now says.
+    """
     run = RunDir(job.dir)
     if run.path.exists() and not job.config["resume"]:
         aside = Path(job.config["outputs"]) / ".replaced" / time.strftime("%Y-%m-%d_%H-%M-%S") / job.dir.parent.name
         aside.mkdir(parents=True, exist_ok=True)
         shutil.move(run.path, aside)
+    before = read_json(run.job) if run.job.exists() else {}
     if run.is_done:
-        return
+        return before
     run.path.mkdir(parents=True, exist_ok=True)
-    before = read_json(run.job) if run.job.exists() else {"group": group, "command": command}
-    write_json(run.job, {**before, "name": job.name, "config": job.config, "departures": job.departures})
+    asked = {"group": group, "command": command} | before | job.description
+    write_json(run.job, asked)
+    return asked
 
 
 def _refuse_another(job: Job, found: Config) -> None:

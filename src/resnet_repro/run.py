@@ -12,36 +12,44 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import Logger, WandbLogger
+from pytorch_lightning.plugins.environments import ClusterEnvironment
+from pytorch_lightning.strategies import DDPStrategy
 
 from resnet_repro.callbacks import Checkpoint, Recorder, newest_checkpoint
+from resnet_repro.config import result_keys
 from resnet_repro.data.module import InMemoryData
 from resnet_repro.errors import UserError
 from resnet_repro.hardware import keep_freed_memory, settle
 from resnet_repro.lit import LitClassifier
 from resnet_repro.loggers import CsvLogger, wandb_logger
-from resnet_repro.manifest import describe, git_commit
+from resnet_repro.manifest import describe, git_commit, weights_sha256
+from resnet_repro.process_group import check_same, from_first, joined
+from resnet_repro.ranks import Rank
 from resnet_repro.rundir import RunDir, read_json, write_json
 from resnet_repro.schedule import eval_every, log_every
 
 
-def run(path: Path) -> dict[str, Any]:
-    """Train the job that `path/job.json` describes, from its newest checkpoint if it has one, and test it.
+def run(path: Path, job: dict[str, Any] | None = None, rank: Rank | None = None) -> dict[str, Any]:
+    """Train a job from its newest checkpoint, if it has one, and test it.
+
+    Args:
+        path: the folder of the run.
+        job: what to do; by default as `path/job.json` says.
+        rank: which of the run's processes this one is; all of them make this call. By default it is the only one.
 
     Returns:
-        The manifest, which is also written: its existence is what says that the run is done.
+        The manifest, which rank 0 also writes: its existence is what says that the run is done.
 
     Raises:
         UserError: where data or device are not what the config asks for.
         Stopped: when somebody asked the run to end; the same call goes on from there.
     """
     start, commit = time.perf_counter(), git_commit()  # before it can change under a long run
-    folder = RunDir(path)
-    job = read_json(folder.job)
-    config = job["config"]
+    folder, rank = RunDir(path), rank or Rank()
+    job = job or read_json(folder.job)
     _quiet()
-    hardware = settle(config["hardware"])
-    config = {**config, "hardware": hardware}
-    on_gpu = hardware["accelerator"] == "gpu"
+    hardware = settle(job["config"]["hardware"])
+    config = {**job["config"], "hardware": hardware}
     torch.set_num_threads(hardware["num_threads"])
     keep_freed_memory()
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what deterministic mode needs on a GPU
@@ -52,81 +60,116 @@ def run(path: Path) -> dict[str, Any]:
     if hardware["channels_last"]:
         model.net.to(memory_format=torch.channels_last)
 
-    found = newest_checkpoint(folder)
-    checkpoint, first_step = None, 0
-    if found:
-        checkpoint, begun = found
-        _refuse_other_hardware(begun["hardware"], hardware)
-        first_step = int(checkpoint.stem.split("-")[1])
-    schedule = config["schedule"]
-    steps_per_epoch = len(data.train.y) // schedule["batch_size"]
-    recorder = Recorder(folder, schedule=schedule, steps_per_epoch=steps_per_epoch, start=start)
-    saver = Checkpoint(folder, schedule=schedule, minutes=hardware["checkpoint_minutes"])
-    saver.stop_on_signal()
-    loggers: list[Logger] = [CsvLogger(folder, splits=data.splits, first_step=first_step)]
+    with joined(rank, accelerator=hardware["accelerator"]) as environment:
+        checkpoint, begun = from_first(newest_checkpoint(folder) if rank.is_first else None) or (None, None)
+        if begun:
+            _refuse_other_hardware(begun["hardware"], hardware)
+        check_same({**result_keys(config), "data": data.checksum, "weights": weights_sha256(model.net)})
+        first_step = int(checkpoint.stem.split("-")[1]) if checkpoint else 0
+        schedule = config["schedule"]
+        steps_per_epoch = len(data.train.y) // schedule["batch_size"]
+        recorder = Recorder(folder, schedule=schedule, steps_per_epoch=steps_per_epoch, start=start)
+        # Agreeing has the host wait for a GPU, which should have the next steps' work by then.
+        agree_every = 10 if rank.world_size > 1 and hardware["accelerator"] == "gpu" else 1
+        saver = Checkpoint(folder, schedule=schedule, minutes=hardware["checkpoint_minutes"], agree_every=agree_every)
+        saver.stop_on_signal()
+        loggers = _loggers(folder, job, config, splits=data.splits, first_step=first_step) if rank.is_first else []
+        trainer = _trainer(config, environment, loggers, [recorder, saver], rank, path)
+        if rank.is_first:
+            print(f"{job['name']}: step {first_step} of {schedule['steps']}, {hardware}", flush=True)
+        try:
+            trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        except BaseException:
+            _finish_wandb(loggers, {}, exit_code=1)
+            raise
+
+        results = {
+            "step": trainer.global_step,
+            "diverged_at": recorder.diverged_at,
+            **{key: _finite(value) for key, value in recorder.results.items() if "/loss" in key or "/error" in key},
+            "num_train_images": log_every(schedule) * schedule["batch_size"],  # that train/error is measured on
+            **{f"num_{split}_images": len(images.y) for split, images in data.evaluated.items()},
+        }
+        manifest = {
+            "name": job["name"],
+            "state": "done",
+            "config": config,
+            "departures": job["departures"],
+            "results": results,
+            **describe(
+                model.net,
+                accelerator=hardware["accelerator"],
+                data_checksum=data.checksum,
+                rates=recorder.rates,
+                wall_time_s=recorder.elapsed_s,
+            ),
+            "group": job["group"],
+            "command": job["command"],
+            "git_commit": commit,
+            "wandb_url": next((logger.experiment.url for logger in loggers if isinstance(logger, WandbLogger)), None),
+            "started": recorder.started,
+            "finished": datetime.now().astimezone().isoformat(timespec="seconds"),
+        }
+        if rank.is_first:
+            write_json(folder.manifest, manifest)
+            _finish_wandb(loggers, results, exit_code=0)
+    return manifest
+
+
+def _loggers(
+    folder: RunDir, job: dict[str, Any], config: dict[str, Any], *, splits: list[str], first_step: int
+) -> list[Logger]:
+    loggers: list[Logger] = [CsvLogger(folder, splits=splits, first_step=first_step)]
     if config["logger"]["name"] == "wandb":
         loggers.append(wandb_logger(config, name=job["name"], group=job["group"]))
+    return loggers
 
-    trainer = pl.Trainer(
+
+def _trainer(
+    config: dict[str, Any],
+    environment: ClusterEnvironment,
+    loggers: list[Logger],
+    callbacks: list[pl.Callback],
+    rank: Rank,
+    path: Path,
+) -> pl.Trainer:
+    hardware, schedule = config["hardware"], config["schedule"]
+    return pl.Trainer(
         accelerator=hardware["accelerator"],
         devices=hardware["devices"],
+        num_nodes=hardware["num_nodes"],
+        strategy=_ddp(rank.world_size) if rank.world_size > 1 else "auto",
+        plugins=[environment],
         precision=hardware["precision"],
-        deterministic=hardware["deterministic"] and on_gpu,  # on a CPU a fixed number of threads is enough
+        deterministic=hardware["deterministic"] and hardware["accelerator"] == "gpu",  # a CPU is, with threads fixed
         max_steps=schedule["steps"],
         val_check_interval=eval_every(schedule),
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         log_every_n_steps=1,  # the recorder decides when
         logger=loggers,
-        callbacks=[recorder, saver],
+        callbacks=callbacks,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
         default_root_dir=path,
     )
-    print(f"{job['name']}: step {first_step} of {schedule['steps']}, {hardware}", flush=True)
-    try:
-        trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-    except BaseException:
-        _finish_wandb(loggers, {}, exit_code=1)
-        raise
 
-    manifest = {
-        "name": job["name"],
-        "state": "done",
-        "config": config,
-        "departures": job["departures"],
-        "results": {
-            "step": trainer.global_step,
-            "diverged_at": recorder.diverged_at,
-            **{key: _finite(value) for key, value in recorder.results.items() if "/loss" in key or "/error" in key},
-            "num_train_images": log_every(schedule) * schedule["batch_size"],  # that train/error is measured on
-            **{f"num_{split}_images": len(images.y) for split, images in data.evaluated.items()},
-        },
-        **describe(
-            model.net,
-            accelerator=hardware["accelerator"],
-            data_checksum=data.checksum,
-            rates=recorder.rates,
-            wall_time_s=recorder.elapsed_s,
-        ),
-        "group": job["group"],
-        "command": job["command"],
-        "git_commit": commit,
-        "wandb_url": next((logger.experiment.url for logger in loggers if isinstance(logger, WandbLogger)), None),
-        "started": recorder.started,
-        "finished": datetime.now().astimezone().isoformat(timespec="seconds"),
-    }
-    if trainer.is_global_zero:
-        write_json(folder.manifest, manifest)
-        _finish_wandb(loggers, manifest["results"], exit_code=0)
-    return manifest
+
+def _ddp(world_size: int) -> DDPStrategy:
+    return DDPStrategy(
+        # Batch norm sees its own device's images, as in the papers; `share_buffers` says whose statistics are kept.
+        broadcast_buffers=False,
+        # Else DDP arranges its buckets anew after the first step, also after the first of a run that goes on, and
+        # three numbers or more are then added in another order than without the interruption.
+        find_unused_parameters=world_size > 2,
+    )
 
 
 def _refuse_other_hardware(begun: dict[str, Any], now: dict[str, Any]) -> None:
     """A run goes on in the number format and on the kind of device that it was begun with, or not at all."""
-    keys = ("accelerator", "precision", "channels_last", "num_threads")
+    keys = ("accelerator", "precision", "channels_last", "num_threads", "devices", "num_nodes")
     if differ := [key for key in keys if begun[key] != now[key]]:
         values = ", ".join(f"hardware.{key} was {begun[key]} and is now {now[key]}" for key in differ)
         raise UserError(f"{values}: give the old values to go on, or resume=false to begin anew")
@@ -152,4 +195,5 @@ def _quiet() -> None:
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="pytorch_lightning.*", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", module="pytorch_lightning.*", message=".*LeafSpec.*is deprecated.*")
+    warnings.filterwarnings("ignore", message=".*`broadcast_buffers` is deprecated.*")  # its successor is too new
     warnings.filterwarnings("ignore", message=".*srun.*command is available.*")

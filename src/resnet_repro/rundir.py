@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,15 +17,16 @@ class InUse(Exception):
 class RunDir:
     """Paths and small files of a run.
 
-    `job.json` is what was asked, `status.json` how far it is, `train.log` what its process printed, `metrics.csv` and
-    `timing.csv` its curves, `checkpoints/` its newest states, and `manifest.json`, written last, its result.
+    `job.json` is what was asked, `status.json` how far it is, `failure.txt` why it failed, `train.log` what its
+    processes printed, `metrics.csv` and `timing.csv` its curves, `checkpoints/` its newest states, and
+    `manifest.json`, written last, its result.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.job, self.status, self.manifest = path / "job.json", path / "status.json", path / "manifest.json"
         self.metrics, self.timing, self.log = path / "metrics.csv", path / "timing.csv", path / "train.log"
-        self.checkpoints = path / "checkpoints"
+        self.checkpoints, self.failure = path / "checkpoints", path / "failure.txt"
 
     @property
     def is_done(self) -> bool:
@@ -39,17 +41,22 @@ class RunDir:
         return sorted(self.checkpoints.glob("step-*.ckpt"), reverse=True)
 
     @contextmanager
-    def owned(self) -> Iterator[None]:
+    def owned(self, *, patience_s: float = 0.0) -> Iterator[None]:
         """Hold the folder while a run writes it; the system lets go of it when the process ends, however it ends.
 
         Raises:
-            InUse: where another process holds it.
+            InUse: where another process holds it, after `patience_s`.
         """
+        give_up = time.monotonic() + patience_s
         with (self.path / ".lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise InUse(f"{self.path} is in use by another process") from None
+            while True:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() >= give_up:
+                        raise InUse(f"{self.path} is in use by another process") from None
+                    time.sleep(0.1)
             yield
 
 

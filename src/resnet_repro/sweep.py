@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from dataclasses import dataclass, field
+from itertools import chain
 from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerContext, SpawnContext
@@ -19,8 +20,10 @@ from rich.console import Console
 from resnet_repro import plan
 from resnet_repro.config import Job
 from resnet_repro.display import Display, Outcome, announcement, print_results, print_wandb_hint
+from resnet_repro.errors import UserError
+from resnet_repro.ranks import Rank
 from resnet_repro.rundir import RunDir
-from resnet_repro.worker import IN_USE, PRELOAD, STOP_SIGNALS, STOPPED, work
+from resnet_repro.worker import IN_USE, PRELOAD, STOP_SIGNALS, STOPPED, train, work
 
 
 @dataclass
@@ -31,7 +34,7 @@ class Sweep:
     parallel: int
     display: Display
     running: dict[BaseProcess, Job] = field(default_factory=dict)
-    gpus: dict[BaseProcess, str | None] = field(default_factory=dict)
+    gpus: dict[BaseProcess, list[str]] = field(default_factory=dict)
     outcomes: dict[Job, Outcome] = field(default_factory=dict)
     num_stops_asked: int = 0
     num_stops_passed_on: int = 0
@@ -58,10 +61,13 @@ class Sweep:
                 signal.signal(signum, handler)
 
     def _start(self, context: ForkServerContext | SpawnContext, job: Job) -> None:
-        gpu = None
+        gpus: list[str] = []
         if plan.on_gpu(job):
-            gpu = min(plan.gpus(), key=list(self.gpus.values()).count)  # the one with the fewest jobs
-        process = context.Process(target=work, args=(job.dir, gpu), name=job.name)
+            taken = list(chain.from_iterable(self.gpus.values()))
+            gpus = sorted(plan.gpus(), key=taken.count)[: job.num_devices]  # those with the fewest jobs
+        # The server runs no operation, so a job that came from it may be forked again, into its ranks.
+        kwargs = {"fork_ranks": isinstance(context, ForkServerContext)}
+        process = context.Process(target=work, args=(job.dir, gpus or None), kwargs=kwargs, name=job.name)
         # A Ctrl-C reaches the whole terminal. What is started here (the fork server too) must not be hit by it while
         # it still imports; `work` lifts the block, and this process gets the signal as soon as it is lifted here.
         signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
@@ -69,7 +75,7 @@ class Sweep:
             process.start()
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
-        self.running[process], self.gpus[process] = job, gpu
+        self.running[process], self.gpus[process] = job, gpus
         self.display.start(job)
 
     def _finish(self, process: BaseProcess) -> None:
@@ -94,7 +100,16 @@ class Sweep:
             if self.num_stops_asked == 1:
                 process.terminate()
             else:
-                process.kill()
+                _kill(process)
+
+
+def _kill(process: BaseProcess) -> None:
+    """The job's process and, where it has several, its ranks: they are one process group."""
+    assert process.pid is not None
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:  # it has not come so far as to form one
+        process.kill()
 
 
 def outcome(job: Job, exitcode: int, *, was_stopped: bool) -> Outcome:
@@ -127,7 +142,8 @@ def run_jobs(jobs: list[Job], *, console: Console | None = None) -> int:
     console = console or Console(soft_wrap=True)
     plan.check_folders(jobs)
     jobs = list({job.dir: job for job in jobs}.values())
-    plan.check_machine(jobs)
+    plan.check_devices(jobs)
+    plan.check_services(jobs)
     group, command = time.strftime("%Y-%m-%d_%H-%M-%S"), shlex.join(["python", *sys.argv])
     for job in jobs:
         plan.claim(job, group=group, command=command)
@@ -153,6 +169,42 @@ def run_jobs(jobs: list[Job], *, console: Console | None = None) -> int:
         console.print("Stopped. To go on, run the same command again.")
         return STOPPED
     return 0 if {o.state for o in outcomes.values()} == {"done"} else 1
+
+
+def run_as(rank: Rank, jobs: list[Job]) -> int:
+    """Take this process's part in the one run that torchrun or srun has started it for.
+
+    Returns:
+        Exit status of this process, as of `resnet_repro.worker.train`.
+
+    Raises:
+        UserError: where the command asks for another number of runs or of processes.
+    """
+    if len(jobs) != 1:
+        raise UserError(
+            f"{rank.started_by} has started the processes of one run and this command has {len(jobs)}: "
+            f"give every option one value, or leave {rank.started_by} out"
+        )
+    (job,) = jobs
+    num_nodes = job.config["hardware"]["num_nodes"]
+    if job.num_devices * num_nodes != rank.world_size:
+        raise UserError(
+            f"{rank.started_by} has started {rank.world_size} processes, and hardware.devices={job.num_devices} on "
+            f"hardware.num_nodes={num_nodes} needs {job.num_devices * num_nodes}: make them agree"
+        )
+    about = {"group": "", "command": "", **job.description}
+    if rank.is_first:
+        plan.check_folders(jobs)
+        plan.check_services(jobs)
+        group, command = time.strftime("%Y-%m-%d_%H-%M-%S"), shlex.join([rank.started_by, *sys.argv])
+        about = plan.claim(job, group=group, command=command)
+    start = time.monotonic()
+    status = train(RunDir(job.dir), about, rank, log=False)
+    if rank.is_first:
+        console = Console(soft_wrap=True)
+        print_results(console, {job: outcome(job, status, was_stopped=False)}, seconds=time.monotonic() - start)
+        print_wandb_hint(console, jobs)
+    return status
 
 
 def start_method(jobs: list[Job]) -> ForkServerContext | SpawnContext:

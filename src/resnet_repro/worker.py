@@ -1,16 +1,25 @@
-"""A job's own process. Cheap to import: what is heavy is imported in the new process, or once in the fork server."""
+"""A job's own process, or processes. Cheap to import: what is heavy is imported in them, or once in the fork server."""
 
+import math
+import multiprocessing as mp
 import os
 import signal
 import sys
+import tempfile
 import threading
+import time
 import traceback
+from collections.abc import Sequence
+from contextlib import nullcontext
 from multiprocessing.connection import wait
-from multiprocessing.process import parent_process
+from multiprocessing.context import ForkContext, SpawnContext
+from multiprocessing.process import BaseProcess, parent_process
 from pathlib import Path
+from typing import Any
 
 from resnet_repro.errors import UserError
-from resnet_repro.rundir import InUse, RunDir, write_json
+from resnet_repro.ranks import Rank
+from resnet_repro.rundir import InUse, RunDir, read_json, write_json
 
 PRELOAD = ["resnet_repro.run", "wandb", "wandb.sdk.launch", "sklearn.datasets"]
 """Everything that a job imports sooner or later, for a fork server to import once."""
@@ -20,48 +29,97 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 DONE, FAILED, IN_USE, STOPPED = 0, 1, 75, 130
 """Exit statuses; the last two as sysexits.h and shells have them."""
 
+GRACE_S = 5.0
+"""What the other ranks have to end by themselves after one has failed."""
 
-def work(path: Path, gpu: str | None = None) -> None:
-    """Run the job in `path` to its end, on that GPU alone. The exit status tells what came of it, status.json why."""
+SAVING_S = 120.0
+"""What a run has to save its state after its launching process is gone."""
+
+
+def work(path: Path, gpus: list[str] | None = None, *, fork_ranks: bool = False) -> None:
+    """Run the job in `path` to its end, on those GPUs alone. The exit status tells what came of it, status.json why."""
     os.setsid()  # Ctrl-C goes to the launching process alone, which passes it on
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
-    if gpu is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+    if gpus is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
     run = RunDir(path)
-    try:
-        with run.owned():
-            sys.exit(DONE if run.is_done else _train(run))  # another sweep may have made it in the meantime
-    except InUse:
-        sys.exit(IN_USE)
+    job = read_json(run.job)
+    num_ranks = job["config"]["hardware"]["devices"]
+    if num_ranks > 1:
+        sys.exit(_start_ranks(run, job, num_ranks, fork=fork_ranks))
+    _be_rank(path, job, Rank())
 
 
-def _train(run: RunDir) -> int:
-    with run.log.open("a", buffering=1) as log:
-        os.dup2(log.fileno(), sys.stdout.fileno())
-        os.dup2(log.fileno(), sys.stderr.fileno())
-    _say(run, "running", "starting")
+def _be_rank(path: Path, job: dict[str, Any], rank: Rank) -> None:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    sys.exit(train(RunDir(path), job, rank, log=True))
+
+
+def train(run: RunDir, job: dict[str, Any], rank: Rank, *, log: bool) -> int:
+    """This process's part in a run. Rank 0 owns the folder, whoever started the ranks.
+
+    Args:
+        log: print into train.log instead of where this process prints.
+
+    Returns:
+        The exit status.
+    """
+    try:
+        with run.owned(patience_s=10) if rank.is_first else nullcontext():  # a run told to stop saves its state first
+            if run.is_done:
+                return DONE  # another sweep has made it in the meantime
+            if rank.is_first:
+                run.failure.unlink(missing_ok=True)
+            if log:
+                _print_into(run.log)
+            return _train(run, job, rank)
+    except InUse:
+        return IN_USE
+
+
+def _train(run: RunDir, job: dict[str, Any], rank: Rank) -> int:
+    if rank.is_first:
+        _say(run, "running", "starting")
     from resnet_repro.callbacks import Stopped
-    from resnet_repro.run import run as train
+    from resnet_repro.run import run as train_job
 
     try:
-        train(run.path)
+        train_job(run.path, job, rank)
     except Stopped as stop:
-        _say(run, "stopped", str(stop))
+        if rank.is_first:
+            _say(run, "stopped", str(stop))
         return STOPPED
     except UserError as error:
-        _say(run, "failed", str(error))
-        return FAILED
+        return _fail(run, rank, str(error))
     except Exception as error:
         traceback.print_exc()
-        _say(run, "failed", f"{type(error).__name__}: {error}".splitlines()[0])
-        return FAILED
+        return _fail(run, rank, f"{type(error).__name__}: {error}".splitlines()[0])
     return DONE
+
+
+def _fail(run: RunDir, rank: Rank, reason: str) -> int:
+    """Tell why: the first rank to fail has the reason, the others see no more than that it is gone."""
+    where = f"rank {rank.rank}: " if rank.world_size > 1 else ""
+    print(f"failed: {where}{reason}", flush=True)
+    try:
+        with run.failure.open("x") as file:
+            file.write(where + reason)
+    except FileExistsError:
+        pass  # another rank was first
+    if rank.is_first:
+        _say(run, "failed", run.failure.read_text())
+    return FAILED
 
 
 def _say(run: RunDir, state: str, reason: str) -> None:
     print(f"{state}: {reason}", flush=True)
     write_json(run.status, {**run.read_status(), "state": state, "reason": reason})
+
+
+def _print_into(path: Path) -> None:
+    with path.open("a", buffering=1) as log:
+        os.dup2(log.fileno(), sys.stdout.fileno())
+        os.dup2(log.fileno(), sys.stderr.fileno())
 
 
 def _end_with_parent() -> None:
@@ -70,3 +128,61 @@ def _end_with_parent() -> None:
     if parent is not None:
         wait([parent.sentinel])
         os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(SAVING_S)  # this thread does not keep the process alive
+        os._exit(FAILED)  # it waits for a rank that is gone
+
+
+# --- several ranks ----------------------------------------------------------------------------------------------------
+
+
+def _start_ranks(run: RunDir, job: dict[str, Any], num_ranks: int, *, fork: bool) -> int:
+    """Run a job as that many processes, watch over them, and tell what came of the job.
+
+    One that fails ends them all within seconds: the others wait for it in a collective operation.
+    """
+    context: ForkContext | SpawnContext = mp.get_context("fork") if fork else mp.get_context("spawn")
+    with tempfile.TemporaryDirectory(prefix="resnet_repro-") as folder:
+        ranks = [Rank(n, num_ranks, n, meeting_point=Path(folder) / "store") for n in range(num_ranks)]
+        processes = [context.Process(target=_be_rank, args=(run.path, job, rank)) for rank in ranks]
+        was_stopped = threading.Event()
+
+        def stop(signum: int, frame: Any) -> None:
+            was_stopped.set()
+            for process in processes:
+                process.terminate()
+
+        for process in processes:
+            process.start()  # the stop signals are still blocked, here and in the new process
+        for signum in STOP_SIGNALS:
+            signal.signal(signum, stop)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+        threading.Thread(target=_end_with_parent, daemon=True).start()
+        number, exitcode = _wait_for(processes)
+    if exitcode < 0 and was_stopped.is_set():
+        _say(run, "stopped", "stopped while it started")
+        return STOPPED
+    if exitcode < 0:
+        name = signal.Signals(-exitcode).name
+        _say(run, "failed", f"rank {number} was killed by {name}" + " (out of memory?)" * (name == "SIGKILL"))
+        return FAILED
+    if run.failure.exists():  # rank 0 may have been ended before it could tell
+        _say(run, "failed", run.failure.read_text())
+    return exitcode
+
+
+def _wait_for(processes: Sequence[BaseProcess]) -> tuple[int, int]:
+    """Until all have ended: number and exit code of the first that did not end well, or rank 0's where all did."""
+    first: tuple[int, int] | None = None
+    deadline = math.inf
+    while alive := [process for process in processes if process.exitcode is None]:
+        wait([process.sentinel for process in alive], timeout=0.5 if first else None)
+        bad = [(n, p.exitcode) for n, p in enumerate(processes) if p.exitcode not in (None, DONE, STOPPED)]
+        if bad and not first:  # where several have ended by now, the one that was killed made the others fail
+            first, deadline = (
+                min(((n, code or 0) for n, code in bad), key=lambda end: end[1]),
+                time.monotonic() + GRACE_S,
+            )
+        if time.monotonic() > deadline:
+            for process in alive:
+                process.kill()
+    return first or (0, processes[0].exitcode or 0)

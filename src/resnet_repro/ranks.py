@@ -1,0 +1,33 @@
+"""Which of a run's processes this one is. Imports no torch: the launching process asks, too."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Rank:
+    """One of the `world_size` processes, a device each, that train a run together; alone by default."""
+
+    rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0
+    """Among the processes of this node."""
+    started_by: Literal["sweep", "torchrun", "srun"] = "sweep"
+    meeting_point: Path | None = None
+    """File through which the ranks that a sweep started find each other: no port, so no clash of ports."""
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+
+def given() -> Rank | None:
+    """What torchrun or srun says that this process is; None where none of them started several."""
+    e = os.environ
+    if "TORCHELASTIC_RUN_ID" in e:
+        return Rank(int(e["RANK"]), int(e["WORLD_SIZE"]), int(e["LOCAL_RANK"]), "torchrun")
+    if int(e.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
+        return Rank(int(e["SLURM_PROCID"]), int(e["SLURM_STEP_NUM_TASKS"]), int(e["SLURM_LOCALID"]), "srun")
+    return None
