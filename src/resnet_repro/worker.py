@@ -10,7 +10,7 @@ import threading
 import time
 import traceback
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkContext, SpawnContext
 from multiprocessing.process import BaseProcess, parent_process
@@ -101,13 +101,10 @@ def _fail(run: RunDir, rank: Rank, reason: str) -> int:
     """Tell why: the first rank to fail has the reason, the others see no more than that it is gone."""
     where = f"rank {rank.rank}: " if rank.world_size > 1 else ""
     print(f"failed: {where}{reason}", flush=True)
-    try:
-        with run.failure.open("x") as file:
-            file.write(where + reason)
-    except FileExistsError:
-        pass  # another rank was first
+    with suppress(OSError), run.failure.open("x") as file:  # another rank was first, or the folder is what is wrong
+        file.write(where + reason)
     if rank.is_first:
-        _say(run, "failed", run.failure.read_text())
+        _say(run, "failed", run.failure.read_text() if run.failure.exists() else reason)
     return FAILED
 
 
