@@ -43,6 +43,8 @@ def joined(rank: Rank, *, accelerator: str) -> Iterator[ClusterEnvironment]:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
         store = dist.FileStore(str(rank.meeting_point), rank.world_size)
     backend = "nccl" if accelerator == "gpu" else "gloo"
+    if accelerator == "gpu":
+        torch.cuda.set_device(rank.local_rank)  # what is gathered before training travels through this rank's own GPU
     dist.init_process_group(backend, store=store, rank=rank.rank, world_size=rank.world_size)
     yield environment
     dist.destroy_process_group()
