@@ -13,6 +13,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import Logger, WandbLogger
 
+from resnet_repro import origin
 from resnet_repro.callbacks import Checkpoint, Recorder, newest_checkpoint
 from resnet_repro.data.module import InMemoryData
 from resnet_repro.errors import UserError
@@ -31,7 +32,7 @@ def run(path: Path) -> dict[str, Any]:
         The manifest, which is also written: its existence is what says that the run is done.
 
     Raises:
-        UserError: where data or device are not what the config asks for.
+        UserError: where data or device are not what the config asks for, or what the run was begun with.
         Stopped: when somebody asked the run to end; the same call goes on from there.
     """
     start, commit = time.perf_counter(), git_commit()  # before it can change under a long run
@@ -56,8 +57,11 @@ def run(path: Path) -> dict[str, Any]:
     checkpoint, first_step = None, 0
     if found:
         checkpoint, begun = found
+        origin.refuse_another(folder, {**origin.CODE, "data_checksum": data.checksum})
         _refuse_other_hardware(begun["hardware"], hardware)
         first_step = int(checkpoint.stem.split("-")[1])
+    else:
+        origin.record(folder, data_checksum=data.checksum, git_commit=commit)
     schedule = config["schedule"]
     steps_per_epoch = len(data.train.y) // schedule["batch_size"]
     recorder = Recorder(folder, schedule=schedule, steps_per_epoch=steps_per_epoch, start=start)
@@ -114,6 +118,7 @@ def run(path: Path) -> dict[str, Any]:
         "group": job["group"],
         "command": job["command"],
         "git_commit": commit,
+        "code_sha256": origin.CODE["code_sha256"],
         "wandb_url": next((logger.experiment.url for logger in loggers if isinstance(logger, WandbLogger)), None),
         "started": recorder.started,
         "finished": datetime.now().astimezone().isoformat(timespec="seconds"),

@@ -16,13 +16,15 @@ class InUse(Exception):
 class RunDir:
     """Paths and small files of a run.
 
-    `job.json` is what was asked, `status.json` how far it is, `train.log` what its process printed, `metrics.csv` and
-    `timing.csv` its curves, `checkpoints/` its newest states, and `manifest.json`, written last, its result.
+    `job.json` is what was asked, `begun.json` with which code and data, `status.json` how far it is, `train.log` what
+    its process printed, `metrics.csv` and `timing.csv` its curves, `checkpoints/` its newest states, and
+    `manifest.json`, written last, its result.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.job, self.status, self.manifest = path / "job.json", path / "status.json", path / "manifest.json"
+        self.begun = path / "begun.json"
         self.metrics, self.timing, self.log = path / "metrics.csv", path / "timing.csv", path / "train.log"
         self.checkpoints = path / "checkpoints"
 
