@@ -1,18 +1,17 @@
 """What happens between two steps: rows of numbers, checkpoints, and a clean end when one is asked for."""
 
 import math
-import os
 import signal
 import time
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 
+from resnet_repro.checkpoints import WholeFiles
 from resnet_repro.lit import LitClassifier, LossAndError
-from resnet_repro.rundir import RunDir, write_json
+from resnet_repro.rundir import RunDir, flush, write_json
 from resnet_repro.schedule import eval_every, log_every
 
 
@@ -114,16 +113,19 @@ def _values(split: str, metric: Any) -> dict[str, float]:
 
 
 class Checkpoint(pl.Callback):
-    """Saves everything a run needs to go on exactly: at most every few minutes, and when the run is asked to stop.
+    """Saves everything a run needs to go on exactly: every few minutes or steps, and when the run is asked to stop.
 
     Always between two steps, after the evaluation where one is due, and never over the last good file. Two are kept.
     """
 
-    def __init__(self, run: RunDir, *, schedule: dict[str, Any], minutes: float) -> None:
-        self.run, self.schedule, self.minutes = run, schedule, minutes
+    def __init__(self, run: RunDir, *, schedule: dict[str, Any], minutes: float, steps: int | None) -> None:
+        self.run, self.schedule, self.minutes, self.steps = run, schedule, minutes, steps
         self.stop_requested = False
         self._last = time.monotonic()
         self._rng: dict[str, Any] | None = None
+
+    def setup(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
+        trainer.strategy.checkpoint_io = WholeFiles()
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -145,25 +147,21 @@ class Checkpoint(pl.Callback):
 
     def _between_steps(self, trainer: pl.Trainer) -> None:
         finished = trainer.should_stop
-        if finished or self.stop_requested or time.monotonic() - self._last >= 60 * self.minutes:
+        is_due = self.steps is not None and trainer.global_step % self.steps == 0
+        if finished or self.stop_requested or is_due or time.monotonic() - self._last >= 60 * self.minutes:
             self.save(trainer)
         if self.stop_requested and not finished:
             raise Stopped(f"stopped at step {trainer.global_step}; the checkpoint is saved")
 
     def save(self, trainer: pl.Trainer) -> None:
-        self.run.checkpoints.mkdir(exist_ok=True)
-        path = self.run.checkpoints / f"step-{trainer.global_step:08d}.ckpt"
-        part = path.with_suffix(".part")
-        try:
-            trainer.save_checkpoint(part)
-            if trainer.is_global_zero:
-                _flush(part)
-                part.replace(path)
-                for old in self.run.checkpoint_files()[2:]:
-                    old.unlink()
-        finally:
-            if trainer.is_global_zero:
-                part.unlink(missing_ok=True)
+        if trainer.is_global_zero:
+            self.run.checkpoints.mkdir(exist_ok=True)
+            for path in (self.run.metrics, self.run.timing):  # a checkpoint vouches for every row up to its step
+                flush(path)
+        trainer.save_checkpoint(self.run.checkpoints / f"step-{trainer.global_step:08d}.ckpt")
+        if trainer.is_global_zero:
+            for old in self.run.checkpoint_files()[2:]:
+                old.unlink()
         self._last = time.monotonic()
 
     # The global generators matter only to dropout shortcuts: batches have generators of their own.
@@ -178,20 +176,3 @@ class Checkpoint(pl.Callback):
         if self._rng is not None:  # only now: setting up the loaders has used the generator
             torch.set_rng_state(self._rng["rng"])
             torch.cuda.set_rng_state_all(self._rng["cuda_rng"])
-
-
-def _flush(path: Path) -> None:
-    """Have the file on the disk before its name says that it is there."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-
-
-def newest_checkpoint(run: RunDir) -> tuple[Path, dict[str, Any]] | None:
-    """The newest checkpoint that can be read, and its config; a damaged one is named and the one before it taken."""
-    for path in run.checkpoint_files():
-        try:
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-            return path, content["hyper_parameters"]["config"]
-        except Exception as error:  # a damaged file can make torch.load raise nearly anything
-            print(f"{path} is damaged and not used: {error!r}", flush=True)
-    return None

@@ -14,7 +14,8 @@ import torch
 from pytorch_lightning.loggers import Logger, WandbLogger
 
 from resnet_repro import origin
-from resnet_repro.callbacks import Checkpoint, Recorder, newest_checkpoint
+from resnet_repro.callbacks import Checkpoint, Recorder
+from resnet_repro.checkpoints import newest_checkpoint
 from resnet_repro.data.module import InMemoryData
 from resnet_repro.errors import UserError
 from resnet_repro.hardware import keep_freed_memory, settle
@@ -65,7 +66,9 @@ def run(path: Path) -> dict[str, Any]:
     schedule = config["schedule"]
     steps_per_epoch = len(data.train.y) // schedule["batch_size"]
     recorder = Recorder(folder, schedule=schedule, steps_per_epoch=steps_per_epoch, start=start)
-    saver = Checkpoint(folder, schedule=schedule, minutes=hardware["checkpoint_minutes"])
+    saver = Checkpoint(
+        folder, schedule=schedule, minutes=hardware["checkpoint_minutes"], steps=hardware["checkpoint_steps"]
+    )
     saver.stop_on_signal()
     loggers: list[Logger] = [CsvLogger(folder, splits=data.splits, first_step=first_step)]
     if config["logger"]["name"] == "wandb":

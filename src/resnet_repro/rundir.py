@@ -40,6 +40,13 @@ class RunDir:
         """Newest first."""
         return sorted(self.checkpoints.glob("step-*.ckpt"), reverse=True)
 
+    def remove_parts(self) -> None:
+        """Remove what a process of this run that was killed had begun to write; only for who owns the run."""
+        names = [file.name for file in (self.begun, self.status, self.metrics, self.timing, self.manifest)]
+        parts = [part for name in names for part in self.path.glob(f"{name}.*.part")]
+        for part in [*parts, *self.checkpoints.glob("*.part")]:
+            part.unlink(missing_ok=True)
+
     @contextmanager
     def owned(self) -> Iterator[None]:
         """Hold the folder while a run writes it; the system lets go of it when the process ends, however it ends.
@@ -76,8 +83,18 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[IO[str]]:
                 file.flush()
                 os.fsync(file.fileno())
         part.replace(path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a full disk's error does not name the file
+        raise
     finally:
         part.unlink(missing_ok=True)
+
+
+def flush(path: Path) -> None:
+    """Have what was written to a file on the disk, where it is there."""
+    if path.exists():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
 
 
 def read_json(path: Path) -> dict[str, Any]:
