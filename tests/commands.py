@@ -42,9 +42,9 @@ def descendants(process: subprocess.Popen[str]) -> list[psutil.Process]:
     return psutil.Process(process.pid).children(recursive=True)
 
 
-def imported_modules(*options: str, home: Path) -> tuple[int, str, set[str]]:
+def imported_modules(*options: str, home: Path, script: str = "train.py") -> tuple[int, str, set[str]]:
     """Exit status, printed lines and every module that the command imported."""
-    command = [sys.executable, "-X", "importtime", str(ROOT / "train.py"), *options]
+    command = [sys.executable, "-X", "importtime", str(ROOT / script), *options]
     result = subprocess.run(command, cwd=home, env=environment(home), capture_output=True, text=True, check=False)
     lines = result.stderr.splitlines()
     modules = {line.split("|")[-1].strip() for line in lines if line.startswith("import time:")}

@@ -1,19 +1,18 @@
 """What happens between two steps: rows of numbers, checkpoints, and a clean end when one is asked for."""
 
 import math
-import os
 import signal
 import time
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 
+from resnet_repro.checkpoints import WholeFiles
 from resnet_repro.lit import LitClassifier, LossAndError
 from resnet_repro.process_group import any_rank, gather
-from resnet_repro.rundir import RunDir, write_json
+from resnet_repro.rundir import RunDir, flush, write_json
 from resnet_repro.schedule import eval_every, log_every
 
 
@@ -119,24 +118,29 @@ def _values(split: str, metric: Any) -> dict[str, float]:
 
 
 class Checkpoint(pl.Callback):
-    """Saves everything a run needs to go on exactly: at most every few minutes, and when the run is asked to stop.
+    """Saves everything a run needs to go on exactly: every few minutes or steps, and when the run is asked to stop.
 
     Always between two steps, after the evaluation where one is due, and never over the last good file. Two are kept.
     All ranks do so after the same step: each may be asked to stop, the first one's clock counts.
     """
 
-    def __init__(self, run: RunDir, *, schedule: dict[str, Any], minutes: float, agree_every: int) -> None:
-        self.run, self.schedule, self.minutes, self.agree_every = run, schedule, minutes, agree_every
+    def __init__(self, run: RunDir, *, schedule: dict[str, Any], hardware: dict[str, Any], agree_every: int) -> None:
+        self.run, self.schedule, self.agree_every = run, schedule, agree_every
+        self.every_s, self.every_steps = 60 * hardware["checkpoint_minutes"], hardware["checkpoint_steps"]
         self.stop_requested = False
         self._last = time.monotonic()
         self._mine: dict[str, Any] | None = None
+
+    def setup(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
+        trainer.strategy.checkpoint_io = WholeFiles()
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         step = trainer.global_step
         evaluates = step % eval_every(self.schedule) == 0 or trainer.should_stop
-        if not evaluates and step % self.agree_every == 0:  # else after the evaluation
+        is_due = step % self.agree_every == 0 or (self.every_steps and step % self.every_steps == 0)
+        if not evaluates and is_due:  # else after the evaluation
             self._between_steps(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
@@ -153,28 +157,25 @@ class Checkpoint(pl.Callback):
 
     def _between_steps(self, trainer: pl.Trainer) -> None:
         finished = trainer.should_stop
-        is_due = trainer.is_global_zero and time.monotonic() - self._last >= 60 * self.minutes
+        is_due = trainer.is_global_zero and time.monotonic() - self._last >= self.every_s
         stop, is_due = any_rank(self.stop_requested, is_due)
+        is_due |= self.every_steps is not None and trainer.global_step % self.every_steps == 0
         if finished or stop or is_due:
             self.save(trainer)
         if stop and not finished:
             raise Stopped(f"stopped at step {trainer.global_step}; the checkpoint is saved")
 
     def save(self, trainer: pl.Trainer) -> None:
+        begin = time.monotonic()
         if trainer.is_global_zero:
             self.run.checkpoints.mkdir(exist_ok=True)
-        path = self.run.checkpoints / f"step-{trainer.global_step:08d}.ckpt"
-        part = path.with_suffix(".part")
-        try:
-            trainer.save_checkpoint(part)  # on all ranks; rank 0 writes
-            if trainer.is_global_zero:
-                _flush(part)
-                part.replace(path)
-                for old in self.run.checkpoint_files()[2:]:
-                    old.unlink()
-        finally:
-            if trainer.is_global_zero:
-                part.unlink(missing_ok=True)
+            for path in (self.run.metrics, self.run.timing):  # a checkpoint vouches for every row up to its step
+                flush(path)
+        trainer.save_checkpoint(self.run.checkpoints / f"step-{trainer.global_step:08d}.ckpt")  # rank 0 writes
+        if trainer.is_global_zero:
+            for old in self.run.checkpoint_files()[2:]:
+                old.unlink()
+            print(f"step {trainer.global_step}: checkpoint saved in {time.monotonic() - begin:.3f} s", flush=True)
         self._last = time.monotonic()
 
     def on_save_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -209,20 +210,3 @@ class Checkpoint(pl.Callback):
 def _training_metrics(module: pl.LightningModule) -> dict[str, LossAndError]:
     assert isinstance(module, LitClassifier)
     return {"train": module.train_metric, "warmup": module.warmup_metric}
-
-
-def _flush(path: Path) -> None:
-    """Have the file on the disk before its name says that it is there."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-
-
-def newest_checkpoint(run: RunDir) -> tuple[Path, dict[str, Any]] | None:
-    """The newest checkpoint that can be read, and its config; a damaged one is named and the one before it taken."""
-    for path in run.checkpoint_files():
-        try:
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-            return path, content["hyper_parameters"]["config"]
-        except Exception as error:  # a damaged file can make torch.load raise nearly anything
-            print(f"{path} is damaged and not used: {error!r}", flush=True)
-    return None

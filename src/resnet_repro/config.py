@@ -174,6 +174,10 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "hardware.channels_last": _one_of("auto", True, False),
     "hardware.num_threads": (_number(int, 1), "a whole number of CPU threads a job, at least 1"),
     "hardware.checkpoint_minutes": (_number(float, 0), "a number of minutes"),
+    "hardware.checkpoint_steps": (
+        lambda v: v is None or _number(int, 1)(v),
+        "a whole number of steps, at least 1, or null",
+    ),
     "logger.mode": _one_of("auto", "online", "offline"),
 }
 

@@ -38,11 +38,15 @@ class CsvLogger(Logger):
 
     @rank_zero_only
     def _start(self, path: Path, columns: list[str], first_step: int) -> None:
-        """Keep the rows up to the checkpoint that the run goes on from; later ones will be measured again."""
+        """Keep the rows up to the checkpoint that the run goes on from; later ones will be measured again.
+
+        A last line without an end is half a row, all that a full disk took: its step may be cut, 2 instead of 25.
+        """
         old: list[dict[str, str]] = []
         if first_step and path.exists():
             with path.open(newline="") as file:
-                old = [row for row in csv.DictReader(file) if int(row["step"]) <= first_step]
+                lines = [line for line in file if line.endswith("\n")]
+            old = [row for row in csv.DictReader(lines) if int(row["step"]) <= first_step]
         with replacing(path) as file:
             writer = csv.DictWriter(file, columns)
             writer.writeheader()

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from resnet_repro import depths
+from resnet_repro import depths, origin
 from resnet_repro.config import Config, Job, family, result_keys
 from resnet_repro.data import cifar
 from resnet_repro.errors import UserError
@@ -80,7 +80,7 @@ def num_parallel(jobs: list[Job]) -> int:
 
 
 def check_folders(jobs: list[Job]) -> None:
-    """Refuse before anything is touched: two jobs with one folder, a folder of another run, one that is in use.
+    """Refuse before anything is touched: two jobs with one folder, a folder of another run or code, one in use.
 
     Raises:
         UserError: one line that says what to do.
@@ -93,6 +93,8 @@ def check_folders(jobs: list[Job]) -> None:
         if job.config["resume"]:
             if run.job.exists():
                 _refuse_another(job, read_json(run.job)["config"])
+            if run.checkpoint_files() and not run.is_done:
+                origin.refuse_another(run, origin.CODE)  # the data's turn is when the job has read it
         elif run.path.exists():
             try:
                 with run.owned():

@@ -15,7 +15,9 @@ from pytorch_lightning.loggers import Logger, WandbLogger
 from pytorch_lightning.plugins.environments import ClusterEnvironment
 from pytorch_lightning.strategies import DDPStrategy
 
-from resnet_repro.callbacks import Checkpoint, Recorder, newest_checkpoint
+from resnet_repro import origin
+from resnet_repro.callbacks import Checkpoint, Recorder
+from resnet_repro.checkpoints import newest_checkpoint
 from resnet_repro.config import result_keys
 from resnet_repro.data.module import InMemoryData
 from resnet_repro.errors import UserError
@@ -41,7 +43,7 @@ def run(path: Path, job: dict[str, Any] | None = None, rank: Rank | None = None)
         The manifest, which rank 0 also writes: its existence is what says that the run is done.
 
     Raises:
-        UserError: where data or device are not what the config asks for.
+        UserError: where data or device are not what the config asks for, or what the run was begun with.
         Stopped: when somebody asked the run to end; the same call goes on from there.
     """
     start, commit = time.perf_counter(), git_commit()  # before it can change under a long run
@@ -63,15 +65,19 @@ def run(path: Path, job: dict[str, Any] | None = None, rank: Rank | None = None)
     with joined(rank, accelerator=hardware["accelerator"]) as environment:
         checkpoint, begun = from_first(newest_checkpoint(folder) if rank.is_first else None) or (None, None)
         if begun:
+            origin.refuse_another(folder, {**origin.CODE, "data_checksum": data.checksum})
             _refuse_other_hardware(begun["hardware"], hardware)
-        check_same({**result_keys(config), "data": data.checksum, "weights": weights_sha256(model.net)})
+        elif rank.is_first:
+            origin.record(folder, data_checksum=data.checksum, git_commit=commit)
+        about = {**origin.CODE, "data": data.checksum, "weights": weights_sha256(model.net)}
+        check_same({**result_keys(config), **about})
         first_step = int(checkpoint.stem.split("-")[1]) if checkpoint else 0
         schedule = config["schedule"]
         steps_per_epoch = len(data.train.y) // schedule["batch_size"]
         recorder = Recorder(folder, schedule=schedule, steps_per_epoch=steps_per_epoch, start=start)
         # Agreeing has the host wait for a GPU, which should have the next steps' work by then.
         agree_every = 10 if rank.world_size > 1 and hardware["accelerator"] == "gpu" else 1
-        saver = Checkpoint(folder, schedule=schedule, minutes=hardware["checkpoint_minutes"], agree_every=agree_every)
+        saver = Checkpoint(folder, schedule=schedule, hardware=hardware, agree_every=agree_every)
         saver.stop_on_signal()
         loggers = _loggers(folder, job, config, splits=data.splits, first_step=first_step) if rank.is_first else []
         trainer = _trainer(config, environment, loggers, [recorder, saver], rank, path)
@@ -106,6 +112,7 @@ def run(path: Path, job: dict[str, Any] | None = None, rank: Rank | None = None)
             "group": job["group"],
             "command": job["command"],
             "git_commit": commit,
+            "code_sha256": origin.CODE["code_sha256"],
             "wandb_url": next((logger.experiment.url for logger in loggers if isinstance(logger, WandbLogger)), None),
             "started": recorder.started,
             "finished": datetime.now().astimezone().isoformat(timespec="seconds"),

@@ -17,14 +17,15 @@ class InUse(Exception):
 class RunDir:
     """Paths and small files of a run.
 
-    `job.json` is what was asked, `status.json` how far it is, `failure.txt` why it failed, `train.log` what its
-    processes printed, `metrics.csv` and `timing.csv` its curves, `checkpoints/` its newest states, and
-    `manifest.json`, written last, its result.
+    `job.json` is what was asked, `begun.json` with which code and data, `status.json` how far it is, `failure.txt` why
+    it failed, `train.log` what its processes printed, `metrics.csv` and `timing.csv` its curves, `checkpoints/` its
+    newest states, and `manifest.json`, written last, its result.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.job, self.status, self.manifest = path / "job.json", path / "status.json", path / "manifest.json"
+        self.begun = path / "begun.json"
         self.metrics, self.timing, self.log = path / "metrics.csv", path / "timing.csv", path / "train.log"
         self.checkpoints, self.failure = path / "checkpoints", path / "failure.txt"
 
@@ -39,6 +40,13 @@ class RunDir:
     def checkpoint_files(self) -> list[Path]:
         """Newest first."""
         return sorted(self.checkpoints.glob("step-*.ckpt"), reverse=True)
+
+    def remove_parts(self) -> None:
+        """Remove what a process of this run that was killed had begun to write; only for who owns the run."""
+        names = [file.name for file in (self.begun, self.status, self.metrics, self.timing, self.manifest)]
+        parts = [part for name in names for part in self.path.glob(f"{name}.*.part")]
+        for part in [*parts, *self.checkpoints.glob("*.part")]:
+            part.unlink(missing_ok=True)
 
     @contextmanager
     def owned(self, *, patience_s: float = 0.0) -> Iterator[None]:
@@ -81,8 +89,18 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[IO[str]]:
                 file.flush()
                 os.fsync(file.fileno())
         part.replace(path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a full disk's error does not name the file
+        raise
     finally:
         part.unlink(missing_ok=True)
+
+
+def flush(path: Path) -> None:
+    """Have what was written to a file on the disk, where it is there."""
+    if path.exists():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from resnet_repro.display import Display, Outcome, announcement, print_results, 
 from resnet_repro.errors import UserError
 from resnet_repro.ranks import Rank
 from resnet_repro.rundir import RunDir
-from resnet_repro.worker import IN_USE, PRELOAD, STOP_SIGNALS, STOPPED, train, work
+from resnet_repro.worker import DISK_FULL, FULL, IN_USE, PRELOAD, STOP_SIGNALS, STOPPED, UNWRITABLE, train, work
 
 
 @dataclass
@@ -124,6 +124,10 @@ def outcome(job: Job, exitcode: int, *, was_stopped: bool) -> Outcome:
         return Outcome("failed", f"killed by {name}" + " (out of memory?)" * (name == "SIGKILL"))
     if exitcode == IN_USE:
         return Outcome("in use", "another process runs it")
+    if exitcode == FULL:
+        return Outcome("failed", DISK_FULL)
+    if exitcode == UNWRITABLE:
+        return Outcome("failed", "its folder cannot be written; mend that and run the same command again to go on")
     status = run.read_status()
     if status.get("state") in ("failed", "stopped"):
         return Outcome(status["state"], status["reason"])

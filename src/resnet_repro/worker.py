@@ -1,5 +1,6 @@
 """A job's own process, or processes. Cheap to import: what is heavy is imported in them, or once in the fork server."""
 
+import errno
 import math
 import multiprocessing as mp
 import os
@@ -26,8 +27,10 @@ PRELOAD = ["resnet_repro.run", "wandb", "wandb.sdk.launch", "sklearn.datasets"]
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
-DONE, FAILED, IN_USE, STOPPED = 0, 1, 75, 130
-"""Exit statuses; the last two as sysexits.h and shells have them."""
+DONE, FAILED, UNWRITABLE, FULL, IN_USE, STOPPED = 0, 1, 73, 74, 75, 130
+"""Exit statuses; after the first two as sysexits.h (CANTCREAT, IOERR, TEMPFAIL) and shells have them."""
+
+DISK_FULL = "the disk is full; free some space and run the same command again to go on"
 
 GRACE_S = 5.0
 """What the other ranks have to end by themselves after one has failed."""
@@ -37,7 +40,10 @@ SAVING_S = 120.0
 
 
 def work(path: Path, gpus: list[str] | None = None, *, fork_ranks: bool = False) -> None:
-    """Run the job in `path` to its end, on those GPUs alone. The exit status tells what came of it, status.json why."""
+    """Run the job in `path` to its end, on those GPUs alone. The exit status tells what came of it, status.json why.
+
+    Where the folder cannot be written, the exit status alone tells.
+    """
     os.setsid()  # Ctrl-C goes to the launching process alone, which passes it on
     if gpus is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
@@ -69,12 +75,17 @@ def train(run: RunDir, job: dict[str, Any], rank: Rank, *, log: bool) -> int:
             if run.is_done:
                 return DONE  # another sweep has made it in the meantime
             if rank.is_first:
+                run.remove_parts()
                 run.failure.unlink(missing_ok=True)
             if log:
                 _print_into(run.log)
             return _train(run, job, rank)
     except InUse:
         return IN_USE
+    except OSError as error:
+        if log:
+            _say_no_more()
+        return FULL if _is_full(error) else UNWRITABLE
 
 
 def _train(run: RunDir, job: dict[str, Any], rank: Rank) -> int:
@@ -92,6 +103,8 @@ def _train(run: RunDir, job: dict[str, Any], rank: Rank) -> int:
     except UserError as error:
         return _fail(run, rank, str(error))
     except Exception as error:
+        if _is_full(error):
+            return _fail(run, rank, DISK_FULL)  # raises again where not even this finds room
         traceback.print_exc()
         return _fail(run, rank, f"{type(error).__name__}: {error}".splitlines()[0])
     return DONE
@@ -113,10 +126,21 @@ def _say(run: RunDir, state: str, reason: str) -> None:
     write_json(run.status, {**run.read_status(), "state": state, "reason": reason})
 
 
+def _is_full(error: Exception) -> bool:
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
 def _print_into(path: Path) -> None:
     with path.open("a", buffering=1) as log:
         os.dup2(log.fileno(), sys.stdout.fileno())
         os.dup2(log.fileno(), sys.stderr.fileno())
+
+
+def _say_no_more() -> None:
+    """Let what Python still wants to print go nowhere: a failure to write it would become the exit status."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.dup2(nowhere, sys.stderr.fileno())
 
 
 def _end_with_parent() -> None:
@@ -156,14 +180,17 @@ def _start_ranks(run: RunDir, job: dict[str, Any], num_ranks: int, *, fork: bool
         threading.Thread(target=_end_with_parent, daemon=True).start()
         number, exitcode = _wait_for(processes)
     if exitcode < 0 and was_stopped.is_set():
-        _say(run, "stopped", "stopped while it started")
-        return STOPPED
-    if exitcode < 0:
+        state, reason, exitcode = "stopped", "stopped while it started", STOPPED
+    elif exitcode < 0:
         name = signal.Signals(-exitcode).name
-        _say(run, "failed", f"rank {number} was killed by {name}" + " (out of memory?)" * (name == "SIGKILL"))
-        return FAILED
-    if run.failure.exists():  # rank 0 may have been ended before it could tell
-        _say(run, "failed", run.failure.read_text())
+        reason = f"rank {number} was killed by {name}" + " (out of memory?)" * (name == "SIGKILL")
+        state, exitcode = "failed", FAILED
+    elif run.failure.exists():  # rank 0 may have been ended before it could tell
+        state, reason = "failed", run.failure.read_text()
+    else:
+        return exitcode
+    with suppress(OSError):  # the exit status tells, too
+        _say(run, state, reason)
     return exitcode
 
 

@@ -1,0 +1,70 @@
+"""What a run is begun with, beside its config: this code, torch and the data. Imports no torch.
+
+A run goes on with exactly these, as half of a run made by one code and half by another is the result of neither.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+
+from resnet_repro.errors import UserError
+from resnet_repro.rundir import RunDir, read_json, write_json
+
+NOT_TRAINING = ("claims.py", "cli.py", "display.py", "figures.py", "paper.py", "report.py", "results.py")
+"""What only shows runs: no job imports it, and a run may go on after a change to it."""
+
+
+def source_sha256(package: Path) -> str:
+    """SHA-256 over paths and contents of the package's source files, those left out that only show runs."""
+    digest = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        name = path.relative_to(package).as_posix()
+        if name not in NOT_TRAINING:
+            content = path.read_bytes()
+            digest.update(f"{name} {len(content)}\n".encode() + content)
+    return digest.hexdigest()
+
+
+CODE = {"code_sha256": source_sha256(Path(__file__).parent), "torch": version("torch")}
+"""Of the code that runs: read when it is imported, so that editing a file under a long sweep does not matter."""
+
+
+def record(run: RunDir, *, data_checksum: str, git_commit: str | None) -> None:
+    """Write down what a run is begun with."""
+    write_json(run.begun, {**CODE, "data_checksum": data_checksum, "git_commit": git_commit})
+
+
+def refuse_another(run: RunDir, now: Mapping[str, str]) -> None:
+    """Refuse to go on with another code, torch or data than the run was begun with.
+
+    Args:
+        now: what is there now, as many of the keys as are known.
+
+    Raises:
+        UserError: names the keys that differ and the two ways out.
+    """
+    begun = read_json(run.begun) if run.begun.exists() else {}
+    differ = [key for key in now if begun.get(key) != now[key]]
+    if not differ:
+        return
+    values = ", ".join(f"{key} was {_short(begun.get(key))} and is now {_short(now[key])}" for key in differ)
+    back = ", ".join(_way_back(key, begun) for key in differ)
+    raise UserError(
+        f"{run.path} was begun with something else: {values}; {back} to go on, or resume=false to begin anew"
+    )
+
+
+def _short(value: str | None) -> str:
+    return "not recorded" if value is None else value[:12]
+
+
+def _way_back(key: str, begun: Mapping[str, str | None]) -> str:
+    if key == "data_checksum":
+        return "restore the data"
+    if key == "torch":
+        return f"install torch {begun['torch']}" if "torch" in begun else "install the old torch"
+    commit = begun.get("git_commit")
+    if commit is None:
+        return "restore the old code"
+    return f"go back to commit {commit.rstrip('+')[:12]}" + " and what was changed after it" * commit.endswith("+")

@@ -1,0 +1,249 @@
+"""Machines that fail under a run: killed processes, full disks, networks that go away, clocks that jump."""
+
+import contextlib
+import csv
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from resnet_repro.run import run as train
+from resnet_repro.rundir import RunDir, read_json
+from resnet_repro.worker import DONE
+from tests.commands import DIGITS, run, start
+from tests.test_run import TINY, prepared
+from tests.test_sweep import wait_for_step
+
+EVERY_4 = ("hardware.checkpoint_steps=4", "hardware.checkpoint_minutes=1000")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], bytes]:
+    """The manifest and metrics.csv of a run that nothing happens to."""
+    path = prepared(tmp_path_factory.mktemp("undisturbed"))
+    return train(path), RunDir(path).metrics.read_bytes()
+
+
+def names(folder: RunDir) -> list[str]:
+    return sorted(path.name for path in folder.checkpoints.iterdir())
+
+
+# --- killed -----------------------------------------------------------------------------------------------------------
+
+JOB = """
+import io, os, signal, sys
+from pathlib import Path
+from resnet_repro.callbacks import Checkpoint
+from resnet_repro.checkpoints import WholeFiles
+from resnet_repro.rundir import RunDir
+from resnet_repro.worker import work
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+{}
+work(Path(sys.argv[1]))
+"""
+
+AFTER_THE_ROW = """
+save = Checkpoint.save
+Checkpoint.save = lambda self, trainer: die() if trainer.global_step == 12 else save(self, trainer)
+"""
+
+IN_THE_MIDDLE = """
+class Half(io.FileIO):
+    def write(self, content):
+        super().write(content[: len(content) // 2])
+        die()
+
+usual = Path.open
+Path.open = lambda self, *a, **k: Half(self, "w") if self.name == "step-00000012.part" else usual(self, *a, **k)
+"""
+
+BEFORE_THE_NAME = """
+replace = Path.replace
+Path.replace = lambda self, to: die() if self.name == "step-00000012.part" else replace(self, to)
+"""
+
+BEFORE_THE_OLD_ONE_GOES = """
+unlink = Path.unlink
+Path.unlink = lambda self, **k: die() if self.name == "step-00000004.ckpt" else unlink(self, **k)
+"""
+
+
+@pytest.mark.parametrize(
+    ("moment", "left", "newest"),
+    [
+        (AFTER_THE_ROW, ["step-00000004.ckpt", "step-00000008.ckpt"], 8),
+        (IN_THE_MIDDLE, ["step-00000004.ckpt", "step-00000008.ckpt", "step-00000012.part"], 8),
+        pytest.param(
+            BEFORE_THE_NAME,
+            ["step-00000004.ckpt", "step-00000008.ckpt", "step-00000012.part"],
+            8,
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            BEFORE_THE_OLD_ONE_GOES,
+            ["step-00000004.ckpt", "step-00000008.ckpt", "step-00000012.ckpt"],
+            12,
+            marks=pytest.mark.slow,
+        ),
+    ],
+    ids=["after the row", "in the middle", "before the name", "before the old one goes"],
+)
+def test_a_run_killed_around_a_checkpoint_goes_on_from_a_good_one_and_gives_the_same_bytes(
+    moment: str, left: list[str], newest: int, undisturbed: tuple[dict[str, Any], bytes], tmp_path: Path
+) -> None:
+    manifest, metrics = undisturbed
+    path = prepared(tmp_path, *EVERY_4)
+    folder = RunDir(path)
+    job = subprocess.run([sys.executable, "-c", JOB.format(moment), str(path)], check=False)
+    assert job.returncode == -signal.SIGKILL
+    assert names(folder) == left
+    for file in folder.checkpoint_files():
+        assert torch.load(file, weights_only=True)["global_step"] == int(file.stem.split("-")[1])
+    if moment == IN_THE_MIDDLE:
+        part = folder.checkpoints / "step-00000012.part"
+        assert 0 < part.stat().st_size < folder.checkpoint_files()[0].stat().st_size * 0.6
+    assert list(csv.DictReader(folder.metrics.open()))[-1]["step"] == "12"  # measured, and to be measured again
+
+    (path / "status.json.1234.part").touch()  # of a status that was being written
+    again = subprocess.run([sys.executable, "-c", JOB.format(""), str(path)], check=False)
+    assert again.returncode == DONE
+    assert f"step {newest} of 24" in folder.log.read_text()
+    assert folder.metrics.read_bytes() == metrics
+    assert read_json(folder.manifest)["weights_sha256"] == manifest["weights_sha256"]
+    assert not list(path.rglob("*.part"))
+    assert names(folder) == ["step-00000020.ckpt", "step-00000024.ckpt"]
+
+
+def test_half_a_row_of_a_curve_is_no_row(undisturbed: tuple[dict[str, Any], bytes], tmp_path: Path) -> None:
+    path = prepared(tmp_path)
+    folder = RunDir(path)
+    train(path)
+    folder.manifest.unlink()
+    with folder.metrics.open("ab") as file:
+        file.write(b"2")  # of 25, or of a row before it
+    train(path)
+    assert folder.metrics.read_bytes() == undisturbed[1]
+
+
+def test_checkpoints_come_every_so_many_steps_or_minutes(
+    undisturbed: tuple[dict[str, Any], bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from resnet_repro.callbacks import Checkpoint
+
+    saved: list[int] = []
+    save = Checkpoint.save
+
+    def counted(self: Checkpoint, trainer: Any) -> None:
+        saved.append(trainer.global_step)
+        save(self, trainer)
+
+    monkeypatch.setattr(Checkpoint, "save", counted)
+    train(prepared(tmp_path / "steps", "hardware.checkpoint_steps=5"))
+    assert saved == [5, 10, 15, 20, 24]
+    saved.clear()
+    train(prepared(tmp_path / "minutes", "hardware.checkpoint_minutes=0"))
+    assert saved == list(range(1, 25))
+    saved.clear()
+    train(prepared(tmp_path / "neither"))
+    assert saved == [24]
+
+
+# --- disks ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def mount(tmp_path: Path) -> Iterator[Callable[[str], None]]:
+    """Gives `outputs` a small disk of its own; called again, it changes its options: "size=6m", "ro"."""
+    outputs = tmp_path / "outputs"
+    outputs.mkdir()
+
+    def call(options: str) -> None:
+        again = ["-o", f"remount,{options}"] if outputs.is_mount() else ["-t", "tmpfs", "-o", options, "tmpfs"]
+        result = subprocess.run(["mount", *again, str(outputs)], capture_output=True, text=True, check=False)
+        if result.returncode:
+            pytest.skip(f"mounting is not allowed here: {result.stderr.strip()}")
+
+    if shutil.which("mount") is None or not sys.platform.startswith("linux"):
+        pytest.skip("mounts a small disk as Linux does")
+    yield call
+    if outputs.is_mount():
+        subprocess.run(["umount", str(outputs)], check=True)
+
+
+FULL = ("depth=20", "data=digits", "schedule.steps=44", "logger=csv", "hardware.checkpoint_steps=11")
+
+
+def test_a_disk_that_a_checkpoint_fills_ends_the_run_and_keeps_the_checkpoints_before_it(
+    mount: Callable[[str], None], tmp_path: Path
+) -> None:
+    mount("size=6m")  # two checkpoints of 2.2 MB and no third one
+    status, output = run("train.py", *FULL, home=tmp_path)
+    assert status == 1
+    reason = "✗ resnet_v1-20-s0__steps=44: the disk is full; free some space and run the same command again to go on"
+    assert reason in output
+    folder = RunDir(tmp_path / "outputs" / "digits" / "resnet_v1-20-s0__steps=44")
+    assert names(folder) == ["step-00000011.ckpt", "step-00000022.ckpt"]
+    assert "failed: the disk is full" in folder.log.read_text()
+    assert "Traceback" not in folder.log.read_text()
+    mount("size=20m")
+    status, output = run("train.py", *FULL, home=tmp_path)
+    assert status == 0, output
+    assert "started again from step 22" in output
+    assert names(folder) == ["step-00000033.ckpt", "step-00000044.ckpt"]
+
+
+@pytest.mark.slow
+def test_a_disk_without_room_for_a_line_ends_the_run_with_its_reason_all_the_same(
+    mount: Callable[[str], None], tmp_path: Path
+) -> None:
+    mount("size=20m")
+    command = ("train.py", "depth=20", "data=digits", "schedule.steps=300", "hardware.checkpoint_steps=5")
+    process = start(*command, home=tmp_path)  # with an offline W&B run beside it
+    wait_for_step(tmp_path / "outputs", 20, num_runs=1)
+    with (tmp_path / "outputs" / "ballast").open("wb", buffering=0) as ballast:
+        for size in (2**16, 1):
+            with contextlib.suppress(OSError):
+                while True:
+                    ballast.write(bytes(size))
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "✗ resnet_v1-20-s0__steps=300: the disk is full; free some space and run the same command again" in output
+    assert "Traceback" not in output
+    (tmp_path / "outputs" / "ballast").unlink()
+    status, output = run(*command, "logger=csv", home=tmp_path)
+    assert status == 0, output
+    assert "started again from step" in output
+    status, output = run(*command, "logger=csv", "outputs=elsewhere", home=tmp_path)
+    assert status == 0, output
+    curve = "digits/resnet_v1-20-s0__steps=300/metrics.csv"
+    assert (tmp_path / "outputs" / curve).read_bytes() == (tmp_path / "elsewhere" / curve).read_bytes()
+
+
+def test_a_folder_that_cannot_be_written_is_refused_in_one_line_and_left_as_it_is(
+    mount: Callable[[str], None], tmp_path: Path
+) -> None:
+    mount("size=20m")
+    path = prepared(tmp_path / "outputs")
+    train(path)
+    RunDir(path).manifest.unlink()
+    before = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
+    mount("ro")
+    options = ("depth=8", *DIGITS, "logger=csv", f"outputs={tmp_path / 'outputs'}")
+    for command in (options, (*TINY, f"outputs={tmp_path / 'outputs'}")):  # a new run, and one to go on with
+        status, output = run("train.py", *command, home=tmp_path)
+        assert status == 2
+        assert output.startswith(f"error: {tmp_path / 'outputs'}/")
+        assert "Read-only file system; if the folder is the matter, choose another with outputs=FOLDER" in output
+        assert output.count("\n") == 1
+    assert {file: file.read_bytes() for file in path.rglob("*") if file.is_file()} == before
+    mount("rw")
+    assert train(path)["state"] == "done"
