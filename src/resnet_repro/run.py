@@ -16,6 +16,7 @@ from pytorch_lightning.loggers import Logger, WandbLogger
 from resnet_repro.callbacks import Checkpoint, Recorder, newest_checkpoint
 from resnet_repro.data.module import InMemoryData
 from resnet_repro.errors import UserError
+from resnet_repro.fused import fuse
 from resnet_repro.hardware import keep_freed_memory, settle
 from resnet_repro.lit import LitClassifier
 from resnet_repro.loggers import CsvLogger, wandb_logger
@@ -51,6 +52,8 @@ def run(path: Path) -> dict[str, Any]:
     model = LitClassifier(config, splits=data.splits)
     if hardware["channels_last"]:
         model.net.to(memory_format=torch.channels_last)
+    if hardware["fused"]:
+        fuse(model.net)
 
     found = newest_checkpoint(folder)
     checkpoint, first_step = None, 0
@@ -126,7 +129,7 @@ def run(path: Path) -> dict[str, Any]:
 
 def _refuse_other_hardware(begun: dict[str, Any], now: dict[str, Any]) -> None:
     """A run goes on in the number format and on the kind of device that it was begun with, or not at all."""
-    keys = ("accelerator", "precision", "channels_last", "num_threads")
+    keys = ("accelerator", "precision", "channels_last", "fused", "num_threads")
     if differ := [key for key in keys if begun[key] != now[key]]:
         values = ", ".join(f"hardware.{key} was {begun[key]} and is now {now[key]}" for key in differ)
         raise UserError(f"{values}: give the old values to go on, or resume=false to begin anew")

@@ -79,6 +79,7 @@ class ResidualUnit(nn.Module):
         self.shortcut = make_shortcut(shortcut, c_in, c_out, stride, norm="B" in o.post)  # h
         self.after = nn.Sequential(*acts(o.after, c_out))  # f
         self.mix = mix
+        self.ends_in_one = False  # `fused.fuse` may have the last batch norm of F add h and apply f, in one go
         self.reads_activated = shortcut == "C" or stride != 1 or c_in != c_out
         # [open: v2 does not say what a gate reads where the size changes; here the resized h, which elsewhere is x]
         self.gate = nn.Conv2d(c_out, c_out, 1) if "gate" in mix else None
@@ -87,10 +88,15 @@ class ResidualUnit(nn.Module):
 
     def forward(self, x: Float[Tensor, "n c_in h w"]) -> Float[Tensor, "n c_out h2 w2"]:
         activated = self.pre(x)
-        f = self.residual(activated)
         if self.shortcut is None:
-            return self.after(f)
+            return self.after(self.residual(activated))
         h = self.shortcut(activated if self.reads_activated else x)  # [v2 Appendix]
+        if self.ends_in_one:
+            *layers, last = self.residual
+            for layer in layers:
+                activated = layer(activated)
+            return last(activated, h)
+        f = self.residual(activated)
         g = None if self.gate is None else torch.sigmoid(self.gate(h))
         return self.after(MIXES[self.mix](h, f, g))
 
