@@ -191,8 +191,8 @@ def test_a_fused_run_learns_as_the_usual_one_does(tmp_path: Path) -> None:
     column = header.index("train/loss")
     ours, usual = ([float(row[column]) for row in rows[key][1:] if row[column]] for key in ("true", "false"))
     assert ours[0] == pytest.approx(usual[0], rel=1e-5)
-    assert ours[:5] == pytest.approx(usual[:5], rel=1e-3)
-    assert sum(ours[-20:]) / 20 == pytest.approx(sum(usual[-20:]) / 20, abs=0.05)
+    assert ours[:4] == pytest.approx(usual[:4], rel=1e-3)
+    assert sum(ours[-20:]) / 20 == pytest.approx(sum(usual[-20:]) / 20, abs=0.01)
 
 
 @needs_compiler

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import platform
 import shutil
 import subprocess
 import tempfile
@@ -32,9 +33,10 @@ def kernels() -> ctypes.CDLL:
     compiler = next(filter(None, map(shutil.which, (os.environ.get("CC", "cc"), "gcc", "clang"))), None)
     if compiler is None:
         raise UserError("hardware.fused=true needs a C compiler and none is on the PATH; install gcc, or use auto")
+    native = "-march=native" if platform.machine() in ("x86_64", "AMD64") else "-mcpu=native"
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "fused.so"
-        options = ["-O3", "-march=native", "-shared", "-fPIC", "-o", str(library), str(SOURCE), "-lm"]
+        options = ["-O3", native, "-shared", "-fPIC", "-o", str(library), str(SOURCE), "-lm"]
         made = subprocess.run([compiler, *options], capture_output=True, text=True, check=False)
         if made.returncode:
             reason = next((line for line in made.stderr.splitlines() if "error" in line), f"status {made.returncode}")
