@@ -5,7 +5,8 @@
 Both sides compute with one thread and take turns, so that a noisy machine is noisy for both; each side's figure is
 the median over its rounds. Prints a table in Markdown.
 
-- ours: `python train.py`, as it is; its images/s are those of its manifest.
+- ours: `python train.py`, as it is; its images/s are those of its manifest, of training alone: what comes before the
+  first step (imports, data, compiling fused.c) is left out, as it is on the other side, and compiling is printed.
 - the usual loop: torchvision's CIFAR10 with RandomCrop, RandomHorizontalFlip, ToTensor and Normalize, a DataLoader
   with worker processes (they may use the other cores), float32, contiguous; the same network, loss and SGD.
 """
@@ -29,6 +30,7 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 
 from resnet_repro.data import cifar
+from resnet_repro.fused import can_compile
 from resnet_repro.manifest import machine
 from resnet_repro.resnet import ResNet
 from resnet_repro.rundir import read_json
@@ -37,14 +39,17 @@ BATCH_SIZE = 128
 TRAIN = Path(__file__).parents[1] / "train.py"
 
 
-def ours(root: Path, *, depth: int, steps: int) -> float:
-    """images/s of the command."""
+def ours(root: Path, *, depth: int, steps: int) -> tuple[float, str]:
+    """images/s of the command, and the settings that it took on this machine."""
     with tempfile.TemporaryDirectory() as outputs:
         options = [f"depth={depth}", f"data.root={root}", "data.val_size=500", f"schedule.steps={steps}"]
         command = [sys.executable, TRAIN, *options, "hardware=cpu", "logger=csv", f"outputs={outputs}"]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-        (manifest,) = Path(outputs).glob("*/*/manifest.json")
-        return float(read_json(manifest)["images_per_s"])
+        (path,) = Path(outputs).glob("*/*/manifest.json")
+        manifest = read_json(path)
+    hardware = manifest["config"]["hardware"]
+    settings = ", ".join(f"{key}={hardware[key]}" for key in ("precision", "channels_last", "fused"))
+    return float(manifest["images_per_s"]), settings
 
 
 def official_dataset(root: Path) -> torchvision.datasets.CIFAR10:
@@ -86,7 +91,7 @@ def main() -> None:
     dataset = official_dataset(options.root)
     work = {"depth": options.depth, "steps": options.steps}
     sides = {
-        "ours": lambda: ours(options.root, **work),
+        "ours": lambda: ours(options.root, **work)[0],
         "usual loop, 2 workers": lambda: usual(dataset, num_workers=2, **work),
         "usual loop, no workers": lambda: usual(dataset, num_workers=0, **work),
     }
@@ -97,10 +102,15 @@ def main() -> None:
             print(f"round {number + 1} of {options.rounds}, {name}: {rates[name][-1]:,.0f} images/s", file=sys.stderr)
     medians = {name: statistics.median(values) for name, values in rates.items()}
 
+    settings = ours(options.root, depth=8, steps=1)[1]
+    start = time.perf_counter()
+    compiled = "compiled" if can_compile() else "found not to compile"
+    compiling = f"fused.c {compiled} in {time.perf_counter() - start:.1f} s before the first step, not counted"
     about = machine("cpu")
     versions = f"torch {torch.__version__}, torchvision {torchvision.__version__}, pytorch-lightning {pl.__version__}"
     print(f"ResNet-{options.depth}, batch {BATCH_SIZE}, training images/s, one thread; {date.today()}")
     print(f"{about['cpu']}, {psutil.cpu_count(logical=False)} cores; {platform.python_version()}, {versions}")
+    print(f"ours: {settings}; {compiling}")
     print(f"`python benchmarks/train_throughput.py FOLDER {' '.join(sys.argv[2:])}`".replace(" `", "`") + "\n")
     print("| | images/s | all rounds | ours is |\n|---|---:|---|---:|")
     for name, rate in medians.items():

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,3 +18,15 @@ def cifar10_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("cifar10")
     subprocess.run([sys.executable, UNPACK, root], check=True, stdout=subprocess.DEVNULL)
     return root
+
+
+@pytest.fixture
+def no_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """A PATH that is an empty folder, tmp_path, and nothing compiled before."""
+    from resnet_repro import fused  # not above: only what is imported after pytest has begun has its types checked
+
+    fused.kernels.cache_clear()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CC", raising=False)
+    yield
+    fused.kernels.cache_clear()

@@ -245,3 +245,19 @@ def test_the_seed_decides_the_weights():
 def test_the_constructor_refuses_an_illegal_depth():
     with pytest.raises(UserError, match=r"^depth=21 is not 6n\+2 \(basic units\); nearest are 20 and 26$"):
         cifar(21)
+
+
+@pytest.mark.parametrize("words", [{}, {"shortcut": "none"}, {"shortcut": "B"}, {"order": "full_preact"}])
+def test_gradients_in_the_stages_have_the_memory_format_of_the_activations(words):
+    net = cifar(14, **words).to(memory_format=torch.channels_last)
+    formats = []
+
+    def look(module, inputs, gradients):
+        formats.append(gradients[0].is_contiguous(memory_format=torch.channels_last))
+
+    for module in net.stages.modules():
+        if not list(module.children()):
+            module.register_full_backward_hook(look)
+    net(torch.randn(4, 3, 32, 32).to(memory_format=torch.channels_last)).sum().backward()
+    assert len(formats) > 20
+    assert all(formats)

@@ -14,11 +14,8 @@ Config = dict[str, Any]
 
 # What a result depends on; the rest (folders, loggers, how many at a time) may differ between two commands for a run.
 RESULT_GROUPS = ("arch", "data", "schedule")
-RESULT_KEYS = (
-    "depth",
-    "seed",
-    *(f"hardware.{k}" for k in ("precision", "channels_last", "num_threads", "devices", "num_nodes")),
-)
+RESULT_HARDWARE = ("precision", "channels_last", "fused", "num_threads", "devices", "num_nodes")
+RESULT_KEYS = ("depth", "seed", *(f"hardware.{key}" for key in RESULT_HARDWARE))
 NOT_RESULT_KEYS = ("data.root", "data.download", "data.num_workers", "arch.warmup")  # schedule.warmup is what is used
 
 
@@ -172,6 +169,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "hardware.num_nodes": (_number(int, 1), "a whole number of machines, at least 1"),
     "hardware.precision": _one_of("auto", "32-true", "bf16-mixed"),
     "hardware.channels_last": _one_of("auto", True, False),
+    "hardware.fused": _one_of("auto", True, False),
     "hardware.num_threads": (_number(int, 1), "a whole number of CPU threads a job, at least 1"),
     "hardware.checkpoint_minutes": (_number(float, 0), "a number of minutes"),
     "hardware.checkpoint_steps": (

@@ -3,22 +3,25 @@
 import contextlib
 import ctypes
 import platform
+import sys
 from typing import Any
 
 import torch
 
 from resnet_repro.errors import UserError
+from resnet_repro.fused import can_compile, kernels
 
 
 def settle(hardware: dict[str, Any]) -> dict[str, Any]:
     """The hardware config with every `auto` decided for this machine.
 
     bf16 autocast (weights and batch-norm statistics stay float32) is taken where the device multiplies bf16 natively,
-    channels_last where that is so or the CPU is an x86: measured faster for every net of the papers, see benchmarks/.
+    channels_last where that is so or the CPU is an x86, fused batch norms where one thread of such a CPU computes in
+    channels_last under Linux and a C compiler is found: measured faster for every net of the papers, see benchmarks/.
     [deviates: the papers trained in float32; `hardware.precision=32-true` does]
 
     Raises:
-        UserError: where a GPU is asked for and none is there.
+        UserError: where a GPU is asked for and none is there, or fused batch norms that cannot be had.
     """
     accelerator = hardware["accelerator"]
     if accelerator == "auto":
@@ -26,15 +29,21 @@ def settle(hardware: dict[str, Any]) -> dict[str, Any]:
     if accelerator == "gpu" and not torch.cuda.is_available():
         raise UserError("hardware=gpu needs a CUDA device that PyTorch can use, and there is none; use hardware=cpu")
     native_bf16 = _has_native_bf16(accelerator)
-    auto = {
-        "precision": "bf16-mixed" if native_bf16 else "32-true",
-        "channels_last": native_bf16 or (accelerator == "cpu" and platform.machine() in ("x86_64", "AMD64")),
-    }
-    return {
-        **hardware,
-        "accelerator": accelerator,
-        **{key: value for key, value in auto.items() if hardware[key] == "auto"},
-    }
+    on_x86 = accelerator == "cpu" and platform.machine() in ("x86_64", "AMD64")
+    settled = {**hardware, "accelerator": accelerator}
+    if settled["precision"] == "auto":
+        settled["precision"] = "bf16-mixed" if native_bf16 else "32-true"
+    if settled["channels_last"] == "auto":
+        settled["channels_last"] = native_bf16 or on_x86
+    fusable = accelerator == "cpu" and settled["channels_last"]
+    if settled["fused"] == "auto":
+        measured = on_x86 and sys.platform == "linux" and settled["num_threads"] == 1
+        settled["fused"] = fusable and measured and can_compile()
+    elif settled["fused"]:
+        if not fusable:
+            raise UserError("hardware.fused=true needs a CPU and hardware.channels_last=true; use hardware.fused=auto")
+        kernels()
+    return settled
 
 
 def keep_freed_memory() -> None:

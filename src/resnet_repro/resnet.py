@@ -4,7 +4,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from resnet_repro.depths import STEMS, stages
-from resnet_repro.unit import ORDERS, ResidualUnit, acts, conv
+from resnet_repro.unit import ORDERS, KeepLayout, ResidualUnit, acts, conv
 
 
 class ResNet(nn.Module):
@@ -50,7 +50,7 @@ class ResNet(nn.Module):
         self._init_weights()
 
     def forward(self, x: Float[Tensor, "n in_channels h w"]) -> Float[Tensor, "n num_classes"]:
-        return self.head(self.stages(self.stem(x)))
+        return self.head(KeepLayout.apply(self.stages(self.stem(x))))
 
     def _init_weights(self) -> None:
         """He initialisation; batch norm starts as the identity, biases (but the gates') as 0.  [v1 Sec. 3.4]"""

@@ -18,9 +18,10 @@ from pytorch_lightning.strategies import DDPStrategy
 from resnet_repro import origin
 from resnet_repro.callbacks import Checkpoint, Recorder
 from resnet_repro.checkpoints import newest_checkpoint
-from resnet_repro.config import result_keys
+from resnet_repro.config import RESULT_HARDWARE, result_keys
 from resnet_repro.data.module import InMemoryData
 from resnet_repro.errors import UserError
+from resnet_repro.fused import fuse
 from resnet_repro.hardware import keep_freed_memory, settle
 from resnet_repro.lit import LitClassifier
 from resnet_repro.loggers import CsvLogger, wandb_logger
@@ -61,6 +62,8 @@ def run(path: Path, job: dict[str, Any] | None = None, rank: Rank | None = None)
     model = LitClassifier(config, splits=data.splits)
     if hardware["channels_last"]:
         model.net.to(memory_format=torch.channels_last)
+    if hardware["fused"]:
+        fuse(model.net)
 
     with joined(rank, accelerator=hardware["accelerator"]) as environment:
         checkpoint, begun = from_first(newest_checkpoint(folder) if rank.is_first else None) or (None, None)
@@ -176,7 +179,7 @@ def _ddp(world_size: int) -> DDPStrategy:
 
 def _refuse_other_hardware(begun: dict[str, Any], now: dict[str, Any]) -> None:
     """A run goes on in the number format and on the kind of device that it was begun with, or not at all."""
-    keys = ("accelerator", "precision", "channels_last", "num_threads", "devices", "num_nodes")
+    keys = ("accelerator", *RESULT_HARDWARE)
     if differ := [key for key in keys if begun[key] != now[key]]:
         values = ", ".join(f"hardware.{key} was {begun[key]} and is now {now[key]}" for key in differ)
         raise UserError(f"{values}: give the old values to go on, or resume=false to begin anew")

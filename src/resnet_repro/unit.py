@@ -1,7 +1,7 @@
 """One residual unit for plain networks, v1, v2 and every ablation: an order, a shortcut and a mix are three words."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -79,6 +79,7 @@ class ResidualUnit(nn.Module):
         self.shortcut = make_shortcut(shortcut, c_in, c_out, stride, norm="B" in o.post)  # h
         self.after = nn.Sequential(*acts(o.after, c_out))  # f
         self.mix = mix
+        self.ends_in_one = False  # `fused.fuse` may have the last batch norm of F add h and apply f, in one go
         self.reads_activated = shortcut == "C" or stride != 1 or c_in != c_out
         # [open: v2 does not say what a gate reads where the size changes; here the resized h, which elsewhere is x]
         self.gate = nn.Conv2d(c_out, c_out, 1) if "gate" in mix else None
@@ -87,10 +88,15 @@ class ResidualUnit(nn.Module):
 
     def forward(self, x: Float[Tensor, "n c_in h w"]) -> Float[Tensor, "n c_out h2 w2"]:
         activated = self.pre(x)
-        f = self.residual(activated)
         if self.shortcut is None:
-            return self.after(f)
+            return self.after(self.residual(activated))
         h = self.shortcut(activated if self.reads_activated else x)  # [v2 Appendix]
+        if self.ends_in_one:
+            *layers, last = self.residual
+            for layer in layers:
+                activated = layer(activated)
+            return last(activated, h)
+        f = self.residual(activated)
         g = None if self.gate is None else torch.sigmoid(self.gate(h))
         return self.after(MIXES[self.mix](h, f, g))
 
@@ -104,7 +110,26 @@ class PadShortcut(nn.Module):
 
     def forward(self, x: Float[Tensor, "n c_in h w"]) -> Float[Tensor, "n c_out h2 w2"]:
         # keeps channels_last where the stride divides the size, and is faster than a 1x1 pooling
-        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.num_new_channels))
+        kept = KeepLayout.apply(x)[:, :, :: self.stride, :: self.stride]
+        return F.pad(kept, (0, 0, 0, 0, 0, self.num_new_channels))
+
+
+class KeepLayout(torch.autograd.Function):
+    """The identity, whose gradient comes in the memory format of x.
+
+    Slices and the global pooling hand back contiguous gradients; shortcuts would pass such a one on to every layer
+    before, and an operation on tensors in two layouts takes several times as long.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.format = torch.channels_last if x.is_contiguous(memory_format=torch.channels_last) else None
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        (gradient,) = gradients
+        return gradient if ctx.format is None else gradient.contiguous(memory_format=ctx.format)
 
 
 def make_shortcut(kind: str, c_in: int, c_out: int, stride: int, *, norm: bool) -> nn.Module | None:
