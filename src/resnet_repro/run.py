@@ -20,7 +20,7 @@ from resnet_repro.data.module import InMemoryData
 from resnet_repro.errors import UserError
 from resnet_repro.hardware import keep_freed_memory, settle
 from resnet_repro.lit import LitClassifier
-from resnet_repro.loggers import CsvLogger, wandb_logger
+from resnet_repro.loggers import CsvLogger, finish_wandb, wandb_logger
 from resnet_repro.manifest import describe, git_commit
 from resnet_repro.rundir import RunDir, read_json, write_json
 from resnet_repro.schedule import eval_every, log_every
@@ -96,7 +96,7 @@ def run(path: Path) -> dict[str, Any]:
     try:
         trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     except BaseException:
-        _finish_wandb(loggers, {}, exit_code=1)
+        _finish_wandb(folder, loggers, {}, exit_code=1)
         raise
 
     manifest = {
@@ -128,7 +128,7 @@ def run(path: Path) -> dict[str, Any]:
     }
     if trainer.is_global_zero:
         write_json(folder.manifest, manifest)
-        _finish_wandb(loggers, manifest["results"], exit_code=0)
+        _finish_wandb(folder, loggers, manifest["results"], exit_code=0)
     return manifest
 
 
@@ -144,15 +144,12 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None  # a diverged run's loss: JSON has no word for it
 
 
-def _finish_wandb(loggers: list[Logger], results: dict[str, Any], *, exit_code: int) -> None:
-    """Close the W&B run with its results as its summary; a failure of W&B is no failure of the run."""
+def _finish_wandb(folder: RunDir, loggers: list[Logger], results: dict[str, Any], *, exit_code: int) -> None:
+    """Close the W&B run and write down where its data is that W&B does not have."""
     for logger in loggers:
         if isinstance(logger, WandbLogger):
-            try:
-                logger.experiment.summary.update({key: value for key, value in results.items() if value is not None})
-                logger.experiment.finish(exit_code=exit_code)
-            except Exception as error:
-                print(f"W&B could not be closed: {error!r}", flush=True)
+            left = finish_wandb(logger, results, exit_code=exit_code)
+            write_json(folder.status, {**folder.read_status(), "wandb_left": left})
 
 
 def _quiet() -> None:
