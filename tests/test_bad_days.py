@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import io
 import re
 import shutil
 import signal
@@ -124,6 +125,27 @@ def test_a_run_killed_around_a_checkpoint_goes_on_from_a_good_one_and_gives_the_
     assert read_json(folder.manifest)["weights_sha256"] == manifest["weights_sha256"]
     assert not list(path.rglob("*.part"))
     assert names(folder) == ["step-00000020.ckpt", "step-00000024.ckpt"]
+
+
+def test_a_checkpoint_that_cannot_be_read_again_takes_the_place_of_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Half(io.FileIO):  # a disk that loses what it has taken
+        def write(self, content: Any) -> int:
+            return super().write(content[: len(content) // 2])
+
+    usual = Path.open
+
+    def open_half(path: Path, *args: Any, **kwargs: Any) -> Any:
+        return Half(path, "w") if path.name == "step-00000012.part" else usual(path, *args, **kwargs)
+
+    path = prepared(tmp_path, *EVERY_4)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", open_half)
+        with pytest.raises(OSError, match="written, and cannot be read again: is the disk sound"):
+            train(path)
+    assert names(RunDir(path)) == ["step-00000004.ckpt", "step-00000008.ckpt"]
+    assert train(path)["results"]["step"] == 24
 
 
 def test_half_a_row_of_a_curve_is_no_row(undisturbed: tuple[dict[str, Any], bytes], tmp_path: Path) -> None:
