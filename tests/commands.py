@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +21,18 @@ def environment(home: Path) -> dict[str, str]:
     return kept | {"HOME": str(home), "COLUMNS": "120"}
 
 
-def start(script: str, *options: str, home: Path, **kwargs: Any) -> subprocess.Popen[str]:
+def start(
+    script: str, *options: str, home: Path, variables: Mapping[str, str] | None = None, **kwargs: Any
+) -> subprocess.Popen[str]:
     command = [sys.executable, str(ROOT / script), *options]
     output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True} | kwargs
-    return subprocess.Popen(command, cwd=home, env=environment(home), start_new_session=True, **output)
+    env = environment(home) | dict(variables or {})
+    return subprocess.Popen(command, cwd=home, env=env, start_new_session=True, **output)
 
 
-def run(script: str, *options: str, home: Path) -> tuple[int, str]:
+def run(script: str, *options: str, home: Path, variables: Mapping[str, str] | None = None) -> tuple[int, str]:
     """Exit status and everything printed."""
-    process = start(script, *options, home=home)
+    process = start(script, *options, home=home, variables=variables)
     output, _ = process.communicate(timeout=240)
     return process.returncode, output
 

@@ -2,11 +2,15 @@
 
 import contextlib
 import csv
+import io
+import re
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +19,8 @@ import torch
 
 from resnet_repro.run import run as train
 from resnet_repro.rundir import RunDir, read_json
-from resnet_repro.worker import DONE
-from tests.commands import DIGITS, run, start
+from resnet_repro.worker import DONE, STOPPED
+from tests.commands import DIGITS, descendants, environment, run, start
 from tests.test_run import TINY, prepared
 from tests.test_sweep import wait_for_step
 
@@ -121,6 +125,27 @@ def test_a_run_killed_around_a_checkpoint_goes_on_from_a_good_one_and_gives_the_
     assert read_json(folder.manifest)["weights_sha256"] == manifest["weights_sha256"]
     assert not list(path.rglob("*.part"))
     assert names(folder) == ["step-00000020.ckpt", "step-00000024.ckpt"]
+
+
+def test_a_checkpoint_that_cannot_be_read_again_takes_the_place_of_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Half(io.FileIO):  # a disk that loses what it has taken
+        def write(self, content: Any) -> int:
+            return super().write(content[: len(content) // 2])
+
+    usual = Path.open
+
+    def open_half(path: Path, *args: Any, **kwargs: Any) -> Any:
+        return Half(path, "w") if path.name == "step-00000012.part" else usual(path, *args, **kwargs)
+
+    path = prepared(tmp_path, *EVERY_4)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", open_half)
+        with pytest.raises(OSError, match="written, and cannot be read again: is the disk sound"):
+            train(path)
+    assert names(RunDir(path)) == ["step-00000004.ckpt", "step-00000008.ckpt"]
+    assert train(path)["results"]["step"] == 24
 
 
 def test_half_a_row_of_a_curve_is_no_row(undisturbed: tuple[dict[str, Any], bytes], tmp_path: Path) -> None:
@@ -247,3 +272,141 @@ def test_a_folder_that_cannot_be_written_is_refused_in_one_line_and_left_as_it_i
     assert {file: file.read_bytes() for file in path.rglob("*") if file.is_file()} == before
     mount("rw")
     assert train(path)["state"] == "done"
+
+
+@pytest.mark.slow
+def test_a_run_whose_folder_is_taken_away_ends_with_its_reason(tmp_path: Path) -> None:
+    command = ("train.py", "depth=8", "data=digits", "schedule.steps=3000", "logger=csv")
+    process = start(*command, home=tmp_path)
+    wait_for_step(tmp_path / "outputs", 20, num_runs=1)
+    (tmp_path / "outputs" / "digits").rename(tmp_path / "elsewhere")
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "✗ resnet_v1-8-s0__steps=3000: its folder cannot be written; mend that and run the same command" in output
+    assert "Traceback" not in output
+
+
+# --- W&B --------------------------------------------------------------------------------------------------------------
+
+STUB = Path(__file__).parents[2] / "shared" / "tech" / "wandb"
+ONLINE = ("train.py", "data=digits", "depth=8", "schedule.steps=400", "logger.upload_seconds=3")
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
+    """Starts a stand-in for W&B's server."""
+    if not STUB.exists():
+        pytest.skip("the stand-in for W&B's server is not beside the checkout")
+    monkeypatch.syspath_prepend(STUB)
+    from wandb_stub import WandbStub  # type: ignore[import-not-found]
+
+    started: list[Any] = []
+
+    def call(**options: int) -> Any:
+        started.append(WandbStub(**options).__enter__())
+        return started[-1]
+
+    yield call
+    for stub in started:
+        stub.http.server_close()
+
+
+@pytest.mark.slow
+def test_a_run_whose_wandb_goes_away_trains_on_and_says_how_to_upload_the_rest(
+    server: Callable[..., Any], tmp_path: Path
+) -> None:
+    stub = server()
+    process = start(*ONLINE, home=tmp_path, variables=stub.env)
+    wait_for_step(tmp_path / "outputs", 50, num_runs=1)
+    (began,) = stub.runs
+    stub.http.shutdown()
+    stub.http.server_close()
+    wait_for_step(tmp_path / "outputs", 400, num_runs=1)
+    last_step = time.monotonic()
+    output, _ = process.communicate(timeout=60)
+    assert time.monotonic() - last_step < 10
+    assert process.returncode == 0, output
+    assert "✓ resnet_v1-8-s0__steps=400" in output
+    assert "W&B does not have all of these runs; metrics.csv does. To upload the rest:\n" in output
+    (command,) = (line.split() for line in output.splitlines() if line.startswith("  wandb sync "))
+
+    again = server(port=int(stub.url.rsplit(":", 1)[1]))
+    wandb = str(Path(sys.executable).with_name("wandb"))
+    environ = {**environment(tmp_path), **again.env}
+    subprocess.run([wandb, *command[1:]], cwd=tmp_path, env=environ, check=True, capture_output=True)
+    (folder,) = (path.parent for path in tmp_path.glob("outputs/digits/*/manifest.json"))
+    rows = list(csv.DictReader((folder / "metrics.csv").open()))
+    uploaded = {row["trainer/global_step"] for row in again.runs[began]["history"]}
+    assert uploaded == {int(row["step"]) for row in rows}
+    status, output = run(*ONLINE, home=tmp_path, variables=again.env)
+    assert status == 0
+    assert "wandb sync" not in output
+
+
+@pytest.mark.slow
+def test_a_run_whose_wandb_answers_no_more_is_stopped_with_its_state_saved(
+    server: Callable[..., Any], tmp_path: Path
+) -> None:
+    stub = server()
+    process = start(*ONLINE, home=tmp_path, variables=stub.env)
+    wait_for_step(tmp_path / "outputs", 50, num_runs=1)
+    stub.http.RequestHandlerClass.do_POST = lambda self: time.sleep(3600)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == STOPPED
+    assert "stopped at step" in output
+    assert "To upload the rest:" in output
+    assert len(list(tmp_path.glob("outputs/digits/*/checkpoints/*.ckpt"))) == 1
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_when_the_process_of_wandb_dies(tmp_path: Path) -> None:
+    process = start(*ONLINE, home=tmp_path)  # offline: nobody is logged in
+    wait_for_step(tmp_path / "outputs", 50, num_runs=1)
+    cores = [child for child in descendants(process) if child.name().startswith("wandb-core")]
+    assert cores
+    for core in cores:
+        core.kill()
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, output
+    (folder,) = (RunDir(path.parent) for path in tmp_path.glob("outputs/digits/*/manifest.json"))
+    assert "W&B has failed, the run goes on without it" in folder.log.read_text()
+
+
+# --- clocks -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_clock_that_jumps_by_days_changes_no_duration_and_no_result(tmp_path: Path) -> None:
+    library = next(iter(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1")), None)
+    if library is None:
+        pytest.skip("libfaketime is not installed (apt-get install faketime)")
+    clock = tmp_path / "clock"
+    clock.write_text("+0d")
+    variables = {
+        "LD_PRELOAD": str(library),
+        "FAKETIME_TIMESTAMP_FILE": str(clock),
+        "FAKETIME_NO_CACHE": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",  # the system's does not jump with the time of day either
+    }
+    begun = time.monotonic()
+    process = start(
+        "train.py", "data=digits", "depth=8", "schedule.steps=300", "logger=csv", home=tmp_path, variables=variables
+    )
+    for step, jump in ((50, "+3d"), (150, "-3d"), (250, "+3d")):
+        wait_for_step(tmp_path / "outputs", step, num_runs=1)
+        clock.write_text(jump)
+    output, _ = process.communicate(timeout=60)
+    took = time.monotonic() - begun
+    assert process.returncode == 0, output
+    (folder,) = (RunDir(path.parent) for path in tmp_path.glob("outputs/digits/*/manifest.json"))
+    manifest = read_json(folder.manifest)
+    started, finished = (datetime.fromisoformat(manifest[key]) for key in ("started", "finished"))
+    assert (finished - started).days == 3  # the jump was seen
+    assert 0 < manifest["wall_time_s"] < took
+    assert names(folder) == ["step-00000300.ckpt"]  # no five minutes have gone by
+    rates = [float(row["time/images_per_s"]) for row in csv.DictReader(folder.timing.open())]
+    assert all(0 < rate < 1e6 for rate in rates)
+    minutes = re.search(r"last step; (.*) s in all", output)
+    assert minutes
+    assert 0 < float(minutes[1]) <= took + 0.5

@@ -104,6 +104,11 @@ def test_the_recipe_is_v1_section_4_2() -> None:
         ("outputs=null", "outputs=None is not a folder"),
         ("seed=-1", "seed=-1 is not a whole number from 0 on"),
         ("jobs=0", "jobs=0 is not auto or a whole number"),
+        (
+            "hardware.checkpoint_steps=0",
+            "checkpoint_steps=0 is not a whole number of steps, at least 1, or null",
+        ),
+        ("logger.upload_seconds=0", "logger.upload_seconds=0 is not a number of seconds, at least 1"),
         ("arch.shortcut=D", "arch.shortcut=D is not one of auto, A, B, C, dropout, none"),
         ("hardware.precision=16", "hardware.precision=16 is not one of auto, 32-true, bf16-mixed"),
         ("data.val_size=50000", "data.val_size=50000 leaves 0 of 50000 images to train on"),

@@ -82,6 +82,7 @@ def test_a_run_goes_on_after_a_change_of_texts_and_figures_and_not_after_one_of_
     assert {path: path.read_bytes() for path in folder.path.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.slow
 def test_no_job_imports_what_only_shows_runs() -> None:
     code = "import sys, resnet_repro.run, resnet_repro.worker; print(*(m for m in sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

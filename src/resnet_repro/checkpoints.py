@@ -1,5 +1,6 @@
 """Checkpoint files: each one whole and readable before it gets its name, and the newest that can be read again."""
 
+import errno
 import io
 import os
 from pathlib import Path
@@ -16,6 +17,9 @@ class WholeFiles(TorchCheckpointIO):
 
     (Lightning's own way through the system's folder for temporary files leaves a copy there when it is killed, and is
     no single step where that folder is on another disk.)
+
+    Raises:
+        OSError: where the file could not be written, or not be read again; no file has changed then.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
@@ -28,7 +32,10 @@ class WholeFiles(TorchCheckpointIO):
                 file.write(content.getbuffer())
                 file.flush()
                 os.fsync(file.fileno())
-            read(part)
+            try:
+                read(part)
+            except Exception as error:  # see `newest_checkpoint`
+                raise OSError(errno.EIO, "written, and cannot be read again: is the disk sound?", str(path)) from error
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)

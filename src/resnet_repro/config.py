@@ -176,6 +176,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda v: v is None or _number(int, 1)(v),
         "a whole number of steps, at least 1, or null",
     ),
+    "logger.upload_seconds": (_number(float, 1), "a number of seconds, at least 1"),
     "logger.mode": _one_of("auto", "online", "offline"),
 }
 

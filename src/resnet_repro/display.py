@@ -169,3 +169,13 @@ def print_wandb_hint(console: Console, jobs: list[Job]) -> None:
     if jobs[0].config["logger"]["name"] == "wandb" and is_offline:
         console.print(f"W&B runs are offline. Look: wandb leet {folder}", highlight=False)
         console.print(f"              Upload: wandb sync {folder}/offline-run-*", highlight=False)
+    elif left := _left_by_wandb(jobs):
+        console.print("W&B does not have all of these runs; metrics.csv does. To upload the rest:", highlight=False)
+        console.print(f"  wandb sync --include-online {shlex.join(map(str, left))}", highlight=False)
+
+
+def _left_by_wandb(jobs: list[Job]) -> list[Path]:
+    """The W&B folders of runs that W&B does not have all of, less those uploaded since (`wandb sync` marks them)."""
+    names = {job: RunDir(job.dir).read_status().get("wandb_left") for job in jobs}
+    folders = [Path(job.config["outputs"]) / "wandb" / name for job, name in names.items() if name]
+    return [folder for folder in folders if any(folder.glob("*.wandb")) and not any(folder.glob("*.synced"))]

@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -65,13 +66,28 @@ class CsvLogger(Logger):
         """Nothing: the manifest holds the config."""
 
 
+class LenientWandbLogger(WandbLogger):
+    """Lets a run go on without W&B when W&B's own process is gone: metrics.csv has every number."""
+
+    is_lost = False
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        if self.is_lost:
+            return
+        try:
+            super().log_metrics(metrics, step)
+        except Exception as error:  # what a broken connection to that process raises is its own matter
+            self.is_lost = True
+            print(f"W&B has failed, the run goes on without it: {error!r}", flush=True)
+
+
 def wandb_logger(config: dict[str, Any], *, name: str, group: str) -> WandbLogger:
     """A W&B run that goes on when the run does, named, grouped by sweep and tagged."""
     os.environ.setdefault("WANDB_SILENT", "true")  # the sweep says once, at its end, where the runs are
     arch, depth, data = config["arch"]["name"], config["depth"], config["data"]["name"]
 
     def logger(mode: str) -> WandbLogger:
-        made = WandbLogger(
+        made = LenientWandbLogger(
             project=config["logger"]["project"],
             entity=config["logger"]["entity"],
             name=name,
@@ -81,6 +97,7 @@ def wandb_logger(config: dict[str, Any], *, name: str, group: str) -> WandbLogge
             save_dir=config["outputs"],  # one folder for all runs, so that `wandb leet` shows them together
             offline=mode == "offline",
             config=config,
+            settings=wandb.Settings(finish_timeout=config["logger"]["upload_seconds"], finish_timeout_raises=True),
         )
         _ = made.experiment  # starts the run: here, where a failure can be told
         return made
@@ -94,3 +111,20 @@ def wandb_logger(config: dict[str, Any], *, name: str, group: str) -> WandbLogge
         print(f"W&B cannot be reached, the run is kept offline: {error!r}", flush=True)
         wandb.teardown()  # else its service still holds the run's id
         return logger("offline")
+
+
+def finish_wandb(logger: WandbLogger, results: dict[str, Any], *, exit_code: int) -> str | None:
+    """Close the W&B run with its results as its summary; a failure of W&B is no failure of the run.
+
+    Returns:
+        The name of the run's own folder in `wandb/` where W&B does not have all that is in it.
+    """
+    run = logger.experiment
+    folder = Path(run.dir).parent.name
+    try:
+        run.summary.update({key: value for key, value in results.items() if value is not None})
+        run.finish(exit_code=exit_code)
+    except Exception as error:  # a TimeoutError where W&B is out of reach
+        print(f"W&B could not be closed: {error!r}", flush=True)
+        return folder
+    return folder if run.offline else None

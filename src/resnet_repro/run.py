@@ -24,7 +24,7 @@ from resnet_repro.errors import UserError
 from resnet_repro.fused import fuse
 from resnet_repro.hardware import keep_freed_memory, settle
 from resnet_repro.lit import LitClassifier
-from resnet_repro.loggers import CsvLogger, wandb_logger
+from resnet_repro.loggers import CsvLogger, finish_wandb, wandb_logger
 from resnet_repro.manifest import describe, git_commit, weights_sha256
 from resnet_repro.process_group import check_same, from_first, joined
 from resnet_repro.ranks import Rank
@@ -89,7 +89,7 @@ def run(path: Path, job: dict[str, Any] | None = None, rank: Rank | None = None)
         try:
             trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
         except BaseException:
-            _finish_wandb(loggers, {}, exit_code=1)
+            _finish_wandb(folder, loggers, {}, exit_code=1)
             raise
 
         results = {
@@ -122,7 +122,7 @@ def run(path: Path, job: dict[str, Any] | None = None, rank: Rank | None = None)
         }
         if rank.is_first:
             write_json(folder.manifest, manifest)
-            _finish_wandb(loggers, results, exit_code=0)
+            _finish_wandb(folder, loggers, results, exit_code=0)
     return manifest
 
 
@@ -189,15 +189,12 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None  # a diverged run's loss: JSON has no word for it
 
 
-def _finish_wandb(loggers: list[Logger], results: dict[str, Any], *, exit_code: int) -> None:
-    """Close the W&B run with its results as its summary; a failure of W&B is no failure of the run."""
+def _finish_wandb(folder: RunDir, loggers: list[Logger], results: dict[str, Any], *, exit_code: int) -> None:
+    """Close the W&B run and write down where its data is that W&B does not have."""
     for logger in loggers:
         if isinstance(logger, WandbLogger):
-            try:
-                logger.experiment.summary.update({key: value for key, value in results.items() if value is not None})
-                logger.experiment.finish(exit_code=exit_code)
-            except Exception as error:
-                print(f"W&B could not be closed: {error!r}", flush=True)
+            left = finish_wandb(logger, results, exit_code=exit_code)
+            write_json(folder.status, {**folder.read_status(), "wandb_left": left})
 
 
 def _quiet() -> None:
