@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import wandb
 from pytorch_lightning.loggers import Logger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
-import wandb
 from resnet_repro.login import wandb_mode
 from resnet_repro.rundir import RunDir, replacing
 
