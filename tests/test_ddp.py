@@ -26,7 +26,7 @@ from tests.commands import ROOT, descendants, environment, manifests, run, start
 from tests.test_run import prepared
 from tests.test_sweep import assert_gone, wait_for_step
 
-TINY = ("data=digits", "logger=csv", "schedule.steps=24", "hardware.precision=32-true")
+TINY = ("data=digits", "logger=csv", "schedule.steps=24", "hardware.precision=32-true", "hardware.fused=false")
 
 
 def in_ranks(num_ranks: int, target: Callable[..., Any], path: Path) -> None:
