@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.commands import ROOT, environment, imported_modules, run
 
@@ -28,6 +29,16 @@ from tests.commands import ROOT, environment, imported_modules, run
         (["data.root=nowhere", "data.download=false"], "pass data.root=FOLDER that has it, or data.download=true"),
         (["schedule.steps=1e3"], "schedule.steps=1000.0 is not a whole number of steps, at least 1"),
         (["data=digits", "outputs=/dev/null/x"], "/dev/null/x"),
+        (
+            ["hardware=slurm"],
+            "hardware=slurm is not known; use one of auto, cpu, ddp_2cpu, ddp_2gpu, ddp_8gpu, gpu",
+        ),
+        (
+            ["data=digits", "hardware=slurm_1gpu,slurm_8gpu"],
+            "share their hardware: give hardware one value",
+        ),
+        (["data=digits", "hardware=cpu,slurm_8gpu"], "share their hardware: give hardware one value"),
+        (["data=digits", "hardware=slurm_8gpu", "hardware.devices=4,8"], "give hardware one value"),
     ],
 )
 def test_a_mistake_is_told_in_one_line_before_torch_is_imported(
@@ -48,6 +59,37 @@ def test_a_missing_gpu_is_told_in_one_line(tmp_path: Path) -> None:
     assert (status, said.strip().count("\n")) == (2, 0)
     assert "hardware=gpu needs a CUDA device and none is visible; use hardware=cpu" in said
     assert "torch" not in modules
+
+
+def test_without_slurm_its_hardware_is_refused_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    status, said, modules = imported_modules("data=digits", "hardware=slurm_1gpu", home=tmp_path)
+    assert (status, said.strip().count("\n")) == (2, 0)
+    assert "hardware=slurm_... needs SLURM's sbatch and there is none" in said
+    assert "torch" not in modules
+    assert not (tmp_path / "outputs" / "digits").exists()
+
+
+@pytest.mark.parametrize(
+    ("hardware", "nodes", "tasks_per_node", "gpus_per_node"),
+    [
+        ("slurm_1gpu", 1, 1, 1),
+        ("slurm_8gpu", 1, 8, 8),
+        ("slurm_2x8gpu", 2, 8, 8),
+        ("slurm_ddp_2cpu", 1, 2, None),
+    ],
+)
+def test_slurm_is_asked_for_a_task_and_a_gpu_for_each_device(
+    hardware: str, nodes: int, tasks_per_node: int, gpus_per_node: int | None, tmp_path: Path
+) -> None:
+    options = (f"hardware={hardware}", "hydra.launcher.partition=fast", "--cfg", "all", "--resolve")
+    status, said = run("train.py", *options, home=tmp_path)
+    assert status == 0, said
+    config = yaml.safe_load(said)
+    launcher = config["hydra"]["launcher"]
+    asked = [launcher[key] for key in ("nodes", "tasks_per_node", "gpus_per_node", "partition")]
+    assert asked == [nodes, tasks_per_node, gpus_per_node, "fast"]
+    assert (config["hardware"]["num_nodes"], config["hardware"]["devices"]) == (nodes, tasks_per_node)
 
 
 def test_part_of_cifar10_is_named_for_what_it_is(cifar10_root: Path, tmp_path: Path) -> None:

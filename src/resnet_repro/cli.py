@@ -81,7 +81,8 @@ def option_names() -> list[str]:
     names = [str(key) for key in OmegaConf.load(folder / "config.yaml") if key not in ("defaults", "hydra")]
     for path in folder.glob("*/*.yaml"):
         group = path.parent.name
-        names += [group, *(f"{group}.{key!s}" for key in OmegaConf.load(path) if key != "defaults")]
+        keys = (str(key) for key in OmegaConf.load(path))
+        names += [group, *(f"{group}.{key}" for key in keys if key not in ("defaults", "hydra", group))]
     return sorted(set(names))
 
 

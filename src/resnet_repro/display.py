@@ -82,8 +82,14 @@ class Display:
             self._last_line[job] = time.monotonic()
             self.say(f"  {job.name}: step {status['step']:,} of {status['steps']:,}, {numbers(status)}")
 
-    def finish(self, job: Job, outcome: Outcome) -> None:
+    def put_back(self, job: Job) -> None:
+        """A run whose machine was taken away: it waits for another and goes on there."""
         self.progress.remove_task(self.tasks.pop(job))
+        self.say(f"  {job.name}: {RunDir(job.dir).read_status().get('reason', '')}; in the queue again")
+
+    def finish(self, job: Job, outcome: Outcome) -> None:
+        if job in self.tasks:
+            self.progress.remove_task(self.tasks.pop(job))
         reason = outcome.reason
         if outcome.state == "done":
             self.num_done += 1

@@ -25,12 +25,18 @@ def joined(rank: Rank, *, accelerator: str) -> Iterator[ClusterEnvironment]:
     """Meet the other ranks; what is yielded tells Lightning that they exist already, so that it starts none.
 
     Left without an exception, the group is dissolved. After one, the others may be gone: this process just ends.
+
+    Raises:
+        UserError: where srun's options are not the ones that Lightning can use.
     """
     environment: ClusterEnvironment
     if rank.started_by == "torchrun":
         environment = TorchElasticEnvironment()
     elif rank.started_by == "srun" and rank.world_size > 1:
-        environment = SLURMEnvironment(auto_requeue=False)
+        try:
+            environment = SLURMEnvironment(auto_requeue=False)
+        except RuntimeError as error:
+            raise UserError(str(error)) from None
         os.environ |= {"MASTER_ADDR": environment.main_address, "MASTER_PORT": str(environment.main_port)}
     else:
         environment = LightningEnvironment()

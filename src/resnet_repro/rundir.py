@@ -17,9 +17,9 @@ class InUse(Exception):
 class RunDir:
     """Paths and small files of a run.
 
-    `job.json` is what was asked, `begun.json` with which code and data, `status.json` how far it is, `failure.txt` why
-    it failed, `train.log` what its processes printed, `metrics.csv` and `timing.csv` its curves, `checkpoints/` its
-    newest states, and `manifest.json`, written last, its result.
+    `job.json` is what was asked, `begun.json` with which code and data, `slurm.json` as which SLURM job, `status.json`
+    how far it is, `failure.txt` why it failed, `train.log` what its processes printed, `metrics.csv` and `timing.csv`
+    its curves, `checkpoints/` its newest states, and `manifest.json`, written last, its result.
     """
 
     def __init__(self, path: Path) -> None:
@@ -28,6 +28,7 @@ class RunDir:
         self.begun = path / "begun.json"
         self.metrics, self.timing, self.log = path / "metrics.csv", path / "timing.csv", path / "train.log"
         self.checkpoints, self.failure = path / "checkpoints", path / "failure.txt"
+        self.slurm = path / "slurm.json"
 
     @property
     def is_done(self) -> bool:

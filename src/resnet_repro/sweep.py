@@ -147,32 +147,47 @@ def run_jobs(jobs: list[Job], *, console: Console | None = None) -> int:
     plan.check_folders(jobs)
     jobs = list({job.dir: job for job in jobs}.values())
     plan.check_devices(jobs)
-    plan.check_services(jobs)
-    group, command = time.strftime("%Y-%m-%d_%H-%M-%S"), shlex.join(["python", *sys.argv])
-    for job in jobs:
-        plan.claim(job, group=group, command=command)
-    todo = [job for job in jobs if not RunDir(job.dir).is_done]
+    todo = claim_all(jobs)
     parallel = min(plan.num_parallel(jobs), max(len(todo), 1))
-    estimator = plan.Estimator(Path(jobs[0].config["outputs"]))
-    seconds = estimator.wall_seconds(todo, parallel)
-    console.print(
-        announcement(jobs, todo, parallel, seconds, is_guess=any(map(estimator.is_guess, todo))), highlight=False
-    )
+    estimator = announce(console, jobs, todo, parallel)
 
     start = time.monotonic()
     longest_first = sorted(todo, key=estimator.seconds, reverse=True)  # no core idles at the end
     sweep = Sweep(longest_first, parallel, Display(console, jobs))
     if todo:
         sweep.run()
-    outcomes = {
-        job: sweep.outcomes.get(job) or Outcome("done" if RunDir(job.dir).is_done else "waiting") for job in jobs
-    }
-    print_results(console, outcomes, seconds=time.monotonic() - start)
-    print_wandb_hint(console, jobs)
+    status = conclude(console, jobs, sweep.outcomes, seconds=time.monotonic() - start)
     if sweep.num_stops_asked:
         console.print("Stopped. To go on, run the same command again.")
         return STOPPED
-    return 0 if {o.state for o in outcomes.values()} == {"done"} else 1
+    return status
+
+
+def claim_all(jobs: list[Job]) -> list[Job]:
+    """Give every job its folder, as one sweep; those that are not done yet."""
+    plan.check_services(jobs)
+    group, command = time.strftime("%Y-%m-%d_%H-%M-%S"), shlex.join(["python", *sys.argv])
+    for job in jobs:
+        plan.claim(job, group=group, command=command)
+    return [job for job in jobs if not RunDir(job.dir).is_done]
+
+
+def announce(console: Console, jobs: list[Job], todo: list[Job], parallel: int) -> plan.Estimator:
+    """Say what is about to be done and about how long it will take."""
+    estimator = plan.Estimator(Path(jobs[0].config["outputs"]))
+    seconds = estimator.wall_seconds(todo, parallel)
+    console.print(
+        announcement(jobs, todo, parallel, seconds, is_guess=any(map(estimator.is_guess, todo))), highlight=False
+    )
+    return estimator
+
+
+def conclude(console: Console, jobs: list[Job], outcomes: dict[Job, Outcome], *, seconds: float) -> int:
+    """Show what came of every job; the exit status, 0 when all of them are done."""
+    everything = {job: outcomes.get(job) or Outcome("done" if RunDir(job.dir).is_done else "waiting") for job in jobs}
+    print_results(console, everything, seconds=seconds)
+    print_wandb_hint(console, jobs)
+    return 0 if {o.state for o in everything.values()} == {"done"} else 1
 
 
 def run_as(rank: Rank, jobs: list[Job]) -> int:

@@ -1,0 +1,54 @@
+"""What every task of a SLURM job does: its part in one run, and what SLURM expects when it takes the nodes away."""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+
+from submitit.helpers import DelayedSubmission
+
+from resnet_repro.ranks import Rank, given
+from resnet_repro.rundir import RunDir, read_json
+from resnet_repro.worker import STOPPED, train
+
+WAIT_S = 900.0
+"""For SLURM to end or to requeue a job whose state is saved."""
+
+
+class SlurmTask:
+    """A rank of a run, as submitit pickles it into a job. Knows no Hydra.
+
+    SIGUSR2 announces that an allocation ends: the run saves its state after the step it is at, and rank 0 has submitit
+    put the job into the queue again. After SIGTERM the run saves its state as well and waits: it is `scancel`, which
+    soon ends it, or a preemption with a time of grace, at whose end SLURM itself requeues the job; a job that ends
+    by itself in that time it does not requeue.
+    """
+
+    def __call__(self, path: Path) -> None:
+        requeue, ignore = signal.getsignal(signal.SIGUSR2), signal.getsignal(signal.SIGTERM)  # submitit's
+        assert callable(requeue)
+        is_announced = False
+
+        def announce(signum: int, frame: FrameType | None) -> None:
+            nonlocal is_announced
+            is_announced = True
+            if signal.getsignal(signal.SIGTERM) == ignore:  # the run has not begun, there is nothing to save
+                requeue(signum, frame)
+            else:
+                os.kill(os.getpid(), signal.SIGTERM)  # the run knows how to stop
+
+        signal.signal(signal.SIGUSR2, announce)
+        run = RunDir(path)
+        status = train(run, read_json(run.job), given() or Rank(), log=True)
+        if status == STOPPED:
+            signal.signal(signal.SIGUSR2, requeue)
+            if is_announced:
+                requeue(signal.SIGUSR2, None)  # ends this process if it is rank 0
+            time.sleep(WAIT_S)  # a rank that ended now would end the one that requeues
+        sys.exit(status)
+
+    def checkpoint(self, path: Path) -> DelayedSubmission:
+        """For submitit: what the requeued job does. The same, as a run knows its own checkpoints."""
+        return DelayedSubmission(self, path)
