@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow lint install lock benchmark clean
+.PHONY: demo test test-slow test-slurm lint install lock benchmark clean
 
 demo: install           ## the papers' claim in two minutes: train six networks on digits, then the report
 	$(BIN)/python train.py -m depth=20,56,110 arch=plain,resnet_v2 data=digits
@@ -13,6 +13,9 @@ test: install           ## the default tests
 
 test-slow: install      ## the long tests
 	$(BIN)/python -m pytest -m slow
+
+test-slurm: install     ## the tests on a real SLURM: installs and starts one, as root on Debian or Ubuntu
+	$(BIN)/python -m pytest -m slurm
 
 lint: install           ## style and types
 	$(BIN)/ruff check .
