@@ -18,7 +18,7 @@ SWEEPS = {
     "side by side": ("-m", "depth=8,14", "arch=plain,resnet_v2", "hardware=cpu", "jobs=2"),
     "on two ranks": ("-m", "depth=8,14", "arch=plain,resnet_v2", "hardware=ddp_2cpu"),
 }
-RUNS = ("data=digits", "schedule.steps=300", "hardware.checkpoint_minutes=0.005", "logger=csv")
+RUNS = ("data=digits", "schedule.steps=240", "hardware.checkpoint_minutes=0.005", "logger=csv")
 
 
 def kill_somebody(process: subprocess.Popen[str], chance: random.Random) -> str:
@@ -49,7 +49,7 @@ def test_a_sweep_that_is_killed_at_random_ends_with_the_undisturbed_weights(kind
     assert len(undisturbed) == 4
 
     home, kills = tmp_path / "killed", []
-    while len(kills) < 10:
+    while len(kills) < 8:
         process = start("train.py", *options, home=home)
         try:
             process.communicate(timeout=chance.uniform(2, 12))
