@@ -211,6 +211,23 @@ def test_a_run_that_another_process_holds_is_left_alone(tmp_path: Path) -> None:
     assert {*path.iterdir()} - {path / ".lock"} == set(before)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("hardware", ["cpu", "ddp_2cpu"])
+def test_two_sweeps_started_by_mistake_make_each_run_once(hardware: str, tmp_path: Path) -> None:
+    """One process alone begins a run; the other sweep waits a moment for it, else it tells that it is in use."""
+    sweep = ("-m", "depth=8", "seed=0,1,2", "data=digits", "schedule.steps=600", f"hardware={hardware}", "logger=csv")
+    processes = [start("train.py", *sweep, home=tmp_path) for _ in range(2)]
+    outputs = [process.communicate(timeout=240)[0] for process in processes]
+    assert len(manifests(tmp_path / "outputs")) == 3
+    for process, output in zip(processes, outputs, strict=True):
+        assert process.returncode == (1 if "another process runs it" in output else 0), output
+    for log in tmp_path.glob("outputs/*/*/train.log"):
+        assert log.read_text().count("running: starting") == 1
+    for path in tmp_path.glob("outputs/*/*/metrics.csv"):
+        steps = [int(row.split(",")[0]) for row in path.read_text().splitlines()[1:]]
+        assert steps == sorted(set(steps))
+
+
 def test_a_run_that_another_sweep_has_made_in_the_meantime_is_left_as_it_is(swept: tuple[int, str, Path]) -> None:
     path = swept[2] / "digits" / "plain-14-s0__steps=22"
     before = {file: file.stat().st_mtime_ns for file in path.iterdir() if file.name != ".lock"}
