@@ -24,13 +24,13 @@ class ProcessLauncher(Launcher):
         from resnet_repro.ranks import given
         from resnet_repro.sweep import run_as, run_jobs
 
-        usual: dict[tuple[str, str], dict[str, Any]] = {}  # what an architecture and a data set are without overrides
+        usual: dict[tuple[str, ...], dict[str, Any]] = {}  # what these groups are without overrides
         jobs = []
         for overrides in job_overrides:
             config, groups = self._compose(overrides)
-            key = groups["arch"], groups["data"]
+            key = tuple(f"{group}={groups[group]}" for group in ("arch", "data", "protocol"))
             if key not in usual:
-                usual[key], _ = self._compose([f"arch={key[0]}", f"data={key[1]}"])
+                usual[key], _ = self._compose(key)
             jobs.append(make_job(config, usual=usual[key]))
         rank = given()
         sys.exit(run_jobs(jobs) if rank is None else run_as(rank, jobs))

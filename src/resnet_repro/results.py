@@ -14,7 +14,7 @@ from resnet_repro.config import flatten
 from resnet_repro.errors import UserError
 
 # What changes no result, or is a coordinate of a cell. All else in a config is the protocol.
-NOT_PROTOCOL = {"arch", "depth", "seed", "hardware", "logger", "resume", "jobs", "outputs"}
+NOT_PROTOCOL = {"arch", "depth", "seed", "hardware", "logger", "resume", "jobs", "outputs", "protocol"}
 NOT_DATA = {"root", "download", "loader", "num_workers"}
 NOT_SCHEDULE = {"warmup", "log_every", "eval_every", "eval_batch_size"}  # a warm-up belongs to an architecture
 DATA_TITLES = {"digits": "Digits", "cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "imagenet": "ImageNet"}
@@ -79,7 +79,7 @@ def _without(mapping: dict[str, Any], keys: set[str]) -> dict[str, Any]:
 
 
 def arch_label(manifest: dict[str, Any]) -> str:
-    """Name of an architecture: `resnet_v1`, and what departs from it: `resnet_v1 B`, `resnet_v1 order=bn_after_add`."""
+    """Name of an architecture: `resnet_v1`, and what departs from it: `resnet_v1 B`, `resnet_v1 paper_v2`."""
     extra = {
         key.split(".")[1]: value
         for key, value in manifest["departures"].items()
@@ -87,7 +87,8 @@ def arch_label(manifest: dict[str, Any]) -> str:
     }
     shortcut = [str(extra.pop("shortcut"))] if "shortcut" in extra else []
     words = [f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}" for key, value in extra.items()]
-    return " ".join([manifest["config"]["arch"]["name"], *shortcut, *words])
+    protocol = [manifest["departures"]["protocol"]] if "protocol" in manifest["departures"] else []
+    return " ".join([manifest["config"]["arch"]["name"], *protocol, *shortcut, *words])
 
 
 @dataclass(frozen=True)
