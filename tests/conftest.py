@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from resnet_repro.readme import Summary, summaries
+
 UNPACK = Path(__file__).parents[2] / "shared" / "data" / "unpack_cifar10.py"
 
 
@@ -17,3 +19,9 @@ def cifar10_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("cifar10")
     subprocess.run([sys.executable, UNPACK, root], check=True, stdout=subprocess.DEVNULL)
     return root
+
+
+@pytest.fixture(scope="session")
+def papers() -> dict[str, Summary]:
+    """Every table and figure of the papers with the jobs that it composes to, by its word: `v1_table6`."""
+    return {summary.rows[0].experiment: summary for summary in summaries()}

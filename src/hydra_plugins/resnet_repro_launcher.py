@@ -20,22 +20,20 @@ class ProcessLauncher(Launcher):
         self.config, self.loader = config, hydra_context.config_loader
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from resnet_repro.config import make_job
+        from resnet_repro.experiment import make_jobs, print_tables, show_plan
         from resnet_repro.ranks import given
         from resnet_repro.sweep import run_as, run_jobs
 
-        usual: dict[tuple[str, ...], dict[str, Any]] = {}  # what these groups are without overrides
-        jobs = []
-        for overrides in job_overrides:
-            config, groups = self._compose(overrides)
-            key = tuple(f"{group}={groups[group]}" for group in ("arch", "data", "protocol"))
-            if key not in usual:
-                usual[key], _ = self._compose(key)
-            jobs.append(make_job(config, usual=usual[key]))
+        request = make_jobs(self._compose, job_overrides)
+        if request.plan:
+            sys.exit(show_plan(request.jobs))
         rank = given()
-        sys.exit(run_jobs(jobs) if rank is None else run_as(rank, jobs))
+        status = run_jobs(request.jobs) if rank is None else run_as(rank, request.jobs)
+        if rank is None:
+            print_tables(request)
+        sys.exit(status)
 
-    def _compose(self, overrides: Sequence[str]) -> tuple[dict[str, Any], dict[str, str]]:
+    def _compose(self, overrides: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
         """The config of these overrides as plain containers, and which option each config group took."""
         composed = self.loader.load_sweep_config(self.config, list(overrides))
         ours = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
