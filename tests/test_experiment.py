@@ -110,9 +110,16 @@ def test_an_experiment_runs_what_is_missing_and_prints_the_papers_table(tmp_path
     assert "[a] data=digits, not cifar10, 22 of 64,000 steps; protocol paper_v1" in said
     assert made["plain-20-s0__steps=22"]["config"]["protocol"]["name"] == "paper_v1"
 
+    begun = tmp_path / "outputs" / "digits" / "plain-20-s1__steps=22" / "checkpoints"
+    begun.mkdir(parents=True)
+    (begun / "step-00000011.ckpt").touch()
     status, said, modules = imported_modules(*REHEARSAL, "seed=0,1", "plan=true", home=tmp_path)
     assert status == 0, said
-    assert "4 jobs; 2 done already; 2 to run of 22 steps each" in said
+    lines = [" ".join(line.split("│")).split() for line in said.splitlines()]
+    assert ["plain-20-s0__steps=22", "done", "22"] in lines
+    assert any(line[:5] == ["plain-20-s1__steps=22", "begun,", "at", "step", "11"] for line in lines)
+    assert any(line[:3] == ["plain-56-s1__steps=22", "to", "run"] for line in lines)
+    assert "4 jobs; 2 done already; 1 begun; 2 to run of 22 steps each" in said
     assert "torch" not in modules
 
 

@@ -114,9 +114,7 @@ def show_plan(jobs: list[Job], *, console: Console | None = None) -> int:
     drawn.add_column("estimate", justify="right")
     todo = []
     for job in jobs:
-        run, resumes = RunDir(job.dir), job.config["resume"]
-        begun = run.checkpoint_files() if resumes else []
-        state = "done" if resumes and run.is_done else f"begun, {begun[0].stem}" if begun else "to run"
+        state = _state(job)
         todo += [job] if state != "done" else []
         drawn.add_row(job.name, state, f"{job.steps:,}", "" if state == "done" else duration(estimator.seconds(job)))
     console.print(drawn)
@@ -127,6 +125,16 @@ def show_plan(jobs: list[Job], *, console: Console | None = None) -> int:
     hours = plan.gpu_hours(jobs)
     console.print(f"On one GPU about {duration(3600 * hours)} in all, a guess from multiply-adds", highlight=False)
     return 0
+
+
+def _state(job: Job) -> str:
+    run = RunDir(job.dir)
+    if not job.config["resume"]:
+        return "to run"
+    if run.is_done:
+        return "done"
+    begun = run.checkpoint_files()
+    return f"begun, at step {int(begun[0].stem.split('-')[1]):,}" if begun else "to run"
 
 
 def print_tables(request: Request, *, console: Console | None = None) -> None:
