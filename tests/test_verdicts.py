@@ -110,6 +110,8 @@ def test_a_run_of_another_recipe_network_or_data_is_not_comparable(change: dict[
 def test_one_shortened_run_among_full_ones_keeps_the_cell_from_comparison() -> None:
     mixed = runs(6.5, 6.6) + runs(6.7, departures={"schedule.steps": 400})
     assert judge(BEST, mixed).word == "not comparable"
+    other = runs(6.5, 6.6) + runs(6.7, depth=56)
+    assert judge(BEST, other).reason == "depth=56, not 110"
 
 
 def test_another_papers_network_has_no_verdict_but_a_reason() -> None:

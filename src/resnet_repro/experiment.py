@@ -142,7 +142,8 @@ def print_tables(request: Request, *, console: Console | None = None) -> None:
     console = console or Console(soft_wrap=True)
 
     def manifests_of(row: Published) -> list[dict[str, Any]]:
-        runs = (RunDir(job.dir) for rows in request.tables.values() for job in rows.get(row, []))
+        jobs = dict.fromkeys(job for rows in request.tables.values() for job in rows.get(row, []))
+        runs = (RunDir(job.dir) for job in jobs)
         return [read_json(run.manifest) for run in runs if run.is_done]
 
     if request.tables:

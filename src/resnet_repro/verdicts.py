@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from resnet_repro import paper
+from resnet_repro.config import Config
 from resnet_repro.paper import Published
 from resnet_repro.results import Protocol
 
@@ -76,9 +77,7 @@ def judge(row: Published, manifests: list[dict[str, Any]]) -> Verdict:
         "conditions": _union(paper.conditions(manifest["config"]) for manifest in manifests),
     }
     assert row.cell is not None
-    found = paper.cell_of(config)
-    others = [f"{key}={found[key]}, not {row.cell.get(key)}" for key in found if found[key] != row.cell.get(key)]
-    departs = _union([others, *map(paper.deviations, manifests)])
+    departs = _union(_other_cell(row.cell, m["config"]) + paper.deviations(m) for m in manifests)
     if departs or ours is None:
         return Verdict(row, "not comparable", reason=", ".join(departs) or "no test error", **told)
     if row.number is not None:
@@ -91,6 +90,11 @@ def judge(row: Published, manifests: list[dict[str, Any]]) -> Verdict:
         return Verdict(row, "", reason="a curve: see the report's figures", **told)
     is_too_few = ours.n < MIN_RUNS and bool(row.runs or row.mean is not None)
     return Verdict(row, "too few runs" if is_too_few else "agrees" if agrees else "differs", **told)
+
+
+def _other_cell(wanted: Config, config: Config) -> list[str]:
+    found = paper.cell_of(config)
+    return [f"{key}={found[key]}, not {wanted.get(key)}" for key in found if found[key] != wanted.get(key)]
 
 
 def compare(row: Published, ours: Ours, *, num_images: int) -> tuple[float, float]:
