@@ -3,7 +3,7 @@
 import math
 from typing import Literal, NamedTuple
 
-from resnet_repro.results import Cell, Protocol
+from resnet_repro.results import PAPERS, Cell, Protocol
 
 Verdict = Literal["holds", "does not hold", "not enough runs"]
 
@@ -159,8 +159,9 @@ def _missing(claim: Claim, what: str, protocol: Protocol, archs: str) -> Claim:
     """The claim with what it lacks, and the command that makes it."""
     depths = sorted({20, 56, *(cell.depth for cell in protocol.cells if cell.arch == "plain")})
     command = f"python train.py -m depth={','.join(map(str, depths))} arch={archs} data={protocol.data}"
-    schedule = protocol.runs[0].config["schedule"]
-    if protocol.steps != schedule.get("protocol_steps", protocol.steps):
+    if (name := protocol.runs[0].config["protocol"]["name"]) not in PAPERS:
+        command += f" protocol={name}"
+    if "schedule.steps" in protocol.runs[0].manifest["departures"]:
         command += f" schedule.steps={protocol.steps}"
     if protocol.val_size:
         command += f" data.val_size={protocol.val_size}"

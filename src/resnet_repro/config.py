@@ -15,8 +15,8 @@ Config = dict[str, Any]
 # What a result depends on; the rest (folders, loggers, how many at a time) may differ between two commands for a run.
 RESULT_GROUPS = ("arch", "data", "schedule")
 RESULT_HARDWARE = ("precision", "channels_last", "fused", "num_threads", "devices", "num_nodes")
-RESULT_KEYS = ("depth", "seed", *(f"hardware.{key}" for key in RESULT_HARDWARE))
-NOT_RESULT_KEYS = ("data.root", "data.download", "data.num_workers", "arch.warmup")  # schedule.warmup is what is used
+RESULT_KEYS = ("depth", "seed", "protocol.name", *(f"hardware.{key}" for key in RESULT_HARDWARE))
+NOT_RESULT_KEYS = ("data.root", "data.download", "data.num_workers", "arch.protocol")  # protocol.name is what is used
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +27,8 @@ class Job:
     name: str
     dir: Path
     departures: Config
-    """What departs from the defaults of its architecture and data, flat: {"arch.shortcut": "B"}."""
+    """What departs from the defaults of its architecture, data and protocol, flat: {"arch.shortcut": "B"}; the protocol
+    itself, where it is not the one of the architecture's paper: {"protocol": "official_lua"}."""
 
     @property
     def steps(self) -> int:
@@ -74,22 +75,44 @@ def resolve(config: Config) -> Config:
         UserError: at the first value that breaks a rule.
     """
     _check(config)
-    arch, schedule = dict(config["arch"]), dict(config["schedule"])
-    depth = config["depth"]
-    if arch["unit"] == "auto":
-        arch["unit"] = depths.unit_for(depth, family(config))
-    depths.stages(depth, family=family(config), unit=arch["unit"])  # refuses what is no depth
-    if arch["shortcut"] == "auto":
-        identity = family(config) == "cifar" and arch["unit"] != "bottleneck"
-        arch["shortcut"] = "A" if identity else "B"  # [v1 Sec. 4.2], [v2 Appendix]
+    depth, schedule = config["depth"], dict(config["schedule"])
+    arch = settled(config["arch"], depth=depth, family=family(config))
     warmup = schedule["warmup"]
     if warmup and depth < warmup.get("min_depth", 0):
         schedule["warmup"] = None
     return {**config, "arch": arch, "schedule": schedule}
 
 
+def settled(arch: Config, *, depth: Any, family: str) -> Config:
+    """An architecture at a depth, with the papers' choice for each `auto`; refuses what is no depth.
+
+    Raises:
+        UserError: with the nearest legal depths.
+    """
+    unit, shortcut = arch["unit"], arch["shortcut"]
+    if unit == "auto":
+        unit = depths.unit_for(depth, family)
+    depths.stages(depth, family=family, unit=unit)
+    if shortcut == "auto":
+        shortcut = "A" if family == "cifar" and unit != "bottleneck" else "B"  # [v1 Sec. 4.2], [v2 Appendix]
+    return {**arch, "unit": unit, "shortcut": shortcut}
+
+
+def cell(*, arch: Config, depth: int, data: str, protocol: str) -> Config:
+    """What runs share that differ in their seed alone, in whatever words they were asked for: equal if and only if
+    network, data and protocol are. `arch` is a settled one, whose own name does not count, as in `resnet_v2
+    arch.order=original`.
+    """
+    words = {key: arch[key] for key in ("order", "shortcut", "mix", "unit")}
+    if "gate" in arch["mix"]:
+        words["gate_bias"] = float(arch["gate_bias"])
+    if arch["unit"] == "bottleneck":
+        words["stride_on"] = arch["stride_on"]
+    return {"data": data, "depth": depth, **words, "protocol": protocol}
+
+
 def make_job(config: Config, *, usual: Config) -> Job:
-    """The job of a composed config; `usual` is what its architecture and data compose to without overrides.
+    """The job of a composed config; `usual` is what its architecture, data and protocol alone compose to.
 
     Raises:
         UserError: where the config breaks a rule.
@@ -99,13 +122,16 @@ def make_job(config: Config, *, usual: Config) -> Job:
     departures = {
         key: value for key, value in asked.items() if value != expected.get(key) and key not in ("depth", "seed")
     }
+    if (protocol := config["protocol"]["name"]) != config["arch"]["protocol"]:
+        departures = {"protocol": protocol, **departures}
     name = run_name(config, departures)
     return Job(config, name, Path(config["outputs"]) / config["data"]["name"] / name, departures)
 
 
 def run_name(config: Config, departures: Config) -> str:
-    """`plain-56-s0`, and what departs from the defaults: `plain-56-s0__steps=400`."""
-    extra = "".join(f"__{key.split('.')[-1]}={_plain(value)}" for key, value in departures.items())
+    """`plain-56-s0`, and what departs from the defaults: `plain-56-s0__steps=400`, `plain-56-s0__official_lua`."""
+    words = (f"{key.split('.')[-1]}={_plain(value)}" for key, value in departures.items() if key != "protocol")
+    extra = "".join(f"__{word}" for word in ([departures["protocol"]] if "protocol" in departures else []) + [*words])
     return f"{config['arch']['name']}-{config['depth']}-s{config['seed']}{extra}"[:180]
 
 
@@ -136,6 +162,7 @@ def _is_warmup(value: Any) -> bool:
 RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "seed": (_number(int, 0, 2**31 - 1), "a whole number from 0 on"),
     "resume": _one_of(True, False),
+    "plan": _one_of(True, False),
     "arch.order": _one_of("original", "bn_after_add", "relu_before_add", "relu_only_preact", "full_preact"),
     "arch.shortcut": _one_of("auto", "A", "B", "C", "dropout", "none"),
     "arch.mix": _one_of("add", "half_shortcut", "half_both", "exclusive_gate", "shortcut_gate"),
@@ -156,6 +183,8 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "schedule.nesterov": _one_of(True, False),
     "schedule.protocol_steps": (_number(int, 1), "a whole number of steps, at least 1"),
     "schedule.warmup": (_is_warmup, "null, {lr: 0.01, steps: 400} or {lr: 0.01, until_error: 80.0}"),
+    "schedule.shape": _one_of("steps", "cosine"),
+    "data.normalise": _one_of("pixel", "channel"),
     "data.pad": (_number(int, 0), "a whole number of pixels"),
     "data.flip": _one_of(True, False),
     "outputs": (lambda v: isinstance(v, str) and v != "", "a folder"),

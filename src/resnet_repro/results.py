@@ -14,9 +14,10 @@ from resnet_repro.config import flatten
 from resnet_repro.errors import UserError
 
 # What changes no result, or is a coordinate of a cell. All else in a config is the protocol.
-NOT_PROTOCOL = {"arch", "depth", "seed", "hardware", "logger", "resume", "jobs", "outputs"}
+NOT_PROTOCOL = {"arch", "depth", "seed", "hardware", "logger", "resume", "jobs", "outputs", "protocol"}
 NOT_DATA = {"root", "download", "loader", "num_workers"}
 NOT_SCHEDULE = {"warmup", "log_every", "eval_every", "eval_batch_size"}  # a warm-up belongs to an architecture
+PAPERS = ("paper_v1", "paper_v2")  # their recipes differ in the warm-up alone: their runs stand side by side
 DATA_TITLES = {"digits": "Digits", "cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "imagenet": "ImageNet"}
 FIRST_COMMAND = "python train.py -m depth=20,56,110 arch=plain,resnet_v2 data=digits"
 
@@ -71,6 +72,8 @@ class Run:
         rest = _without(self.config, NOT_PROTOCOL)
         rest["data"] = _without(rest["data"], NOT_DATA)
         rest["schedule"] = _without(rest["schedule"], NOT_SCHEDULE)
+        if (name := self.config["protocol"]["name"]) not in PAPERS:
+            rest["protocol"] = name
         return json.dumps(rest, sort_keys=True)
 
 
@@ -79,7 +82,7 @@ def _without(mapping: dict[str, Any], keys: set[str]) -> dict[str, Any]:
 
 
 def arch_label(manifest: dict[str, Any]) -> str:
-    """Name of an architecture: `resnet_v1`, and what departs from it: `resnet_v1 B`, `resnet_v1 order=bn_after_add`."""
+    """Name of an architecture: `resnet_v1`, and what departs from it: `resnet_v1 B`, `resnet_v1 paper_v2`."""
     extra = {
         key.split(".")[1]: value
         for key, value in manifest["departures"].items()
@@ -87,7 +90,8 @@ def arch_label(manifest: dict[str, Any]) -> str:
     }
     shortcut = [str(extra.pop("shortcut"))] if "shortcut" in extra else []
     words = [f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}" for key, value in extra.items()]
-    return " ".join([manifest["config"]["arch"]["name"], *shortcut, *words])
+    other_paper = [name] if (name := manifest["departures"].get("protocol")) in PAPERS else []
+    return " ".join([manifest["config"]["arch"]["name"], *other_paper, *shortcut, *words])
 
 
 @dataclass(frozen=True)
@@ -189,7 +193,10 @@ def group(runs: Iterable[Run]) -> list[Protocol]:
 def _title(config: dict[str, Any]) -> str:
     data = DATA_TITLES.get(config["data.name"], config["data.name"])
     held_out = config.get("data.val_size") or 0
-    return f"{data}, {config['schedule.steps']:,} steps" + (f", {held_out:,} images held out" if held_out else "")
+    protocol = f", {config['protocol']}" if "protocol" in config else ""
+    return f"{data}{protocol}, {config['schedule.steps']:,} steps" + (
+        f", {held_out:,} images held out" if held_out else ""
+    )
 
 
 def read(outputs: Path) -> tuple[list[Run], list[str]]:
