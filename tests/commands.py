@@ -1,6 +1,7 @@
 """Running `python train.py` as a person does: real processes, nobody logged in to W&B, no network needed."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -27,7 +28,12 @@ def start(
     command = [sys.executable, str(ROOT / script), *options]
     output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True} | kwargs
     env = environment(home) | dict(variables or {})
-    return subprocess.Popen(command, cwd=home, env=env, start_new_session=True, **output)
+    return subprocess.Popen(command, cwd=home, env=env, start_new_session=True, preexec_fn=_heed_ctrl_c, **output)
+
+
+def _heed_ctrl_c() -> None:
+    """As on a terminal: what a script has started in the background ignores SIGINT, and so does all that it starts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def run(script: str, *options: str, home: Path, variables: Mapping[str, str] | None = None) -> tuple[int, str]:
