@@ -15,7 +15,7 @@ Config = dict[str, Any]
 # What a result depends on; the rest (folders, loggers, how many at a time) may differ between two commands for a run.
 RESULT_GROUPS = ("arch", "data", "schedule")
 RESULT_HARDWARE = ("precision", "channels_last", "fused", "num_threads", "devices", "num_nodes")
-RESULT_KEYS = ("depth", "seed", *(f"hardware.{key}" for key in RESULT_HARDWARE))
+RESULT_KEYS = ("depth", "seed", "init_from", *(f"hardware.{key}" for key in RESULT_HARDWARE))
 NOT_RESULT_KEYS = ("data.root", "data.download", "data.num_workers", "arch.warmup")  # schedule.warmup is what is used
 
 
@@ -28,15 +28,23 @@ class Job:
     dir: Path
     departures: Config
     """What departs from the defaults of its architecture and data, flat: {"arch.shortcut": "B"}."""
+    begins_with: str | None = None
+    """Name of the run beside it whose weights it begins with, None where it begins with random ones."""
 
     @property
     def steps(self) -> int:
         return int(self.config["schedule"]["steps"])
 
     @property
+    def waits_for(self) -> Path | None:
+        """Folder of the run whose weights it begins with."""
+        return None if self.begins_with is None else self.dir.with_name(self.begins_with)
+
+    @property
     def description(self) -> dict[str, Any]:
         """What a run's process has to know."""
-        return {"name": self.name, "config": self.config, "departures": self.departures}
+        about = {"name": self.name, "config": self.config, "departures": self.departures}
+        return about if self.begins_with is None else about | {"begins_with": self.begins_with}
 
     @property
     def num_devices(self) -> int:
@@ -82,10 +90,13 @@ def resolve(config: Config) -> Config:
     if arch["shortcut"] == "auto":
         identity = family(config) == "cifar" and arch["unit"] != "bottleneck"
         arch["shortcut"] = "A" if identity else "B"  # [v1 Sec. 4.2], [v2 Appendix]
+    init_from = config["init_from"] if config["init_from"] != depth else None  # nothing to insert
+    if init_from is not None:
+        _check_construction(init_from, depth=depth, family=family(config), arch=arch, asked_unit=config["arch"]["unit"])
     warmup = schedule["warmup"]
     if warmup and depth < warmup.get("min_depth", 0):
         schedule["warmup"] = None
-    return {**config, "arch": arch, "schedule": schedule}
+    return {**config, "arch": arch, "schedule": schedule, "init_from": init_from}
 
 
 def make_job(config: Config, *, usual: Config) -> Job:
@@ -100,7 +111,11 @@ def make_job(config: Config, *, usual: Config) -> Job:
         key: value for key, value in asked.items() if value != expected.get(key) and key not in ("depth", "seed")
     }
     name = run_name(config, departures)
-    return Job(config, name, Path(config["outputs"]) / config["data"]["name"] / name, departures)
+    begins_with = None
+    if config["init_from"] is not None:
+        others = {key: value for key, value in departures.items() if key != "init_from"}
+        begins_with = run_name({**config, "depth": config["init_from"]}, others)
+    return Job(config, name, Path(config["outputs"]) / config["data"]["name"] / name, departures, begins_with)
 
 
 def run_name(config: Config, departures: Config) -> str:
@@ -111,6 +126,24 @@ def run_name(config: Config, departures: Config) -> str:
 
 def _plain(value: Any) -> str:
     return re.sub(r"[^\w.+-]+", "-", str(value).strip("[]{}"))
+
+
+def _check_construction(init_from: int, *, depth: int, family: str, arch: Config, asked_unit: str) -> None:
+    """Refuse what has no identity to insert, or no shallower network of the same units to insert it into."""
+    if init_from > depth:
+        raise UserError(f"init_from={init_from} is deeper than depth={depth}; give the depth of a shallower run")
+    if asked_unit == "auto" and depths.unit_for(init_from, family) != arch["unit"]:
+        raise UserError(f"init_from={init_from} and depth={depth} have different units; give arch.unit for both")
+    depths.stages(init_from, family=family, unit=arch["unit"])
+    plain = arch["shortcut"] == "none"
+    if plain and (arch["order"] != "original" or arch["unit"] == "bottleneck"):
+        what = "arch.order=original" if arch["order"] != "original" else "arch.unit=basic"
+        raise UserError(f"init_from={init_from}: plain units are identities with {what} only; use that")
+    if not plain and (arch["shortcut"] not in "AB" or arch["mix"] != "add" or arch["order"] == "bn_after_add"):
+        raise UserError(
+            f"init_from={init_from} needs units that are identities where F is zero; use arch.shortcut=A or B, "
+            "arch.mix=add and an arch.order other than bn_after_add"
+        )
 
 
 # --- rules -----------------------------------------------------------------------------------------------------------
@@ -135,6 +168,7 @@ def _is_warmup(value: Any) -> bool:
 
 RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "seed": (_number(int, 0, 2**31 - 1), "a whole number from 0 on"),
+    "init_from": (lambda v: v is None or _number(int, 1)(v), "null or the depth of a shallower run"),
     "resume": _one_of(True, False),
     "arch.order": _one_of("original", "bn_after_add", "relu_before_add", "relu_only_preact", "full_preact"),
     "arch.shortcut": _one_of("auto", "A", "B", "C", "dropout", "none"),

@@ -42,35 +42,40 @@ def layers(net: ResNet) -> list[Layer]:
 # --- responses --------------------------------------------------------------------------------------------------------
 
 
-class _Moments:
-    """Mean and mean square of every channel of a convolution's output, over all images and pixels so far."""
+class ChannelMoments:
+    """Mean and variance of every channel of a module's outputs, over all images and pixels so far."""
 
     def __init__(self) -> None:
         self.num, self.sum, self.square_sum = 0, torch.zeros(()), torch.zeros(())
 
-    def add(self, conv: nn.Module, inputs: Any, output: Tensor) -> None:
-        """A forward hook."""
-        var, mean = torch.var_mean(output, (0, 2, 3), correction=0)
-        num, mean, var = output.numel() // output.shape[1], mean.double().cpu(), var.double().cpu()
-        self.num, self.sum, self.square_sum = (
-            self.num + num,
-            self.sum + num * mean,
-            self.square_sum + num * (var + mean**2),
-        )
+    def add(self, module: nn.Module, inputs: Any, output: Tensor) -> None:
+        """As a forward hook."""
+        var, mean = (t.double().cpu() for t in torch.var_mean(output, (0, 2, 3), correction=0))
+        num = output.numel() // output.shape[1]
+        self.num += num
+        self.sum = self.sum + num * mean
+        self.square_sum = self.square_sum + num * (var + mean**2)
+
+    @property
+    def mean(self) -> Tensor:
+        return self.sum / self.num
+
+    @property
+    def var(self) -> Tensor:
+        return (self.square_sum / self.num - self.mean**2).clamp(min=0)
 
     def std_after(self, norm: nn.BatchNorm2d | None) -> float:
         """Standard deviation over the whole layer, behind the batch norm: per channel, that is a scale and a shift."""
-        mean, square = self.sum / self.num, self.square_sum / self.num
+        mean, var = self.mean, self.var
         if norm is not None:
             assert norm.running_mean is not None
             assert norm.running_var is not None
-            gamma, beta, mu, var = (
+            gamma, beta, running_mean, running_var = (
                 t.detach().double().cpu() for t in (norm.weight, norm.bias, norm.running_mean, norm.running_var)
             )
-            scale = gamma / (var + norm.eps).sqrt()
-            shift = beta - scale * mu
-            mean, square = scale * mean + shift, scale**2 * square + 2 * scale * shift * mean + shift**2
-        return float((square.mean() - mean.mean() ** 2).clamp(min=0).sqrt())
+            scale = gamma / (running_var + norm.eps).sqrt()
+            mean, var = scale * (mean - running_mean) + beta, scale**2 * var
+        return float((var.mean() + mean.var(correction=0)).sqrt())
 
 
 @torch.no_grad()
@@ -89,7 +94,7 @@ def response_stds(net: ResNet, batches: Iterable[tuple[Tensor, Tensor]]) -> list
         batches: images as the network reads them, and their labels, which are not used.
     """
     measured = [layer for layer in layers(net) if layer.conv.kernel_size == (3, 3)]
-    moments = [_Moments() for _ in measured]
+    moments = [ChannelMoments() for _ in measured]
     was_training = net.training
     net.eval()
     try:

@@ -30,9 +30,12 @@ CODE = {"code_sha256": source_sha256(Path(__file__).parent), "torch": version("t
 """Of the code that runs: read when it is imported, so that editing a file under a long sweep does not matter."""
 
 
-def record(run: RunDir, *, data_checksum: str, git_commit: str | None) -> None:
-    """Write down what a run is begun with."""
-    write_json(run.begun, {**CODE, "data_checksum": data_checksum, "git_commit": git_commit})
+def record(
+    run: RunDir, *, data_checksum: str, git_commit: str | None, weights: dict[str, object] | None = None
+) -> None:
+    """Write down what a run is begun with; `weights` tells of those that it has from another run."""
+    about = {} if weights is None else {"begun_with_weights": weights}
+    write_json(run.begun, {**CODE, "data_checksum": data_checksum, "git_commit": git_commit, **about})
 
 
 def refuse_another(run: RunDir, now: Mapping[str, str]) -> None:

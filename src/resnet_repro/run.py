@@ -19,6 +19,7 @@ from resnet_repro import origin
 from resnet_repro.callbacks import Checkpoint, Recorder
 from resnet_repro.checkpoints import newest_checkpoint
 from resnet_repro.config import RESULT_HARDWARE, result_keys
+from resnet_repro.construct import begin_as
 from resnet_repro.data.module import InMemoryData
 from resnet_repro.errors import UserError
 from resnet_repro.fused import fuse
@@ -74,8 +75,13 @@ def run(path: Path, job: dict[str, Any] | None = None, rank: Rank | None = None)
         if begun:
             origin.refuse_another(folder, {**origin.CODE, "data_checksum": data.checksum})
             _refuse_other_hardware(begun["hardware"], hardware)
-        elif rank.is_first:
-            origin.record(folder, data_checksum=data.checksum, git_commit=commit)
+        else:
+            weights = None
+            if config["init_from"] is not None:
+                device = torch.device("cuda" if hardware["accelerator"] == "gpu" else "cpu")
+                weights = begin_as(model.net, RunDir(path.with_name(job["begins_with"])), data.unaugmented(device))
+            if rank.is_first:
+                origin.record(folder, data_checksum=data.checksum, git_commit=commit, weights=weights)
         about = {**origin.CODE, "data": data.checksum, "weights": weights_sha256(model.net)}
         check_same({**result_keys(config), **about})
         first_step = int(checkpoint.stem.split("-")[1]) if checkpoint else 0
@@ -119,6 +125,7 @@ def run(path: Path, job: dict[str, Any] | None = None, rank: Rank | None = None)
             ),
             "group": job["group"],
             "command": job["command"],
+            "begun_with_weights": read_json(folder.begun).get("begun_with_weights"),
             "git_commit": commit,
             "code_sha256": origin.CODE["code_sha256"],
             "wandb_url": next((logger.experiment.url for logger in loggers if isinstance(logger, WandbLogger)), None),
