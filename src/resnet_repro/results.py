@@ -65,6 +65,12 @@ class Run:
     def arch(self) -> str:
         return arch_label(self.manifest)
 
+    def layer_table(self, name: str) -> dict[str, list[float]]:
+        """The columns of responses.csv or gradients.csv, less the layers' names; empty where the run has none."""
+        path = self.directory / name
+        columns = _columns(path) if path.exists() else {}
+        return {key: [*map(float, column)] for key, column in columns.items() if key != "name"}
+
     @property
     def protocol(self) -> str:
         """Data, schedule and all else that must be equal before two runs may be averaged or compared."""
@@ -102,6 +108,11 @@ class Cell:
     def name(self) -> str:
         head, _, rest = self.arch.partition(" ")
         return f"{head}-{self.depth} {rest}".strip()
+
+    @property
+    def init_from(self) -> int | None:
+        """Depth of the run whose weights these began with, None for random weights."""
+        return self.runs[0].config.get("init_from")
 
     @property
     def num_diverged(self) -> int:
@@ -215,6 +226,12 @@ def read(outputs: Path) -> tuple[list[Run], list[str]]:
     return runs, unfinished
 
 
+def _columns(path: Path) -> dict[str, list[str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    return {key: [row[key] for row in rows] for key in (rows[0] if rows else ())}
+
+
 def _load(directory: Path) -> Run | None:
     """The run in a directory, None where it is not finished. A damaged one raises whatever reading it raises."""
     manifest_file = directory / "manifest.json"
@@ -223,9 +240,8 @@ def _load(directory: Path) -> Run | None:
     manifest = json.loads(manifest_file.read_text(encoding="utf-8"))
     if manifest["state"] != "done":
         return None
-    with (directory / "metrics.csv").open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    curves = {key: [float(row[key] or "nan") for row in rows] for key in (rows[0] if rows else ())}
+    columns = _columns(directory / "metrics.csv")
+    curves = {key: [float(value or "nan") for value in column] for key, column in columns.items()}
     run = Run(directory, manifest, curves)
     # What the report rests on is asked for here, so that a manifest that lacks it is damaged and not a traceback.
     run.arch, run.protocol, run.seed, run.results, run.manifest["num_parameters"], curves["step"]
