@@ -67,7 +67,7 @@ def test_ablations_have_a_figure_of_their_own_each_beside_the_network_it_departs
         "ablations": ["resnet_v2-56 mix=exclusive_gate"],
     }
     (lines,) = figures.ablation_panels(digits).values()
-    assert [line.label for line in lines] == ["resnet_v2-56", "mix=exclusive_gate"]
+    assert [line.label for line in lines] == ["resnet_v2", "exclusive_gate"]
 
 
 def test_a_constructed_network_is_drawn_beside_the_shallow_one_and_the_one_from_random_weights(outputs: Path) -> None:

@@ -105,8 +105,8 @@ def ablation_panels(protocol: Protocol) -> Panels:
         if cell.init_from or any(each.cell.arch == cell.arch for lines in panels.values() for each in lines):
             continue
         original = cells.get((name, cell.depth))
-        before = [Line(original, f"{name}-{cell.depth}", COLORS[5])] if original else []
-        panels[cell.name] = [*before, Line(cell, rest, COLORS[0])]
+        before = [Line(original, name, COLORS[5])] if original else []
+        panels[cell.name] = [*before, Line(cell, rest.split("=")[-1], COLORS[0])]
     return dict(sorted(panels.items()))
 
 
