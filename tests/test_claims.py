@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from resnet_repro import claim_rules
-from resnet_repro.claims import Claim, judge, registry
+from resnet_repro import ablation_rules
+from resnet_repro.claims import Claim, judge, registry, rule
 from resnet_repro.evidence import Estimate, difference, error
-from resnet_repro.results import Protocol, group, read
+from resnet_repro.results import Cell, Protocol, group, read
 from tests.synthetic_runs import write_constructed, write_layers, write_run
 
 MIXES = ("half_shortcut", "half_both", "exclusive_gate", "shortcut_gate")
@@ -21,14 +21,14 @@ def protocol(outputs: Path) -> Protocol:
     return only
 
 
-def claim(outputs: Path, rule: str, arch: str | None = None) -> Claim:
+def claim(outputs: Path, about: str, arch: str | None = None) -> Claim:
     """The one claim that this rule judges, of several that about this architecture."""
-    (only,) = (each for each in judge(protocol(outputs)) if each.rule == rule and arch in (None, each.arch))
+    (only,) = (each for each in judge(protocol(outputs)) if each.rule == about and arch in (None, each.arch))
     return only
 
 
-def verdict(outputs: Path, rule: str, arch: str | None = None) -> str:
-    return claim(outputs, rule, arch).verdict
+def verdict(outputs: Path, about: str, arch: str | None = None) -> str:
+    return claim(outputs, about, arch).verdict
 
 
 def write_all(outputs: Path, errors: dict[tuple[str, int], tuple[float, float]]) -> None:
@@ -46,7 +46,7 @@ def test_every_claim_has_a_rule_a_source_and_words_without_gaps(tmp_path: Path) 
     assert {each.rule for each in judged} == {entry["rule"] for entry in registry()}
     assert {each.arch for each in judged if each.rule == "gain_with_depth"} == {"resnet_v1", "resnet_v2"}
     for each in judged:
-        assert hasattr(claim_rules, each.rule)
+        assert callable(rule(each.rule))
         assert each.source.startswith(("v1 ", "v2 "))
         assert "{" not in each.sentence + each.measure
         assert each.numbers
@@ -57,8 +57,8 @@ def test_the_papers_picture_holds(tmp_path: Path) -> None:
         tmp_path,
         {("plain", 20): (2, 4), ("plain", 110): (88, 89), ("resnet_v1", 20): (1, 8), ("resnet_v1", 110): (1.2, 2)},
     )
-    for rule in (*THREE, "not_overfitting", "gain_with_depth"):
-        assert verdict(tmp_path, rule) == "holds", rule
+    for about in (*THREE, "not_overfitting", "gain_with_depth"):
+        assert verdict(tmp_path, about) == "holds", about
 
 
 def test_the_opposite_picture_does_not_hold(tmp_path: Path) -> None:
@@ -66,8 +66,8 @@ def test_the_opposite_picture_does_not_hold(tmp_path: Path) -> None:
         tmp_path,
         {("plain", 20): (9, 9), ("plain", 110): (2, 4), ("resnet_v1", 20): (1, 3), ("resnet_v1", 110): (40, 41)},
     )
-    for rule in (*THREE, "gain_with_depth"):
-        assert verdict(tmp_path, rule) == "does not hold", rule
+    for about in (*THREE, "gain_with_depth"):
+        assert verdict(tmp_path, about) == "does not hold", about
     assert verdict(tmp_path, "not_overfitting") == "not enough runs"  # there is no higher test error to explain
 
 
@@ -183,8 +183,8 @@ def test_responses_are_compared_by_their_median_without_the_stem(tmp_path: Path,
 
 def test_runs_that_have_not_measured_their_layers_are_not_enough(tmp_path: Path) -> None:
     write_all(tmp_path, {("plain", 20): (9, 9), ("resnet_v1", 20): (1, 3), ("resnet_v1", 56): (1, 3)})
-    for rule in ("smaller_responses", "deeper_smaller_responses", "healthy_gradients"):
-        assert verdict(tmp_path, rule) == "not enough runs"
+    for about in ("smaller_responses", "deeper_smaller_responses", "healthy_gradients"):
+        assert verdict(tmp_path, about) == "not enough runs"
 
 
 @pytest.mark.parametrize(
@@ -236,6 +236,16 @@ def test_full_preactivation_must_beat_every_order(tmp_path: Path, original: floa
     for order in ORDERS:
         write_run(tmp_path, "resnet_v1", 56, name=order, arch__order=order, test=30)
     assert verdict(tmp_path, "full_preactivation_is_best") == expected
+
+
+def test_networks_of_one_table_are_compared_under_one_recipe(tmp_path: Path) -> None:
+    write_run(tmp_path, "resnet_v1", 56, test=20)
+    write_run(tmp_path, "resnet_v2", 56, test=6)
+    original, new = protocol(tmp_path).cells
+    as_v2 = Cell("resnet_v1 paper_v2", 56, original.runs)
+    both = Protocol("", [original, as_v2, new])
+    numbers, _ = ablation_rules.full_preactivation_regularises(both, "resnet_v2")
+    assert "resnet_v1-56 paper_v2 20.00" in numbers
 
 
 @pytest.mark.parametrize(("loss", "expected"), [(0.2, "holds"), (0.05, "does not hold")])

@@ -16,16 +16,17 @@ from resnet_repro.evidence import (
     common_depths,
     difference,
     early_error,
-    error,
+    error_difference,
     held_out,
+    is_untrained,
     plain_depths,
     quantity,
     two_depths,
+    untrained,
 )
 from resnet_repro.results import Cell, Protocol, Run
 
 MARGIN = 1.0  # points of error: less counts as no degradation; plain-110 loses over 50 [v1 Sec. 4.2]
-UNTRAINED = 50.0  # % training error of the shallowest net above which depth is not yet the question
 EARLY = 0.25  # of the steps: before the rate is lowered for the first time
 HEALTHY = 0.1  # gradients of the first third of the layers over those of the last: less is vanishing
 
@@ -33,30 +34,27 @@ Found = tuple[str, bool]
 Rule = Callable[[Protocol, str], Found]
 
 
-def _error_of(split: str) -> str:
-    return f"{SPLITS[split].capitalize()} error in %"
-
-
 def degradation(protocol: Protocol, arch: str) -> Found:
     shallow, deep = two_depths(protocol, arch, split="train")
-    found = difference(error(deep, "train"), error(shallow, "train"), what=_error_of("train"))
+    found = error_difference(deep, shallow, "train")
     return found.text, found.exceeds()
 
 
 def not_overfitting(protocol: Protocol, arch: str) -> Found:
     split = held_out(protocol)
     shallow, deep = two_depths(protocol, arch, split=split)
-    unseen = difference(error(deep, split), error(shallow, split), what=_error_of(split))
+    unseen = error_difference(deep, shallow, split)
     if not unseen.exceeds():
         raise NotEnough(f"a deeper plain network with a higher {SPLITS[split]} error, else there is nothing to explain")
-    seen = difference(error(deep, "train"), error(shallow, "train"), what=_error_of("train"))
+    seen = error_difference(deep, shallow, "train")
     return f"{unseen.text} {seen.text}", seen.exceeds()
 
 
 def no_degradation(protocol: Protocol, arch: str) -> Found:
     shallow, deep = two_depths(protocol, arch, split="train")
-    _refuse_untrained(shallow)
-    found = difference(error(deep, "train"), error(shallow, "train"), what=_error_of("train"))
+    if is_untrained(shallow):
+        raise NotEnough(untrained(shallow))
+    found = error_difference(deep, shallow, "train")
     return found.text, not found.exceeds(MARGIN)
 
 
@@ -64,34 +62,24 @@ def gain_with_depth(protocol: Protocol, arch: str) -> Found:
     split = held_out(protocol)
     at_most = 110 if arch == "resnet_v1" else None  # of ResNet-1202 v1 says that it overfits
     shallow, deep = two_depths(protocol, arch, split=split, at_most=at_most)
-    found = difference(error(shallow, split), error(deep, split), what=_error_of(split))
+    found = error_difference(shallow, deep, split)
     return found.text, found.exceeds()
 
 
 def beats_plain(protocol: Protocol, arch: str) -> Found:
     split = held_out(protocol)
     plain, residual = _beside_plain(protocol, arch, split=split, which=-1)
-    found = difference(error(plain, split), error(residual, split), what=_error_of(split))
+    found = error_difference(plain, residual, split)
     return found.text, found.exceeds()
 
 
 def converges_faster(protocol: Protocol, arch: str) -> Found:
     plain, residual = _beside_plain(protocol, arch, split="train", which=0)
-    _refuse_untrained(plain)
+    if is_untrained(plain):
+        raise NotEnough(untrained(plain))
     what = f"Training error in %, mean of the first {EARLY:.0%} of the steps"
     found = difference(early_error(plain, part=EARLY), early_error(residual, part=EARLY), what=what)
     return found.text, found.exceeds()
-
-
-def options_differ_little(protocol: Protocol, arch: str) -> Found:
-    split = held_out(protocol)
-    names = [arch], [f"{arch} B"], [f"{arch} C"]
-    cells = _at_one_depth(protocol, *names, split=split, options=f"arch={arch} arch.shortcut=A,B,C")
-    estimates = [error(cell, split) for cell in cells]
-    worst, best = (pick(estimates, key=lambda each: each.mean) for pick in (max, min))
-    found = difference(worst, best, what="the largest")
-    texts = ", ".join(f"{option}: {each.text}" for option, each in zip("ABC", estimates, strict=True))
-    return f"{_error_of(split)}: {texts}. Of the differences {found.text}", not found.exceeds(MARGIN)
 
 
 def smaller_responses(protocol: Protocol, arch: str) -> Found:
@@ -137,62 +125,14 @@ def gradient_ratios(run: Run) -> dict[int, float]:
 
 def not_found_by_the_solver(protocol: Protocol, arch: str) -> Found:
     constructed, scratch, text = _constructed(protocol, arch)
-    found = difference(error(scratch, "train"), error(constructed, "train"), what="Trained, training error in %")
+    found = error_difference(scratch, constructed, "train")
     return f"{text} {found.text}", found.exceeds()
 
 
 def found_by_the_solver(protocol: Protocol, arch: str) -> Found:
     constructed, scratch, text = _constructed(protocol, arch)
-    found = difference(error(scratch, "train"), error(constructed, "train"), what="Trained, training error in %")
+    found = error_difference(scratch, constructed, "train")
     return f"{text} {found.text}", not found.exceeds(MARGIN)
-
-
-def identity_is_best(protocol: Protocol, arch: str) -> Found:
-    mixes = [[f"{arch} mix={mix}"] for mix in ("half_shortcut", "half_both", "exclusive_gate", "shortcut_gate")]
-    names = [arch], ["plain"], *mixes, [f"{arch} C"], [f"{arch} dropout"]
-    return _is_best(protocol, *names, options="experiment=v2_table1")
-
-
-def full_preactivation_is_best(protocol: Protocol, arch: str) -> Found:
-    orders = ("bn_after_add", "relu_before_add", "relu_only_preact")
-    others = [[f"{name} order={order}" for name in ("resnet_v1", "resnet_v2")] for order in orders]
-    return _is_best(protocol, FULL_PREACTIVATION, ORIGINAL, *others, options="experiment=v2_table2")
-
-
-def full_preactivation_regularises(protocol: Protocol, arch: str) -> Found:
-    split = held_out(protocol)
-    depths = f"depth={plain_depths(protocol)} arch=resnet_v1,resnet_v2"
-    old, new = _at_one_depth(protocol, ORIGINAL, FULL_PREACTIVATION, split=split, options=depths)
-    losses = [quantity(cell, lambda run: run.results.get("train/loss")) for cell in (new, old)]
-    loss = difference(*losses, what="Training loss", unit="")
-    unseen = difference(error(old, split), error(new, split), what=_error_of(split))
-    return f"{loss.text} {unseen.text}", loss.exceeds() and unseen.exceeds()
-
-
-ORIGINAL = ["resnet_v1", "resnet_v2 order=original"]
-FULL_PREACTIVATION = ["resnet_v2", "resnet_v1 order=full_preact"]
-
-
-def _is_best(protocol: Protocol, *names: list[str], options: str) -> Found:
-    """Whether the first has a lower error than each other."""
-    split = held_out(protocol)
-    first, *others = (error(cell, split) for cell in _at_one_depth(protocol, *names, split=split, options=options))
-    pairs = [(other, difference(other, first, what="")) for other in others]
-    texts = [f"{other.text} ({found.value:+.2f}, standard error {found.standard_error:.2f})" for other, found in pairs]
-    return f"{_error_of(split)}: {first.text}; {', '.join(texts)}.", all(found.exceeds() for _, found in pairs)
-
-
-def _at_one_depth(protocol: Protocol, *names: list[str], split: str, options: str) -> list[Cell]:
-    """A cell of each, at the greatest depth that all have and at which the first has learned something."""
-    found = common_depths(protocol, *names, split=split)
-    if not found[0]:
-        there = {cell.arch for cell in protocol.cells}
-        missing = [each[0] for each in names if not there & set(each)]
-        raise NotEnough(", ".join(missing) if missing else f"one depth of {', '.join(n[0] for n in names)}", options)
-    trained = [depth for depth, cell in found[0].items() if not _is_untrained(cell)]
-    if not trained:
-        _refuse_untrained(found[0][max(found[0])])
-    return [cells[trained[-1]] for cells in found]
 
 
 def _beside_plain(protocol: Protocol, arch: str, *, split: str, which: int) -> tuple[Cell, Cell]:
@@ -232,14 +172,3 @@ def _response(cell: Cell) -> Estimate:
         return statistics.median(stds) if stds else None
 
     return quantity(cell, median)
-
-
-def _refuse_untrained(cell: Cell) -> None:
-    """Two networks that have learned nothing are equally bad, which proves nothing."""
-    if _is_untrained(cell):
-        raise NotEnough(f"more steps: {cell.name} itself has {cell.error('train')} % training error")
-
-
-def _is_untrained(cell: Cell) -> bool:
-    found = cell.error("train")
-    return found is not None and found.mean > UNTRAINED

@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple
 
 import yaml
 
-from resnet_repro import claim_rules
+from resnet_repro import ablation_rules, claim_rules
 from resnet_repro.evidence import SPLITS, NotEnough, held_out
 from resnet_repro.results import Protocol
 
@@ -33,6 +33,11 @@ def registry() -> tuple[dict[str, Any], ...]:
     return tuple(yaml.safe_load(text))
 
 
+def rule(name: str) -> claim_rules.Rule:
+    """The function of this name in claim_rules.py or ablation_rules.py."""
+    return getattr(claim_rules, name, None) or getattr(ablation_rules, name)
+
+
 def judge(protocol: Protocol) -> list[Claim]:
     """The verdicts on one protocol."""
     present = {cell.arch for cell in protocol.cells}
@@ -52,11 +57,10 @@ def _judge(entry: dict[str, Any], protocol: Protocol, arch: str) -> Claim:
         "healthy": claim_rules.HEALTHY,
     }
     source = entry["source"] if isinstance(entry["source"], str) else entry["source"][arch]
-    rule: claim_rules.Rule = getattr(claim_rules, entry["rule"])
     verdict: Verdict = "not enough runs"
     command = ""
     try:
-        numbers, holds = rule(protocol, arch)
+        numbers, holds = rule(entry["rule"])(protocol, arch)
         verdict = "holds" if holds else "does not hold"
     except NotEnough as missing:
         numbers = f"Needs {missing}." + " To make the runs:" * bool(missing.options)

@@ -2,11 +2,12 @@
 
 import math
 import statistics
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from resnet_repro.results import Cell, Protocol, Run
 
+UNTRAINED = 50.0  # % training error above which a network has learned too little for a question about depth or units
 SPLITS = {"train": "training", "test": "test", "val": "validation"}
 
 
@@ -41,9 +42,9 @@ class Difference(NamedTuple):
 
 
 def error(cell: Cell, split: str) -> Estimate:
-    """The final error in % on a split that the cell has measured."""
-    found = cell.error(split)
-    assert found is not None
+    """The final error in % on a split; NotEnough where the cell has none."""
+    if cell.error(split) is None:
+        raise NotEnough(f"a {SPLITS[split]} error of {cell.name}")
     values = [run.results[f"{split}/error"] for run in cell.runs if run.results.get(f"{split}/error") is not None]
     (num_images, *_) = (run.results[f"num_{split}_images"] for run in cell.runs)
     return _estimate(cell, values, num_images=num_images)
@@ -96,6 +97,26 @@ def difference(left: Estimate, right: Estimate, *, what: str, unit: str = " poin
     return Difference(value, sigma, text)
 
 
+def error_of(split: str) -> str:
+    """What a sentence about errors on a split begins with."""
+    return f"{SPLITS[split].capitalize()} error in %"
+
+
+def error_difference(left: Cell, right: Cell, split: str) -> Difference:
+    """Of the final errors on a split."""
+    return difference(error(left, split), error(right, split), what=error_of(split))
+
+
+def is_untrained(cell: Cell) -> bool:
+    """Two networks that have learned nothing are equally bad, which proves nothing."""
+    return error(cell, "train").mean > UNTRAINED
+
+
+def untrained(cell: Cell) -> str:
+    """What a claim about such a network lacks."""
+    return f"more steps: {cell.name} itself has {cell.error('train')} % training error"
+
+
 def _origin(left: Estimate, right: Estimate) -> str:
     single = [estimate.cell.name for estimate in (left, right) if estimate.num_seeds == 1]
     return {
@@ -122,11 +143,10 @@ def two_depths(protocol: Protocol, arch: str, *, split: str, at_most: int | None
     return cells[0], cells[-1]
 
 
-def common_depths(protocol: Protocol, *archs: Iterable[str], split: str) -> list[dict[int, Cell]]:
+def common_depths(protocol: Protocol, *archs: Sequence[str], split: str) -> list[dict[int, Cell]]:
     """For each architecture, by any of its names, its cells at the depths that all of them have, shallowest first."""
     found = [
-        {cell.depth: cell for cell in protocol.cells if cell.arch in names and cell.error(split)}
-        for names in map(set, archs)
+        {cell.depth: cell for cell in protocol.cells if cell.arch in names and cell.error(split)} for names in archs
     ]
     depths = sorted(set.intersection(*(set(cells) for cells in found)))
     return [{depth: cells[depth] for depth in depths} for cells in found]

@@ -12,7 +12,16 @@ from resnet_repro.errors import UserError
 from resnet_repro.rundir import RunDir, read_json, write_json
 
 NOT_TRAINING = (
-    *("claim_rules.py", "claims.py", "cli.py", "display.py", "evidence.py", "figures.py", "gallery.py"),
+    *(
+        "ablation_rules.py",
+        "claim_rules.py",
+        "claims.py",
+        "cli.py",
+        "display.py",
+        "evidence.py",
+        "figures.py",
+        "gallery.py",
+    ),
     *("layer_figures.py", "paper.py", "report.py", "results.py"),
 )
 """What only shows runs: no job imports it, and a run may go on after a change to it."""
