@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo figures test test-slow test-slurm lint install lock benchmark clean
+.PHONY: demo figures test test-slow test-slurm lint install lock benchmark readme clean
 
 demo: install           ## the papers' claim in two minutes: train six networks on digits, then the report
 	$(BIN)/python train.py -m depth=20,56,110 arch=plain,resnet_v2 data=digits
@@ -32,6 +32,9 @@ lint: install           ## style and types
 
 benchmark: install      ## images/s beside the usual loop, on this machine
 	$(BIN)/python benchmarks/train_throughput.py
+
+readme: install         ## renew what is written from the registry: the README's table, the experiments' headers
+	$(BIN)/python -m resnet_repro.readme
 
 install: .venv/installed
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from resnet_repro.readme import Summary, summaries
+
 UNPACK = Path(__file__).parents[2] / "shared" / "data" / "unpack_cifar10.py"
 
 
@@ -30,3 +32,9 @@ def no_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Non
     monkeypatch.delenv("CC", raising=False)
     yield
     fused.kernels.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def papers() -> dict[str, Summary]:
+    """Every table and figure of the papers with the jobs that it composes to, by its word: `v1_table6`."""
+    return {summary.rows[0].experiment: summary for summary in summaries()}

@@ -16,17 +16,20 @@ def config(arch: str = "plain", depth: int = 20, seed: int = 0, **overrides: Any
     """A resolved config; overrides are dotted as on the command line, with `__` for the dot."""
     order, shortcut = CONF[arch]
     warmup = {"lr": 0.01, "steps": 400} if arch == "resnet_v2" else V1_WARMUP
+    protocol = "paper_v2" if arch == "resnet_v2" else "paper_v1"
     bottleneck = depth in (164, 1001)
     nested: dict[str, Any] = {
         "arch": {
             "name": arch, "order": order, "shortcut": "B" if bottleneck and arch != "plain" else shortcut, "mix": "add",
-            "unit": "bottleneck" if bottleneck else "basic", "gate_bias": -6.0, "stride_on": "first", "warmup": warmup,
+            "unit": "bottleneck" if bottleneck else "basic", "gate_bias": -6.0, "stride_on": "first",
+            "protocol": protocol,
         },
         "depth": depth,
         "seed": seed,
         "data": {"name": "digits", "val_size": 0, "root": "data", "loader": "device"},
         "schedule": {"steps": 220, "protocol_steps": 220, "batch_size": 128, "lr": 0.1, "warmup": None},
-        "hardware": {"precision": "32-true"},
+        "protocol": {"name": protocol, "devices": 2},
+        "hardware": {"precision": "32-true", "devices": 2, "num_nodes": 1},
         "logger": {"name": "csv"},
     }  # fmt: skip
     data = overrides.get("data__name", "digits")

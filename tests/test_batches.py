@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from resnet_repro.data.batches import DeviceBatches, EvalBatches, draw_epoch
+from resnet_repro.data.batches import DeviceBatches, EvalBatches, draw_epoch, normalisation
 from resnet_repro.data.loader import ComparisonLoader
 
 N, SIZE, PAD, BATCH = 50, 6, 2, 8
@@ -24,6 +24,7 @@ def batches(
         IMAGES,
         LABELS,
         mean=MEAN,
+        scale=255.0,
         batch_size=BATCH,
         pad=PAD,
         flip=flip,
@@ -104,7 +105,7 @@ def test_ranks_share_every_global_batch() -> None:
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 def test_evaluation_sees_each_image_once_on_any_number_of_ranks(world_size: int) -> None:
     ranks = [
-        EvalBatches(IMAGES, LABELS, mean=MEAN, batch_size=7, rank=rank, world_size=world_size)
+        EvalBatches(IMAGES, LABELS, mean=MEAN, scale=255.0, batch_size=7, rank=rank, world_size=world_size)
         for rank in range(world_size)
     ]
     seen = torch.cat([y for loader in ranks for _, y in loader])
@@ -113,6 +114,19 @@ def test_evaluation_sees_each_image_once_on_any_number_of_ranks(world_size: int)
 
 
 def test_evaluation_subtracts_the_training_mean_and_nothing_else() -> None:
-    x, y = next(iter(EvalBatches(IMAGES, LABELS, mean=MEAN, batch_size=N)))
+    x, y = next(iter(EvalBatches(IMAGES, LABELS, mean=MEAN, scale=255.0, batch_size=N)))
     torch.testing.assert_close(x, IMAGES.float() / 255 - MEAN)
     assert torch.equal(y, LABELS)
+
+
+def test_pixel_normalisation_is_the_mean_of_each_pixel() -> None:
+    mean, scale = normalisation(IMAGES.numpy(), "pixel")
+    assert scale == 255
+    torch.testing.assert_close(mean, MEAN)
+
+
+def test_channel_normalisation_makes_the_training_set_mean_0_and_std_1_in_each_channel() -> None:
+    norm = normalisation(IMAGES.numpy(), "channel")
+    (x, _), *_ = EvalBatches(IMAGES, LABELS, **norm._asdict(), batch_size=N)
+    torch.testing.assert_close(x.mean((0, 2, 3)), torch.zeros(3), rtol=0, atol=1e-6)
+    torch.testing.assert_close(x.std((0, 2, 3), correction=0), torch.ones(3), rtol=0, atol=1e-6)

@@ -22,6 +22,18 @@ from tests.commands import ROOT, environment, imported_modules, run
         (["foo=1,2"], "foo is not an option; python train.py --help shows the usual ones"),
         (["arch=resnet_v3"], "arch=resnet_v3 is not known; use one of plain, resnet_v1, resnet_v2; did you mean"),
         (["data=cifar"], "data=cifar is not known; use one of cifar10, cifar100, digits; did you mean cifar10?"),
+        (["experiment=v1_tabel6"], "v2_table4, v2_table5; did you mean v1_table6?"),
+        (["experiment=v1_table2"], "v1 Table 2 cannot be run: no ImageNet data here yet"),
+        (["experiment=v1_fig1", "experiment.seeds=3"], "experiment.seeds=3 is not a list of seeds, [0,1,2,3,4]"),
+        (["experiment=v1_fig1", "experiment.seeds=[-1]"], "seed=-1 is not a whole number from 0 on"),
+        (
+            ["experiment=v1_fig1", "experiment.paper=v9"],
+            "experiment.paper=v9 is not in the papers; use one of v1 Table",
+        ),
+        (
+            ["protocol=papr_v1"],
+            "protocol=papr_v1 is not known; use one of modern, official_lua, paper, paper_v1, paper_v2",
+        ),
         (["--depth", "20"], "--depth: options are written without dashes, depth=VALUE"),
         (["--depth=20"], "--depth=20: options are written without dashes, depth=VALUE"),
         (["depth"], "cannot read the option 'depth'; options are written depth=20 or depth=20,56"),

@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 
 from resnet_repro.config import make_job, resolve, result_keys
 from resnet_repro.errors import UserError
+from resnet_repro.schedule import learning_rate
 
 CONF = Path(__file__).parents[1] / "conf"
 
@@ -21,7 +22,7 @@ def composed(*overrides: str) -> dict[str, Any]:
 
 
 def name(arch: str, data: str, *overrides: str) -> str:
-    groups = (f"arch={arch}", f"data={data}")
+    groups = [f"arch={arch}", f"data={data}", *(o for o in overrides if o.startswith("protocol="))]
     return make_job(composed(*groups, *overrides), usual=composed(*groups)).name
 
 
@@ -46,6 +47,16 @@ def test_two_runs_have_two_names() -> None:
 def test_saying_a_default_aloud_is_the_same_run() -> None:
     said = name("resnet_v1", "cifar10", "arch.shortcut=A", "arch.unit=basic", "schedule.lr=0.1", "hardware=auto")
     assert said == name("resnet_v1", "cifar10")
+
+
+def test_a_protocol_is_one_word_of_the_name_and_none_where_it_is_the_architectures_own() -> None:
+    assert name("resnet_v2", "cifar10", "depth=1001", "protocol=official_lua") == "resnet_v2-1001-s0__official_lua"
+    assert name("resnet_v1", "cifar10", "protocol=paper_v2", "arch.mix=half_both") == (
+        "resnet_v1-20-s0__paper_v2__mix=half_both"
+    )
+    assert name("resnet_v1", "digits", "protocol=modern", "schedule.steps=22") == "resnet_v1-20-s0__modern__steps=22"
+    assert name("resnet_v2", "cifar10", "depth=110", "protocol=paper_v2") == "resnet_v2-110-s0"
+    assert name("plain", "cifar10", "depth=56", "protocol=paper_v1") == "plain-56-s0"
 
 
 def test_where_and_how_many_at_a_time_is_no_part_of_a_run() -> None:
@@ -82,6 +93,40 @@ def test_the_warmup_is_the_papers(overrides: list[str], warmup: dict[str, float]
     assert resolve(composed(*overrides))["schedule"]["warmup"] == warmup
 
 
+@pytest.mark.parametrize(
+    ("protocol", "changes"),
+    [
+        ("paper_v1", {}),
+        ("paper_v2", {"schedule.warmup": {"lr": 0.01, "steps": 400}}),
+        (
+            "official_lua",
+            {
+                "schedule.batch_size": 64,
+                "schedule.nesterov": True,
+                "schedule.protocol_steps": 200 * (50_000 // 64),
+                "schedule.steps": 200 * (50_000 // 64),
+                "schedule.milestones": [80 * (50_000 // 64), 121 * (50_000 // 64)],
+                "data.normalise": "channel",
+            },
+        ),
+        ("modern", {"schedule.shape": "cosine", "schedule.nesterov": True, "data.normalise": "channel"}),
+    ],
+)
+def test_a_protocol_changes_what_its_file_says_and_nothing_else(protocol: str, changes: dict[str, Any]) -> None:
+    before = result_keys(resolve(composed("arch=resnet_v1")))
+    after = result_keys(resolve(composed("arch=resnet_v1", f"protocol={protocol}")))
+    changed = {key: value for key, value in after.items() if value != before.get(key)}
+    assert changed.pop("protocol.name", "paper_v1") == protocol
+    assert changed == changes
+
+
+def test_a_short_protocol_keeps_its_shape_on_digits() -> None:
+    schedule = resolve(composed("data=digits", "protocol=official_lua"))["schedule"]
+    assert (schedule["steps"], schedule["batch_size"]) == (220, 64)
+    rates = [learning_rate(step, schedule) for step in range(220)]
+    assert [rates.index(rate) for rate in sorted(set(rates), reverse=True)] == [0, 220 * 80 // 200, 220 * 121 // 200]
+
+
 def test_the_recipe_is_v1_section_4_2() -> None:
     schedule = resolve(composed())["schedule"]
     expected = {"steps": 64_000, "batch_size": 128, "lr": 0.1, "milestones": [32_000, 48_000], "momentum": 0.9}
@@ -102,6 +147,8 @@ def test_the_recipe_is_v1_section_4_2() -> None:
         ("schedule.warmup=400", "schedule.warmup=400 is not null, {lr: 0.01, steps: 400} or"),
         ("schedule.warmup={steps: 400}", "is not null, {lr: 0.01, steps: 400} or {lr: 0.01, until_error: 80.0}"),
         ("outputs=null", "outputs=None is not a folder"),
+        ("schedule.shape=linear", "schedule.shape=linear is not one of steps, cosine"),
+        ("data.normalise=batch", "data.normalise=batch is not one of pixel, channel"),
         ("seed=-1", "seed=-1 is not a whole number from 0 on"),
         ("jobs=0", "jobs=0 is not auto or a whole number"),
         (

@@ -82,6 +82,20 @@ def test_warmups_of_the_architectures_do_not_part_them_on_cifar(tmp_path: Path) 
     ]
 
 
+def test_the_two_papers_recipes_stand_side_by_side_and_another_protocol_apart(tmp_path: Path) -> None:
+    for protocol in ("paper_v1", "paper_v2", "modern"):
+        made = config("resnet_v1", 110, data__name="cifar10")
+        made["protocol"]["name"] = protocol
+        departs = {} if protocol == "paper_v1" else {"protocol": protocol}
+        changes = {"config": made, "departures": departs}
+        write_run(tmp_path, "resnet_v1", 110, name=protocol, data__name="cifar10", manifest=changes)
+    found = {protocol.title: [cell.name for cell in protocol.cells] for protocol in group(read(tmp_path)[0])}
+    assert found == {
+        "CIFAR-10, 64,000 steps": ["resnet_v1-110", "resnet_v1-110 paper_v2"],
+        "CIFAR-10, modern, 64,000 steps": ["resnet_v1-110"],
+    }
+
+
 def test_no_finished_run_is_an_error_of_one_line_with_a_command(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "absent"):
         with pytest.raises(UserError, match=r"holds no finished run.*python train\.py") as caught:

@@ -4,7 +4,14 @@ import pytest
 
 from resnet_repro.schedule import eval_every, learning_rate, log_every, scaled
 
-RECIPE = {"lr": 0.1, "milestones": [32000, 48000], "steps": 64000, "protocol_steps": 64000, "warmup": None}
+RECIPE = {
+    "lr": 0.1,
+    "shape": "steps",
+    "milestones": [32000, 48000],
+    "steps": 64000,
+    "protocol_steps": 64000,
+    "warmup": None,
+}
 V2 = RECIPE | {"warmup": {"lr": 0.01, "steps": 400}}
 V1_110 = RECIPE | {"warmup": {"lr": 0.01, "until_error": 80.0, "min_depth": 110}}
 
@@ -28,6 +35,14 @@ def test_warmup_of_v1_lasts_until_the_error_has_fallen() -> None:
     assert learning_rate(399, V1_110, warmup_ended_at=400) == 0.01
     assert learning_rate(400, V1_110, warmup_ended_at=400) == 0.1
     assert learning_rate(32_000, V1_110, warmup_ended_at=400) == pytest.approx(0.01)
+
+
+def test_cosine_falls_from_the_base_rate_to_0_at_any_length() -> None:
+    for steps in (400, 64_000):
+        cosine = RECIPE | {"shape": "cosine", "steps": steps}
+        assert learning_rate(0, cosine) == 0.1
+        assert learning_rate(steps // 2, cosine) == pytest.approx(0.05)
+        assert learning_rate(steps - 1, cosine) == pytest.approx(0, abs=1e-5)
 
 
 def test_a_shorter_run_has_the_same_shape() -> None:

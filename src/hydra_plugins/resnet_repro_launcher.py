@@ -24,40 +24,37 @@ class JobLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         from resnet_repro import slurm, sweep
-        from resnet_repro.config import make_job
+        from resnet_repro.experiment import make_jobs, print_tables, show_plan
         from resnet_repro.ranks import given
 
-        usual: dict[tuple[str, str], dict[str, Any]] = {}  # what an architecture and a data set are without overrides
-        jobs = []
-        for overrides in job_overrides:
-            composed = self.loader.load_sweep_config(self.config, list(overrides))
-            self._refuse_another_launcher(composed)
-            choices = composed.hydra.runtime.choices
-            key = choices["arch"], choices["data"]
-            if key not in usual:
-                usual[key] = self._usual(*key)
-            jobs.append(make_job(_plain(composed), usual=usual[key]))
-        rank = given()
+        self._refuse_another_launcher(job_overrides)
+        request = make_jobs(self._compose, job_overrides)
+        if request.plan:
+            sys.exit(show_plan(request.jobs))
         if self.slurm:
-            sys.exit(slurm.run_jobs(jobs, self.slurm))
-        sys.exit(sweep.run_jobs(jobs) if rank is None else sweep.run_as(rank, jobs))
+            status = slurm.run_jobs(request.jobs, self.slurm)
+        elif rank := given():
+            sys.exit(sweep.run_as(rank, request.jobs))
+        else:
+            status = sweep.run_jobs(request.jobs)
+        print_tables(request)
+        sys.exit(status)
 
-    def _refuse_another_launcher(self, composed: DictConfig) -> None:
+    def _refuse_another_launcher(self, job_overrides: Sequence[Sequence[str]]) -> None:
         """One command submits one array of like jobs: a launcher is made before its jobs are known."""
         from resnet_repro.errors import UserError
 
-        asked, ours = (OmegaConf.to_container(c.hydra.launcher, resolve=True) for c in (composed, self.config))
-        if asked != ours:
-            raise UserError("the runs of one command through SLURM share their hardware: give hardware one value")
+        hardware = {tuple(o for o in overrides if o.startswith("hardware")) for overrides in job_overrides}
+        for overrides in sorted(hardware):
+            composed = self.loader.load_sweep_config(self.config, list(overrides))
+            asked, ours = (OmegaConf.to_container(c.hydra.launcher, resolve=True) for c in (composed, self.config))
+            if asked != ours:
+                raise UserError("the runs of one command through SLURM share their hardware: give hardware one value")
 
-    def _usual(self, arch: str, data: str) -> dict[str, Any]:
-        overrides = [f"arch={arch}", f"data={data}"]
-        return _plain(self.loader.load_configuration(self.config.hydra.job.config_name, overrides, RunMode.RUN))
-
-
-def _plain(composed: DictConfig) -> dict[str, Any]:
-    """Our part of a config as plain containers."""
-    ours = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
-    config = OmegaConf.to_container(ours, resolve=True, throw_on_missing=True)
-    assert isinstance(config, dict)
-    return {str(key): value for key, value in config.items()}
+    def _compose(self, overrides: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The config of these overrides as plain containers, and which option each config group took."""
+        composed = self.loader.load_configuration(self.config.hydra.job.config_name, list(overrides), RunMode.RUN)
+        ours = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
+        config = OmegaConf.to_container(ours, resolve=True, throw_on_missing=True)
+        assert isinstance(config, dict)
+        return {str(key): value for key, value in config.items()}, dict(composed.hydra.runtime.choices)

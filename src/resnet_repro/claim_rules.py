@@ -19,6 +19,7 @@ from resnet_repro.evidence import (
     error_difference,
     held_out,
     is_untrained,
+    layer_table,
     plain_depths,
     quantity,
     two_depths,
@@ -112,7 +113,7 @@ def healthy_gradients(protocol: Protocol, arch: str) -> Found:
 
 def gradient_ratios(run: Run) -> dict[int, float]:
     """Median gradient norm of the first third of the layers over that of the last third, at each measured step."""
-    columns, norms = run.layer_table("gradients.csv"), dict[int, list[float]]()
+    columns, norms = layer_table(run, "gradients.csv"), dict[int, list[float]]()
     for step, norm in zip(columns.get("step", []), columns.get("norm", []), strict=True):
         norms.setdefault(int(step), []).append(norm)
     third = {step: max(1, len(each) // 3) for step, each in norms.items()}
@@ -168,7 +169,7 @@ def _response(cell: Cell) -> Estimate:
     """Median over the layers but the stem, whose response is a plain network's too."""
 
     def median(run: Run) -> float | None:
-        stds = run.layer_table("responses.csv").get("std", [])[1:]
+        stds = layer_table(run, "responses.csv").get("std", [])[1:]
         return statistics.median(stds) if stds else None
 
     return quantity(cell, median)

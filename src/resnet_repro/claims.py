@@ -8,7 +8,7 @@ import yaml
 
 from resnet_repro import ablation_rules, claim_rules
 from resnet_repro.evidence import SPLITS, NotEnough, held_out
-from resnet_repro.results import Protocol
+from resnet_repro.results import PAPERS, Protocol
 
 Verdict = Literal["holds", "does not hold", "not enough runs"]
 
@@ -71,14 +71,12 @@ def _judge(entry: dict[str, Any], protocol: Protocol, arch: str) -> Claim:
 
 def _command(options: str, protocol: Protocol) -> str:
     """That makes the missing runs under the protocol of those that are there."""
-    schedule = protocol.runs[0].config["schedule"]
-    parts = [
-        "python train.py",
-        *([] if options.startswith("experiment=") else ["-m"]),
-        options,
-        f"data={protocol.data}",
-    ]
-    if protocol.steps != schedule.get("protocol_steps", protocol.steps):
+    run = protocol.runs[0]
+    sweep = "" if options.startswith("experiment=") else "-m "
+    parts = [f"python train.py {sweep}{options}", f"data={protocol.data}"]
+    if (name := run.config["protocol"]["name"]) not in PAPERS:
+        parts.append(f"protocol={name}")
+    if "schedule.steps" in run.manifest["departures"]:
         parts.append(f"schedule.steps={protocol.steps}")
     if protocol.val_size:
         parts.append(f"data.val_size={protocol.val_size}")

@@ -1,5 +1,6 @@
 """What a verdict rests on: quantities of our runs, each with its standard error, and which runs there are."""
 
+import csv
 import math
 import statistics
 from collections.abc import Callable, Sequence
@@ -70,6 +71,16 @@ def quantity(cell: Cell, of: Callable[[Run], float | None]) -> Estimate:
     if None in values:
         raise NotEnough(f"a later version's runs of {cell.name}: these have not measured it")
     return _estimate(cell, [value for value in values if value is not None], num_images=None)
+
+
+def layer_table(run: Run, name: str) -> dict[str, list[float]]:
+    """The columns of responses.csv or gradients.csv, less the layers' names; empty where the run has none."""
+    path = run.directory / name
+    if not path.exists():
+        return {}
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    return {key: [float(row[key]) for row in rows] for key in (rows[0] if rows else ()) if key != "name"}
 
 
 def _estimate(cell: Cell, values: list[float], *, num_images: int | None) -> Estimate:

@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from resnet_repro.evidence import layer_table
 from resnet_repro.figures import COLORS, MAIN
 from resnet_repro.results import Cell, Protocol
 
@@ -17,12 +18,12 @@ SHADES = ("#9ecae1", "#6baed6", "#4292c6", "#2171b5", "#08306b")  # early to lat
 
 def responses(cell: Cell) -> list[float]:
     """Standard deviation of each 3x3 layer's response, from the image on, mean over seeds; empty if not measured."""
-    return _mean_over_seeds(run.layer_table("responses.csv").get("std", []) for run in cell.runs)
+    return _mean_over_seeds(layer_table(run, "responses.csv").get("std", []) for run in cell.runs)
 
 
 def gradients(cell: Cell) -> dict[int, list[float]]:
     """Norm of each layer's gradient at every measured step, mean over seeds."""
-    tables = [run.layer_table("gradients.csv") for run in cell.runs]
+    tables = [layer_table(run, "gradients.csv") for run in cell.runs]
     by_step = [
         {
             int(step): [norm for _, norm in rows]

@@ -1,81 +1,167 @@
-"""The papers' published numbers, and which of our cells they belong to. The numbers are in paper.yaml."""
+"""The papers' tables and figures, and which of our runs belong to which of their rows. The rows are in paper.yaml."""
 
+import re
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from typing import Any
 
 import yaml
 
-from resnet_repro.results import Cell, Protocol
+from resnet_repro.cli import config_dir
+from resnet_repro.config import Config, cell, settled
 
-STEPS = 64_000  # [v1 Sec. 4.2]
-NOT_RECIPE = ("arch.", "hardware.", "schedule.log_every", "schedule.eval_")
+NOT_RECIPE = ("arch.", "hardware.", "protocol", "schedule.log_every", "schedule.eval_")
 
 
 @dataclass(frozen=True)
 class Published:
-    """One printed number: a test error in %, where it is printed, what it is, and the cell that reproduces it."""
+    """One printed row: its errors in %, where it is printed, what they are, and the options that reproduce it."""
 
     source: str
+    what: str
     printed: str
-    data: str
-    statistic: str
-    arch: tuple[str, ...] = ()
-    depth: int | None = None
-    batch_size: int = 128
+    overrides: tuple[str, ...] = ()
+    why: str = ""
+    statistic: str = ""
+    runs: int | None = None
     error: float | None = None
-    above: float | None = None  # printed as "fail" or "higher than": the error is over this
+    above: float | None = None
     mean: float | None = None
     std: float | None = None
-    params_m: float | None = None  # millions
+    top5: float | None = None
+    params_m: float | None = None
+    multiply_adds_g: float | None = None
 
     @property
     def number(self) -> float | None:
-        """What our mean over seeds is set against: the printed mean, where there is none the printed error."""
+        """What ours is set against: the printed mean, where there is none the printed error."""
         return self.error if self.mean is None else self.mean
+
+    @property
+    def has_number(self) -> bool:
+        """Whether there is an error to set ours against; a curve has none."""
+        return self.number is not None or self.above is not None
 
     @property
     def compared(self) -> str:
         """The number that ours is set against, as text: `6.61 ± 0.16`, `8.75`, `over 20`."""
         return str(self) if self.mean is None else f"{self.mean:.2f} ± {self.std:.2f}"
 
-    def __str__(self) -> str:
-        """As printed: `6.43 (6.61 ± 0.16)`, `8.75`, `over 20`."""
+    @property
+    def about(self) -> str:
+        """What the printed error is: `median of 5`, `best of 5`; empty where the paper is silent."""
+        return self.statistic + (f" of {self.runs}" if self.runs else "")
+
+    @property
+    def headline(self) -> str:
+        """The printed number without a mean: `6.43`, `over 20`, `22.85, top-5 6.71`, `3.8 G`, `curve`."""
         if self.above is not None:
             return f"over {self.above:g}"
-        return f"{self.error:.2f}" + ("" if self.mean is None else f" ({self.mean:.2f} ± {self.std:.2f})")
+        parts = [] if self.error is None else [f"{self.error:.2f}"]
+        parts += [] if self.top5 is None else [f"top-5 {self.top5:.2f}"]
+        parts += [] if self.multiply_adds_g is None else [f"{self.multiply_adds_g:g} G"]
+        return ", ".join(parts or ["curve"])
+
+    def __str__(self) -> str:
+        """As printed: `6.43 (6.61 ± 0.16)`, and else the headline."""
+        return self.headline + ("" if self.mean is None else f" ({self.mean:.2f} ± {self.std:.2f})")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The overrides by name: {"arch": "resnet_v1", "depth": 110, "arch.mix": "half_both", ...}."""
+        return {key: yaml.safe_load(value) for key, value in (o.split("=", 1) for o in self.overrides)}
+
+    @property
+    def cell(self) -> Config | None:
+        """Network, data and protocol that the overrides compose to, as `config.cell`; None of another's network.
+
+        What Hydra would say too (tested), a hundred times as fast: a report asks it of every row.
+        """
+        return _cell(self.overrides) if self.overrides else None
+
+    @property
+    def experiment(self) -> str:
+        """The word that runs its table: `v1_table6`, `v2_fig1`."""
+        return re.sub(r"\W+", "", self.source.lower().replace(" ", "_", 1))
+
+
+@cache
+def _cell(overrides: tuple[str, ...]) -> Config:
+    options = Published("", "", "", overrides).options
+    arch = _architecture(options["arch"]) | {
+        k.removeprefix("arch."): v for k, v in options.items() if k.startswith("arch.")
+    }
+    depth, data = options["depth"], options["data"]
+    arch = settled(arch, depth=depth, family="imagenet" if data == "imagenet" else "cifar")
+    return cell(arch=arch, depth=depth, data=data, protocol=options["protocol"])
+
+
+@cache
+def _architecture(name: str) -> Config:
+    return dict(yaml.safe_load((config_dir() / "arch" / f"{name}.yaml").read_text(encoding="utf-8")))
 
 
 @cache
 def registry() -> tuple[Published, ...]:
-    """Every published number, in the order of paper.yaml."""
-    tables = yaml.safe_load(resources.files("resnet_repro").joinpath("paper.yaml").read_text(encoding="utf-8"))
-    rows = ({key: table[key] for key in table if key != "rows"} | row for table in tables for row in table["rows"])
-    return tuple(Published(**{**row, "arch": tuple(row.get("arch", ()))}) for row in rows)
+    """Every printed row, in the order of paper.yaml."""
+    entries = yaml.safe_load(resources.files("resnet_repro").joinpath("paper.yaml").read_text(encoding="utf-8"))
+    rows = []
+    for entry in entries:
+        shared = {key: value for key, value in entry.items() if key not in ("rows", "overrides")}
+        for row in entry["rows"]:
+            overrides = [*(() if "why" in row else entry.get("overrides", ())), *row.get("overrides", ())]
+            by_name = {override.split("=")[0]: override for override in overrides}
+            rows.append(Published(**{**shared, **row, "overrides": tuple(by_name.values())}))
+    return tuple(rows)
 
 
-def published(*, data: str, arch: str, depth: int, batch_size: int = 128) -> Published | None:
-    """The published number of a cell; of several, one with a mean over runs is preferred, then the first."""
-    cell = (data, depth, batch_size)
-    rows = [row for row in registry() if arch in row.arch and (row.data, row.depth, row.batch_size) == cell]
+def tables() -> dict[str, list[Published]]:
+    """The rows of every table and figure by its source, `v1 Table 1` first."""
+    found: dict[str, list[Published]] = {}
+    for row in registry():
+        found.setdefault(row.source, []).append(row)
+    return found
+
+
+def why_not(rows: list[Published]) -> str:
+    """Why none of a table's rows can be reproduced here; empty where one can."""
+    if not all(row.why for row in rows):
+        return ""
+    own = [row for row in rows if row.overrides] or rows[-1:]  # the authors' networks come last
+    return ", ".join(dict.fromkeys(row.why for row in own))
+
+
+def published(config: Config) -> Published | None:
+    """The printed row of a run's config; of several, one with a mean over runs is preferred, then the first number."""
+    ours = cell_of(config)
+    rows = [row for row in registry() if row.has_number and not row.why and row.cell == ours]
     return max(rows, key=lambda row: row.mean is not None, default=None)
 
 
-def published_for(cell: Cell, protocol: Protocol) -> Published | None:
-    """The published number of one of our cells, None where the papers have none."""
-    return published(data=protocol.data, arch=cell.arch, depth=cell.depth, batch_size=protocol.batch_size)
+def cell_of(config: Config) -> Config:
+    """Network, data and protocol of a resolved config."""
+    names = {key: config[key]["name"] for key in ("data", "protocol")}
+    return cell(arch=config["arch"], depth=config["depth"], **names)
 
 
-def departures(protocol: Protocol) -> str:
-    """Why our numbers on the papers' data are not comparable with theirs; empty where they are."""
-    if all(row.data != protocol.data for row in registry()):
-        return ""
+def deviations(manifest: dict[str, Any]) -> list[str]:
+    """How a run departs from its protocol, which keeps its number from being compared with a printed one."""
     parts = []
-    for key, value in protocol.runs[0].manifest["departures"].items():
+    for key, value in manifest["departures"].items():
         if key == "schedule.steps":
-            parts.append(f"{value:,} of {STEPS:,} steps")
+            parts.append(f"{value:,} of {manifest['config']['schedule']['protocol_steps']:,} steps")
         elif key == "data.val_size":
             parts.append(f"{value:,} training images held out")
-        elif key not in ("schedule.warmup", "schedule.batch_size") and not key.startswith(NOT_RECIPE):
-            parts.append(f"{key}={value}")  # a warm-up stands in the network's name, a batch size has rows of its own
-    return ", ".join(parts) and ", ".join(parts) + ": not comparable"
+        elif not key.startswith(NOT_RECIPE):
+            parts.append(f"{key}={value}")
+    return parts
+
+
+def conditions(config: Config) -> list[str]:
+    """What differs from the papers' machines and protocol and leaves a number comparable: to be told beside it."""
+    hardware, batch_size = config["hardware"], config["schedule"]["batch_size"]
+    ours = batch_size // (hardware["devices"] * hardware["num_nodes"])
+    theirs = batch_size // config["protocol"]["devices"]
+    parts = [f"batch norm over {ours} images, not {theirs}"] if ours != theirs else []
+    return parts + ([hardware["precision"]] if hardware["precision"] != "32-true" else [])

@@ -171,6 +171,12 @@ def multiply_adds(config: Config) -> int:
     )
 
 
+def gpu_hours(jobs: Iterable[Job]) -> float:
+    """Of all jobs on one GPU, by the first guess and nothing that was measured."""
+    images = ((job, job.steps * job.config["schedule"]["batch_size"]) for job in jobs)
+    return sum(3 * multiply_adds(job.config) * n for job, n in images) / FIRST_GUESS["gpu"] / 3600
+
+
 class Estimator:
     """Seconds that a job will take: from the finished runs below outputs/, on the same data and kind of device.
 

@@ -17,11 +17,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from resnet_repro import claims, figures, gallery, paper
+from resnet_repro import claims, figures, gallery, paper, verdicts
 from resnet_repro.config import flatten
 from resnet_repro.display import duration
 from resnet_repro.evidence import SPLITS
 from resnet_repro.results import Cell, Protocol, Run, differences, group, read
+from resnet_repro.verdicts import Tables, Verdict
 
 MARKS = {"holds": "✓", "does not hold": "✗", "not enough runs": "…"}
 COLORS = {"holds": "green", "does not hold": "red", "not enough runs": "yellow"}
@@ -40,16 +41,19 @@ def write(outputs: Path, console: Console) -> Path:
     for stale in (path for name in gallery.NAMES for path in folder.glob(f"{name}_*")):
         stale.unlink()
     sections = [section(protocol) for protocol in protocols]
+    tables = verdicts.from_report(protocols)
     for protocol, part in zip(protocols, sections, strict=True):
         part["figures"] = [_page_figure(drawn, folder, protocol) for drawn in gallery.draw(protocol)]
         _print_section(part, console)
+    if tables:
+        verdicts.show(tables, console)
     counted = {run.directory for protocol in protocols for run in protocol.runs}
     notes = _notes(unfinished, [run.label for run in runs if run.directory not in counted])
     for note in notes:
         console.print(note, markup=False, highlight=False, soft_wrap=True)
-    (folder / "report.json").write_text(_to_json(sections, notes), encoding="utf-8")
+    (folder / "report.json").write_text(_to_json(sections, tables, notes), encoding="utf-8")
     page = folder / "index.html"
-    page.write_text(_to_html(sections, protocols, notes), encoding="utf-8")
+    page.write_text(_to_html(sections, tables, protocols, notes), encoding="utf-8")
     return page
 
 
@@ -65,7 +69,7 @@ def _notes(unfinished: list[str], repeated: list[str]) -> list[str]:
 
 def section(protocol: Protocol) -> dict[str, Any]:
     """What the report says about one protocol: plain values, for terminal, page and JSON alike."""
-    departs = paper.departures(protocol)
+    departs = departures(protocol)
     return {
         "title": protocol.title,
         "slug": protocol.slug,
@@ -74,15 +78,23 @@ def section(protocol: Protocol) -> dict[str, Any]:
         "splits": protocol.splits,
         "departs": departs,
         "archs": list(dict.fromkeys(cell.arch for cell in protocol.cells)),
-        "rows": [row(cell, protocol, comparable=not departs) for cell in protocol.cells],
+        "rows": [row(cell, protocol) for cell in protocol.cells],
         "claims": [claim._asdict() for claim in claims.judge(protocol)],
     }
 
 
-def row(cell: Cell, protocol: Protocol, *, comparable: bool) -> dict[str, Any]:
+def departures(protocol: Protocol) -> str:
+    """Why the numbers of a protocol on the papers' data are not comparable with theirs; empty where they are."""
+    if all(row.options.get("data") != protocol.data for row in paper.registry()):
+        return ""
+    parts = [part for part in paper.deviations(protocol.runs[0].manifest) if not part.startswith("schedule.warmup")]
+    return ", ".join(parts) and ", ".join(parts) + ": not comparable"  # a warm-up stands in the network's name
+
+
+def row(cell: Cell, protocol: Protocol) -> dict[str, Any]:
     """One row of the table: our errors in %, the published one, and what the runs cost."""
-    published, test = paper.published_for(cell, protocol), cell.error("test")
-    number = None if published is None else published.number
+    published = paper.published(cell.runs[0].config)
+    verdict = verdicts.judge(published, [run.manifest for run in cell.runs]) if published else None
     return {
         "network": cell.name,
         "arch": cell.arch,
@@ -92,8 +104,8 @@ def row(cell: Cell, protocol: Protocol, *, comparable: bool) -> dict[str, Any]:
         "num_diverged": cell.num_diverged,
         "errors": {split: cell.error(split) for split in protocol.splits},
         "published": published,
-        # a shortened run minus the paper's would look like a result
-        "difference": test.mean - number if comparable and test and number is not None else None,
+        "verdict": verdict.word if verdict else "",
+        "difference": verdict.difference if verdict else None,
         "images_per_s": cell.mean("images_per_s"),
         "wall_time_s": cell.mean("wall_time_s"),
     }
@@ -168,11 +180,11 @@ def _data_uri(figure: Figure) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def _to_json(sections: list[dict[str, Any]], notes: list[str]) -> str:
+def _to_json(sections: list[dict[str, Any]], tables: Tables, notes: list[str]) -> str:
     def plain(value: Any) -> Any:
         if hasattr(value, "_asdict"):
             return plain(value._asdict())
-        if isinstance(value, paper.Published):
+        if isinstance(value, (paper.Published, Verdict)):
             return plain(vars(value))
         if isinstance(value, dict):
             return {key: plain(item) for key, item in value.items() if key != "figures"}
@@ -180,7 +192,7 @@ def _to_json(sections: list[dict[str, Any]], notes: list[str]) -> str:
             return [plain(item) for item in value]
         return None if isinstance(value, float) and not math.isfinite(value) else value
 
-    return json.dumps(plain({"protocols": sections, "notes": notes}), indent=2) + "\n"
+    return json.dumps(plain({"protocols": sections, "tables": tables, "notes": notes}), indent=2) + "\n"
 
 
 def facts(run: Run) -> dict[str, Any]:
@@ -209,13 +221,17 @@ def provenance(protocol: Protocol) -> dict[str, Any]:
     }
 
 
-def _to_html(sections: list[dict[str, Any]], protocols: list[Protocol], notes: list[str]) -> str:
+def _to_html(sections: list[dict[str, Any]], tables: Tables, protocols: list[Protocol], notes: list[str]) -> str:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("resnet_repro", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"number": _number, "duration": _duration}
     return environment.get_template("report.html.j2").render(
         sections=sections,
+        tables=tables,
+        note=verdicts.note,
+        numbers=verdicts.numbers,
+        rule=verdicts.RULE,
         provenance=[provenance(protocol) for protocol in protocols],
         num_runs=sum(len(protocol.runs) for protocol in protocols),
         notes=notes,

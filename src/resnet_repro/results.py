@@ -14,9 +14,10 @@ from resnet_repro.config import flatten
 from resnet_repro.errors import UserError
 
 # What changes no result, or is a coordinate of a cell. All else in a config is the protocol.
-NOT_PROTOCOL = {"arch", "depth", "seed", "init_from", "hardware", "logger", "resume", "jobs", "outputs"}
+NOT_PROTOCOL = {"arch", "depth", "seed", "init_from", "hardware", "logger", "resume", "jobs", "outputs", "protocol"}
 NOT_DATA = {"root", "download", "loader", "num_workers"}
 NOT_SCHEDULE = {"warmup", "log_every", "eval_every", "eval_batch_size"}  # a warm-up belongs to an architecture
+PAPERS = ("paper_v1", "paper_v2")  # their recipes differ in the warm-up alone: their runs stand side by side
 DATA_TITLES = {"digits": "Digits", "cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "imagenet": "ImageNet"}
 FIRST_COMMAND = "python train.py -m depth=20,56,110 arch=plain,resnet_v2 data=digits"
 
@@ -65,18 +66,14 @@ class Run:
     def arch(self) -> str:
         return arch_label(self.manifest)
 
-    def layer_table(self, name: str) -> dict[str, list[float]]:
-        """The columns of responses.csv or gradients.csv, less the layers' names; empty where the run has none."""
-        path = self.directory / name
-        columns = _columns(path) if path.exists() else {}
-        return {key: [*map(float, column)] for key, column in columns.items() if key != "name"}
-
     @property
     def protocol(self) -> str:
         """Data, schedule and all else that must be equal before two runs may be averaged or compared."""
         rest = _without(self.config, NOT_PROTOCOL)
         rest["data"] = _without(rest["data"], NOT_DATA)
         rest["schedule"] = _without(rest["schedule"], NOT_SCHEDULE)
+        if (name := self.config["protocol"]["name"]) not in PAPERS:
+            rest["protocol"] = name
         return json.dumps(rest, sort_keys=True)
 
 
@@ -85,7 +82,7 @@ def _without(mapping: dict[str, Any], keys: set[str]) -> dict[str, Any]:
 
 
 def arch_label(manifest: dict[str, Any]) -> str:
-    """Name of an architecture: `resnet_v1`, and what departs from it: `resnet_v1 B`, `resnet_v1 order=bn_after_add`."""
+    """Name of an architecture: `resnet_v1`, and what departs from it: `resnet_v1 B`, `resnet_v1 paper_v2`."""
     extra = {
         key.split(".")[-1]: value
         for key, value in manifest["departures"].items()
@@ -93,7 +90,8 @@ def arch_label(manifest: dict[str, Any]) -> str:
     }
     shortcut = [str(extra.pop("shortcut"))] if "shortcut" in extra else []
     words = [f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}" for key, value in extra.items()]
-    return " ".join([manifest["config"]["arch"]["name"], *shortcut, *words])
+    other_paper = [name] if (name := manifest["departures"].get("protocol")) in PAPERS else []
+    return " ".join([manifest["config"]["arch"]["name"], *other_paper, *shortcut, *words])
 
 
 @dataclass(frozen=True)
@@ -200,7 +198,10 @@ def group(runs: Iterable[Run]) -> list[Protocol]:
 def _title(config: dict[str, Any]) -> str:
     data = DATA_TITLES.get(config["data.name"], config["data.name"])
     held_out = config.get("data.val_size") or 0
-    return f"{data}, {config['schedule.steps']:,} steps" + (f", {held_out:,} images held out" if held_out else "")
+    protocol = f", {config['protocol']}" if "protocol" in config else ""
+    return f"{data}{protocol}, {config['schedule.steps']:,} steps" + (
+        f", {held_out:,} images held out" if held_out else ""
+    )
 
 
 def read(outputs: Path) -> tuple[list[Run], list[str]]:
@@ -226,12 +227,6 @@ def read(outputs: Path) -> tuple[list[Run], list[str]]:
     return runs, unfinished
 
 
-def _columns(path: Path) -> dict[str, list[str]]:
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    return {key: [row[key] for row in rows] for key in (rows[0] if rows else ())}
-
-
 def _load(directory: Path) -> Run | None:
     """The run in a directory, None where it is not finished. A damaged one raises whatever reading it raises."""
     manifest_file = directory / "manifest.json"
@@ -240,8 +235,9 @@ def _load(directory: Path) -> Run | None:
     manifest = json.loads(manifest_file.read_text(encoding="utf-8"))
     if manifest["state"] != "done":
         return None
-    columns = _columns(directory / "metrics.csv")
-    curves = {key: [float(value or "nan") for value in column] for key, column in columns.items()}
+    with (directory / "metrics.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    curves = {key: [float(row[key] or "nan") for row in rows] for key in (rows[0] if rows else ())}
     run = Run(directory, manifest, curves)
     # What the report rests on is asked for here, so that a manifest that lacks it is damaged and not a traceback.
     run.arch, run.protocol, run.seed, run.results, run.manifest["num_parameters"], curves["step"]

@@ -1,5 +1,6 @@
 """The learning rate as a function of the step; no optimiser and no state inside."""
 
+import math
 from bisect import bisect_right
 from typing import Any
 
@@ -26,11 +27,14 @@ def in_warmup(step: int, schedule: dict[str, Any], *, warmup_ended_at: int | Non
 def learning_rate(step: int, schedule: dict[str, Any], *, warmup_ended_at: int | None = None) -> float:
     """Rate of the update that follows `step` finished ones, 0 <= step < steps.
 
-    The base rate, divided by 10 at every milestone [v1 Sec. 4.2]; the warm-up's rate while it lasts. Milestones count
-    from the start of training, warm-up included. [open: v1 says only "then go back to 0.1 and continue training"]
+    The base rate, divided by 10 at every milestone [v1 Sec. 4.2] or falling to 0 as half a cosine; the warm-up's rate
+    while it lasts. Milestones and cosine count from the start of training, warm-up included.
+    [open: v1 says only "then go back to 0.1 and continue training"]
     """
     if in_warmup(step, schedule, warmup_ended_at=warmup_ended_at):
         return float(schedule["warmup"]["lr"])
+    if schedule["shape"] == "cosine":
+        return float(schedule["lr"] * 0.5 * (1 + math.cos(math.pi * step / schedule["steps"])))
     drops = [
         scaled(m, steps=schedule["steps"], protocol_steps=schedule["protocol_steps"]) for m in schedule["milestones"]
     ]

@@ -35,6 +35,30 @@ def draw_epoch(epoch: int, *, seed: int, num_images: int, batch_size: int, pad: 
     return EpochDraw(order, top, left, mirrored)
 
 
+class Normalisation(NamedTuple):
+    """What makes a training set's pixels 0..255 the network's input: x / scale - mean."""
+
+    mean: Float[Tensor, "c size size"]
+    scale: Float[Tensor, "c 1 1"] | float
+
+    def to(self, device: torch.device) -> "Normalisation":
+        scale = self.scale if isinstance(self.scale, float) else self.scale.to(device)
+        return Normalisation(self.mean.to(device), scale)
+
+
+def normalisation(images: UInt8[np.ndarray, "n c size size"], by: str) -> Normalisation:
+    """`pixel`: 0 to 1, less the mean of each pixel [v1 Sec. 4.2]. `channel`: mean 0 and std 1 in each channel."""
+    if by == "pixel":
+        return Normalisation(torch.from_numpy(images.mean(0, dtype=np.float64) / 255).float(), 255.0)
+    values = np.arange(256)
+    counts = np.stack([np.bincount(images[:, c].ravel(), minlength=256) for c in range(images.shape[1])])
+    share = counts / counts.sum(1, keepdims=True)  # of each value, [c, 256]: exact, and no float copy of the images
+    mean = share @ values
+    std = np.sqrt(share @ values**2 - mean**2)
+    by_channel = torch.from_numpy(np.stack([mean / std, std])).float()[..., None, None]
+    return Normalisation(by_channel[0].expand(images.shape[1:]), by_channel[1])
+
+
 def crop(padded: Tensor, size: int, which: Tensor, top: Tensor, left: Tensor) -> Tensor:
     """Gather [batch, c, size, size] windows out of [n, c, size + 2 pad, size + 2 pad] in one kernel."""
     return padded.unfold(2, size, 1).unfold(3, size, 1)[which, :, top, left]
@@ -44,7 +68,8 @@ class DeviceBatches:
     """An endless training set: iterating yields batch `step`, `step + 1`, ... of a run, whatever epoch they fall in.
 
     Batch k of a run is a function of (seed, k), so a run that goes on from a checkpoint sees what an uninterrupted one
-    would have seen. Per-pixel mean subtracted, zeros around, a random crop, half of the images mirrored. [v1 Sec. 4.2]
+    would have seen. Pixels divided by `scale` and `mean` subtracted (a `Normalisation`), zeros around, a random crop,
+    half of the images mirrored. [v1 Sec. 4.2]
     [open: whether the zeros are put around before or after the mean is subtracted: after]
     [open: the scale of the pixels: 0 to 1; the batch norm after the first convolution cancels it]
     """
@@ -55,6 +80,7 @@ class DeviceBatches:
         labels: Int[Tensor, " n"],
         *,
         mean: Float[Tensor, "c size size"],
+        scale: Float[Tensor, "c 1 1"] | float,
         batch_size: int,
         pad: int,
         flip: bool,
@@ -66,7 +92,7 @@ class DeviceBatches:
         assert batch_size % world_size == 0
         self.size = images.shape[-1]
         self.images = F.pad(images, (pad,) * 4)
-        self.mean = F.pad(mean, (pad,) * 4)[None]
+        self.mean, self.scale = F.pad(mean, (pad,) * 4)[None], scale
         self.labels = labels
         self.draw_args: dict[str, Any] = {
             "seed": seed,
@@ -103,14 +129,14 @@ class DeviceBatches:
 
     def batch(self, which: Tensor, top: Tensor, left: Tensor, mirrored: Tensor) -> tuple[Tensor, Tensor]:
         """The augmented images, float32 [batch, c, size, size], and their labels, int64 [batch]."""
-        x = crop(self.images, self.size, which, top, left) / 255
+        x = crop(self.images, self.size, which, top, left) / self.scale
         x = x - crop(self.mean, self.size, torch.zeros_like(which), top, left)
         x = torch.where(mirrored.bool()[:, None, None, None], x.flip(-1), x)
         return x, self.labels[which]
 
 
 class EvalBatches:
-    """Every image of a split once, as it is, the training set's per-pixel mean subtracted; a rank sees its share."""
+    """Every image of a split once, as it is, normalised as the training set; a rank sees its share."""
 
     def __init__(
         self,
@@ -118,16 +144,17 @@ class EvalBatches:
         labels: Int[Tensor, " n"],
         *,
         mean: Float[Tensor, "c size size"],
+        scale: Float[Tensor, "c 1 1"] | float,
         batch_size: int,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
         self.images, self.labels = images[rank::world_size], labels[rank::world_size]
-        self.mean, self.batch_size = mean, batch_size
+        self.mean, self.scale, self.batch_size = mean, scale, batch_size
 
     def __len__(self) -> int:
         return -(-len(self.images) // self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         for x, y in zip(self.images.split(self.batch_size), self.labels.split(self.batch_size), strict=True):
-            yield x / 255 - self.mean, y
+            yield x / self.scale - self.mean, y

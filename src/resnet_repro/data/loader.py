@@ -21,7 +21,7 @@ class AugmentedImages(Dataset[tuple[Tensor, Tensor]]):
         index, top, left, mirrored = choice
         b = self.batches
         window = (slice(None), slice(top, top + b.size), slice(left, left + b.size))
-        x = b.images[index][window] / 255 - b.mean[0][window]
+        x = b.images[index][window] / b.scale - b.mean[0][window]
         return x.flip(-1) if mirrored else x, b.labels[index]
 
 

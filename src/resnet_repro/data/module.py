@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from resnet_repro.data import cifar, digits
-from resnet_repro.data.batches import DeviceBatches, EvalBatches
+from resnet_repro.data.batches import DeviceBatches, EvalBatches, normalisation
 from resnet_repro.data.images import Images, ImageSet
 from resnet_repro.data.loader import ComparisonLoader
 
@@ -47,14 +47,15 @@ class InMemoryData(pl.LightningDataModule):
         self.train, val = split(images.train, self.data["val_size"])
         self.evaluated = {name: i for name, i in (("val", val), ("test", images.test)) if i is not None}
         self.splits = list(self.evaluated)
-        self.mean = torch.from_numpy(self.train.x.mean(0, dtype=np.float64) / 255).float()  # per pixel [v1 Sec. 4.2]
+        self.normalisation = normalisation(self.train.x, self.data["normalise"])
 
     def train_dataloader(self) -> DeviceBatches | ComparisonLoader:
         assert self.trainer is not None
         on_device = self.data["loader"] == "device"
+        device = self.trainer.strategy.root_device if on_device else torch.device("cpu")
         batches = DeviceBatches(
-            *self._tensors(self.train, self.trainer.strategy.root_device if on_device else torch.device("cpu")),
-            mean=self.mean.to(self.trainer.strategy.root_device if on_device else "cpu"),
+            *self._tensors(self.train, device),
+            **self.normalisation.to(device)._asdict(),
             batch_size=self.schedule["batch_size"],
             pad=self.data["pad"],
             flip=self.data["flip"],
@@ -71,7 +72,7 @@ class InMemoryData(pl.LightningDataModule):
         return [
             EvalBatches(
                 *self._tensors(images, device),
-                mean=self.mean.to(device),
+                **self.normalisation.to(device)._asdict(),
                 batch_size=self.schedule["eval_batch_size"],
                 rank=self.trainer.global_rank,
                 world_size=self.trainer.world_size,
@@ -84,7 +85,8 @@ class InMemoryData(pl.LightningDataModule):
         every = 1 if at_most is None else -(-len(self.train.y) // at_most)
         images = Images(self.train.x[::every].copy(), self.train.y[::every].copy())
         x, y = self._tensors(images, device)
-        return EvalBatches(x, y, mean=self.mean.to(device), batch_size=self.schedule["eval_batch_size"])
+        like = self.normalisation.to(device)._asdict()
+        return EvalBatches(x, y, **like, batch_size=self.schedule["eval_batch_size"])
 
     @staticmethod
     def _tensors(images: Images, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,151 @@
+"""A table or figure of the papers as one word: its jobs, what they will take, its rows beside ours. No torch."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from resnet_repro import paper, plan, verdicts
+from resnet_repro.config import Config, Job, make_job, result_keys
+from resnet_repro.display import announcement, duration
+from resnet_repro.errors import UserError
+from resnet_repro.paper import Published
+from resnet_repro.rundir import RunDir, read_json
+
+GROUPS = ("arch", "data", "protocol")  # what a run is named against
+
+Compose = Callable[[Sequence[str]], tuple[Config, dict[str, Any]]]
+"""From overrides to the config, as plain containers, and the option that each config group took."""
+
+
+@dataclass
+class Request:
+    """What a command asks for: its jobs, each once, and which of them reproduce which rows of the papers."""
+
+    plan: bool = False
+    jobs: list[Job] = field(default_factory=list)
+    tables: dict[str, dict[Published, list[Job]]] = field(default_factory=dict)
+
+
+def make_jobs(compose: Compose, commands: Sequence[Sequence[str]]) -> Request:
+    """The jobs of what Hydra's sweeper made of a command line: a list of overrides each.
+
+    `experiment=` stands for its table's rows times its seeds. What the command gives wins over the row: `data=digits`
+    replaces the row's data, `seed=0` the seeds.
+
+    Raises:
+        UserError: where a config breaks a rule, or an experiment has nothing that can be run.
+    """
+    request, once = Request(), dict[str, Job]()
+    composed = cache(lambda *overrides: compose(overrides))  # tens of milliseconds each
+
+    def add(config: Config, groups: dict[str, Any]) -> Job:
+        usual, _ = composed(*(f"{group}={groups[group]}" for group in GROUPS))
+        ours = {name: value for name, value in config.items() if name not in ("experiment", "plan")}
+        job = make_job(ours, usual=usual)
+        return once.setdefault(f"{job.dir} {sorted(result_keys(job.config).items(), key=str)}", job)
+
+    for command in commands:
+        config, groups = composed(*command)
+        request.plan = config["plan"]
+        if "experiment" not in config:
+            add(config, groups)
+            continue
+        experiment = config["experiment"]
+        given = [override for override in command if _name(override).split(".")[0] != "experiment"]
+        names = {_name(override) for override in given}
+        rows = request.tables.setdefault(experiment["paper"], {})
+        for row in runnable(experiment["paper"]):
+            config, groups = composed(*sorted(o for o in row.overrides if _name(o) not in names), *given)
+            seeds = [config["seed"]] if "seed" in names else _seeds(experiment)
+            rows.setdefault(row, []).extend(add(config | {"seed": seed}, groups) for seed in seeds)
+    request.jobs = list(once.values())
+    return request
+
+
+def runnable(source: str) -> list[Published]:
+    """The rows of a table or figure that this package can reproduce.
+
+    Raises:
+        UserError: where the papers have no such table, or none of its rows can be run here.
+    """
+    tables = paper.tables()
+    if source not in tables:
+        raise UserError(f"experiment.paper={source} is not in the papers; use one of {', '.join(tables)}")
+    if why := paper.why_not(tables[source]):
+        raise UserError(f"{source} cannot be run: {why}; the README's table says which can")
+    return [row for row in tables[source] if not row.why]
+
+
+def _name(override: str) -> str:
+    return override.lstrip("+~").split("=")[0]
+
+
+def _seeds(experiment: Config) -> list[int]:
+    seeds = experiment["seeds"]
+    if not isinstance(seeds, list) or not seeds:
+        raise UserError(f"experiment.seeds={seeds} is not a list of seeds, [0,1,2,3,4]")
+    return seeds
+
+
+# --- for people -------------------------------------------------------------------------------------------------------
+
+
+def show_plan(jobs: list[Job], *, console: Console | None = None) -> int:
+    """Print what a command would do: every job, how far it is, its steps and the time that it may take.
+
+    Returns:
+        Exit status 0.
+
+    Raises:
+        UserError: where a run folder holds another run.
+    """
+    console = console or Console(soft_wrap=True)
+    plan.check_folders(jobs)
+    estimator = plan.Estimator(Path(jobs[0].config["outputs"]))
+    drawn = Table()
+    drawn.add_column("run", overflow="fold")
+    drawn.add_column("")
+    drawn.add_column("steps", justify="right")
+    drawn.add_column("estimate", justify="right")
+    todo = []
+    for job in jobs:
+        state = _state(job)
+        todo += [job] if state != "done" else []
+        drawn.add_row(job.name, state, f"{job.steps:,}", "" if state == "done" else duration(estimator.seconds(job)))
+    console.print(drawn)
+    parallel = min(plan.num_parallel(jobs), max(len(todo), 1))
+    seconds = estimator.wall_seconds(todo, parallel)
+    is_guess = any(map(estimator.is_guess, todo))
+    console.print(announcement(jobs, todo, parallel, seconds, is_guess=is_guess), highlight=False)
+    hours = plan.gpu_hours(jobs)
+    console.print(f"On one GPU about {duration(3600 * hours)} in all, a guess from multiply-adds", highlight=False)
+    return 0
+
+
+def _state(job: Job) -> str:
+    run = RunDir(job.dir)
+    if not job.config["resume"]:
+        return "to run"
+    if run.is_done:
+        return "done"
+    begun = run.checkpoint_files()
+    return f"begun, at step {int(begun[0].stem.split('-')[1]):,}" if begun else "to run"
+
+
+def print_tables(request: Request, *, console: Console | None = None) -> None:
+    """Every table that the command asked for, the paper's numbers beside those of its finished jobs."""
+    console = console or Console(soft_wrap=True)
+
+    def manifests_of(row: Published) -> list[dict[str, Any]]:
+        jobs = dict.fromkeys(job for rows in request.tables.values() for job in rows.get(row, []))
+        runs = (RunDir(job.dir) for job in jobs)
+        return [read_json(run.manifest) for run in runs if run.is_done]
+
+    if request.tables:
+        console.print()
+        verdicts.show(verdicts.judge_all(request.tables, manifests_of), console)
