@@ -9,10 +9,12 @@ import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from resnet_repro import origin
 from resnet_repro.config import Config
 from resnet_repro.experiment import make_jobs
 from resnet_repro.paper import cell_of
 from resnet_repro.readme import ROOT, Summary, updated, with_header
+from resnet_repro.rundir import RunDir
 from tests.commands import imported_modules, manifests, run
 from tests.test_config import CONF
 
@@ -113,6 +115,7 @@ def test_an_experiment_runs_what_is_missing_and_prints_the_papers_table(tmp_path
     begun = tmp_path / "outputs" / "digits" / "plain-20-s1__steps=22" / "checkpoints"
     begun.mkdir(parents=True)
     (begun / "step-00000011.ckpt").touch()
+    origin.record(RunDir(begun.parent), data_checksum="", git_commit=None)
     status, said, modules = imported_modules(*REHEARSAL, "seed=0,1", "plan=true", home=tmp_path)
     assert status == 0, said
     lines = [" ".join(line.split("│")).split() for line in said.splitlines()]
