@@ -2,10 +2,18 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow test-slurm lint install lock benchmark readme clean
+.PHONY: demo figures test test-slow test-slurm lint install lock benchmark readme clean
 
 demo: install           ## the papers' claim in two minutes: train six networks on digits, then the report
 	$(BIN)/python train.py -m depth=20,56,110 arch=plain,resnet_v2 data=digits
+	$(BIN)/python report.py
+
+figures: install        ## every figure and every claim of the papers on digits: under ten minutes on two cores
+	$(BIN)/python train.py -m depth=20,56,110 arch=plain,resnet_v1,resnet_v2 data=digits
+	$(BIN)/python train.py experiment=constructed_solution data=digits
+	$(BIN)/python train.py -m depth=20 arch.mix=half_shortcut,half_both,exclusive_gate,shortcut_gate data=digits
+	$(BIN)/python train.py -m depth=20 arch.shortcut=B,C,dropout data=digits
+	$(BIN)/python train.py -m depth=20 arch.order=bn_after_add,relu_before_add,relu_only_preact data=digits
 	$(BIN)/python report.py
 
 test: install           ## the default tests

@@ -101,6 +101,34 @@ def write_run(
     return folder
 
 
+def write_constructed(outputs: Path, arch: str, depth: int, *, begun: float = 1.0, **kwargs: Any) -> Path:
+    """A run that began as one of 20 layers, with this error in % on the training images."""
+    name = f"{arch}-{depth}-s0__init_from=20"
+    folder = write_run(outputs, arch, depth, name=name, **kwargs)
+    file = folder / "manifest.json"
+    manifest = json.loads(file.read_text())
+    manifest["config"]["init_from"] = manifest["departures"]["init_from"] = 20
+    manifest["begun_with_weights"] = {
+        "name": f"{arch}-20-s0",
+        "num_predictions_that_differ": 0,
+        "train_error": begun,
+        "train_error_of_shallower": 1.0,
+    }
+    file.write_text(json.dumps(manifest))
+    return folder
+
+
+def write_layers(folder: Path, *, stds: list[float] = (), gradients: dict[int, list[float]] | None = None) -> None:  # type: ignore[assignment]
+    """What a run has measured of its layers: deviations by layer, and gradient norms by step and layer."""
+    if stds:
+        rows = [f"{layer},a,{std}" for layer, std in enumerate(stds, start=1)]
+        (folder / "responses.csv").write_text("\n".join(["layer,name,std", *rows]))
+    steps = (gradients or {}).items()
+    rows = [f"{step},{layer},a,{norm},1.0" for step, norms in steps for layer, norm in enumerate(norms, start=1)]
+    if rows:
+        (folder / "gradients.csv").write_text("\n".join(["step,layer,name,norm,weight_norm", *rows]))
+
+
 def write_example(outputs: Path) -> Path:
     """Six runs on digits, in which depth degrades the plain networks only, and three seeds of one full CIFAR-10 run."""
     for depth, train in ((20, 2.0), (56, 30.0), (110, 88.0)):

@@ -6,9 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from resnet_repro.claims import Claim, judge, standard_error
-from resnet_repro.results import Protocol, group, read
-from tests.synthetic_runs import write_run
+from resnet_repro import ablation_rules
+from resnet_repro.claims import Claim, judge, registry, rule
+from resnet_repro.evidence import Estimate, difference, error
+from resnet_repro.results import Cell, Protocol, group, read
+from tests.synthetic_runs import write_constructed, write_layers, write_run
+
+MIXES = ("half_shortcut", "half_both", "exclusive_gate", "shortcut_gate")
+ORDERS = ("bn_after_add", "relu_before_add", "relu_only_preact")
 
 
 def protocol(outputs: Path) -> Protocol:
@@ -16,8 +21,14 @@ def protocol(outputs: Path) -> Protocol:
     return only
 
 
-def verdicts(outputs: Path) -> list[str]:
-    return [claim.verdict for claim in judge(protocol(outputs))]
+def claim(outputs: Path, about: str, arch: str | None = None) -> Claim:
+    """The one claim that this rule judges, of several that about this architecture."""
+    (only,) = (each for each in judge(protocol(outputs)) if each.rule == about and arch in (None, each.arch))
+    return only
+
+
+def verdict(outputs: Path, about: str, arch: str | None = None) -> str:
+    return claim(outputs, about, arch).verdict
 
 
 def write_all(outputs: Path, errors: dict[tuple[str, int], tuple[float, float]]) -> None:
@@ -25,84 +36,226 @@ def write_all(outputs: Path, errors: dict[tuple[str, int], tuple[float, float]])
         write_run(outputs, arch, depth, train=train, test=test)
 
 
-def test_the_papers_picture_holds_in_all_three_claims(tmp_path: Path) -> None:
+THREE = ("degradation", "no_degradation", "beats_plain")
+
+
+def test_every_claim_has_a_rule_a_source_and_words_without_gaps(tmp_path: Path) -> None:
+    write_run(tmp_path, "resnet_v1", 20)
+    write_run(tmp_path, "resnet_v2", 20)
+    judged = judge(protocol(tmp_path))
+    assert {each.rule for each in judged} == {entry["rule"] for entry in registry()}
+    assert {each.arch for each in judged if each.rule == "gain_with_depth"} == {"resnet_v1", "resnet_v2"}
+    for each in judged:
+        assert callable(rule(each.rule))
+        assert each.source.startswith(("v1 ", "v2 "))
+        assert "{" not in each.sentence + each.measure
+        assert each.numbers
+
+
+def test_the_papers_picture_holds(tmp_path: Path) -> None:
     write_all(
         tmp_path,
-        {("plain", 20): (2, 4), ("plain", 110): (88, 89), ("resnet_v1", 20): (1, 3), ("resnet_v1", 110): (1.2, 2)},
+        {("plain", 20): (2, 4), ("plain", 110): (88, 89), ("resnet_v1", 20): (1, 8), ("resnet_v1", 110): (1.2, 2)},
     )
-    assert verdicts(tmp_path) == ["holds"] * 3
+    for about in (*THREE, "not_overfitting", "gain_with_depth"):
+        assert verdict(tmp_path, about) == "holds", about
 
 
-def test_the_opposite_picture_holds_in_none(tmp_path: Path) -> None:
+def test_the_opposite_picture_does_not_hold(tmp_path: Path) -> None:
     write_all(
         tmp_path,
         {("plain", 20): (9, 9), ("plain", 110): (2, 4), ("resnet_v1", 20): (1, 3), ("resnet_v1", 110): (40, 41)},
     )
-    assert verdicts(tmp_path) == ["does not hold"] * 3
+    for about in (*THREE, "gain_with_depth"):
+        assert verdict(tmp_path, about) == "does not hold", about
+    assert verdict(tmp_path, "not_overfitting") == "not enough runs"  # there is no higher test error to explain
+
+
+def test_a_deeper_net_that_only_generalises_worse_overfits(tmp_path: Path) -> None:
+    write_all(tmp_path, {("plain", 20): (9, 10), ("plain", 110): (2, 40)})
+    assert verdict(tmp_path, "not_overfitting") == "does not hold"
 
 
 def test_a_difference_within_two_standard_errors_does_not_hold(tmp_path: Path) -> None:
     # 10 % of 1,500 images: standard error 0.77 each, 1.10 of the difference
     write_all(tmp_path, {("plain", 20): (10, 10), ("plain", 56): (12, 12)})
-    assert verdicts(tmp_path)[0] == "does not hold"
+    assert verdict(tmp_path, "degradation") == "does not hold"
     write_run(tmp_path, "plain", 110, train=13, test=13)
-    assert verdicts(tmp_path)[0] == "holds"
+    assert verdict(tmp_path, "degradation") == "holds"
 
 
-@pytest.mark.parametrize(("deep", "verdict"), [(1.95, "holds"), (2.05, "does not hold")])
-def test_a_residual_net_may_lose_one_point(tmp_path: Path, deep: float, verdict: str) -> None:
+@pytest.mark.parametrize(("deep", "expected"), [(1.95, "holds"), (2.05, "does not hold")])
+def test_a_residual_net_may_lose_one_point(tmp_path: Path, deep: float, expected: str) -> None:
     for seed in (0, 1):  # equal seeds: no uncertainty, only the margin is left
         write_run(tmp_path, "resnet_v2", 20, seed, train=1.0)
         write_run(tmp_path, "resnet_v2", 56, seed, train=deep)
-    assert verdicts(tmp_path)[1] == verdict
+    assert verdict(tmp_path, "no_degradation") == expected
 
 
 def test_too_few_runs_are_said_to_be_too_few_with_a_command(tmp_path: Path) -> None:
     write_run(tmp_path, "plain", 56, train=30, schedule__steps=400)
     claims = judge(protocol(tmp_path))
-    assert [claim.verdict for claim in claims] == ["not enough runs"] * 3
-    assert claims[0].command == "python train.py -m depth=20,56 arch=plain data=digits schedule.steps=400"
-    assert "arch=plain,resnet_v1" in claims[2].command
+    assert {each.verdict for each in claims} == {"not enough runs"}
+    one = claim(tmp_path, "degradation")
+    assert one.command == "python train.py -m depth=20,56 arch=plain data=digits schedule.steps=400"
+    assert "arch=plain,resnet_v1" in claim(tmp_path, "beats_plain").command
 
 
 def test_every_main_residual_architecture_is_judged_and_no_ablation(tmp_path: Path) -> None:
     write_all(tmp_path, {("plain", 20): (9, 9), ("resnet_v1", 20): (1, 3), ("resnet_v2", 20): (1, 3)})
     write_run(tmp_path, "resnet_v1", 20, name="ablation", arch__mix="half_shortcut", train=80, test=80)
-    sentences = " ".join(claim.sentence for claim in judge(protocol(tmp_path)))
-    assert sentences.count("resnet_v1") == sentences.count("resnet_v2") == 2
-    assert "half_shortcut" not in sentences
+    about = [each.arch for each in judge(protocol(tmp_path)) if each.rule == "beats_plain"]
+    assert about == ["resnet_v1", "resnet_v2"]
 
 
 def test_validation_error_stands_in_where_there_is_no_test_error(tmp_path: Path) -> None:
     for arch, val in (("plain", 60.0), ("resnet_v1", 10.0)):
         write_run(tmp_path, arch, 56, test=None, val=val, data__val_size=200)
-    claim: Claim = judge(protocol(tmp_path))[-1]
-    assert claim.verdict == "holds"
-    assert "validation error" in claim.sentence
-    assert "+50.00 points" in claim.numbers
+    found = claim(tmp_path, "beats_plain")
+    assert found.verdict == "holds"
+    assert "validation error" in found.sentence
+    assert "+50.00 points" in found.numbers
 
 
 def test_uncertainty_is_of_the_seeds_where_there_are_some_and_of_the_images_where_there_is_one(tmp_path: Path) -> None:
     errors = [9.0, 10.0, 12.5]
-    for seed, error in enumerate(errors):
-        write_run(tmp_path, "plain", 20, seed, train=error)
+    for seed, each in enumerate(errors):
+        write_run(tmp_path, "plain", 20, seed, train=each)
     write_run(tmp_path, "plain", 56, train=20.0)
-    found = protocol(tmp_path)
-    seeds, single = (standard_error(cell, split="train") for cell in found.cells)
+    seeds, single = (error(cell, "train").standard_error for cell in protocol(tmp_path).cells)
     assert seeds == pytest.approx(statistics.stdev(errors) / math.sqrt(3))
     assert single == pytest.approx(100 * math.sqrt(0.2 * 0.8 / 1408))
-    assert "plain-56 has one seed: its uncertainty is from the number of images only" in judge(found)[0].numbers
+    numbers = claim(tmp_path, "degradation").numbers
+    assert "plain-56 has one seed: its uncertainty is from the number of images only" in numbers
+
+
+def test_an_unknown_uncertainty_is_said_and_counts_as_none(tmp_path: Path) -> None:
+    write_run(tmp_path)
+    (cell,) = protocol(tmp_path).cells
+    found = difference(Estimate(cell, 2.0, math.nan, 1, "a"), Estimate(cell, 1.0, math.nan, 1, "b"), what="x", unit="")
+    assert found.exceeds()
+    assert not found.exceeds(1.0)
+    assert "no uncertainty known" in found.text
 
 
 def test_a_diverged_run_is_named_beside_the_verdict(tmp_path: Path) -> None:
     write_run(tmp_path, "plain", 20, train=2)
     write_run(tmp_path, "plain", 110, train=90, results={"diverged_at": 17})
-    assert "plain-110 90.00, 1 of 1 diverged" in judge(protocol(tmp_path))[0].numbers
+    assert "plain-110 90.00, 1 of 1 diverged" in claim(tmp_path, "degradation").numbers
 
 
 def test_two_residual_nets_that_have_learned_nothing_prove_nothing(tmp_path: Path) -> None:
     write_run(tmp_path, "resnet_v2", 20, train=89)
     write_run(tmp_path, "resnet_v2", 56, train=89)
-    claim = judge(protocol(tmp_path))[1]
-    assert claim.verdict == "not enough runs"
-    assert claim.numbers == "resnet_v2-20 itself has 89.00 % training error: needs more steps."
+    found = claim(tmp_path, "no_degradation")
+    assert found.verdict == "not enough runs"
+    assert found.numbers == "Needs more steps: resnet_v2-20 itself has 89.00 % training error."
+
+
+def test_the_shallowest_pair_says_which_converges_faster(tmp_path: Path) -> None:
+    write_run(tmp_path, "plain", 20, train=20)  # the made-up curves end early where they end low
+    write_run(tmp_path, "resnet_v1", 20, train=1)
+    write_run(tmp_path, "plain", 110, train=1)
+    write_run(tmp_path, "resnet_v1", 110, train=40)
+    found = claim(tmp_path, "converges_faster")
+    assert found.verdict == "holds"
+    assert "plain-20" in found.numbers
+
+
+@pytest.mark.parametrize(("c", "expected"), [(5.5, "holds"), (12.0, "does not hold")])
+def test_the_options_differ_little_or_not(tmp_path: Path, c: float, expected: str) -> None:
+    write_run(tmp_path, "resnet_v1", 56, test=6)
+    assert "arch.shortcut=A,B,C" in claim(tmp_path, "options_differ_little").command
+    write_run(tmp_path, "resnet_v1", 56, name="B", arch__shortcut="B", test=5.5)
+    write_run(tmp_path, "resnet_v1", 56, name="C", arch__shortcut="C", test=c)
+    assert verdict(tmp_path, "options_differ_little") == expected
+
+
+@pytest.mark.parametrize(("deep", "expected"), [(0.2, "holds"), (0.6, "does not hold")])
+def test_responses_are_compared_by_their_median_without_the_stem(tmp_path: Path, deep: float, expected: str) -> None:
+    write_layers(write_run(tmp_path, "plain", 56), stds=[9.0, 1.0, 1.0, 70.0])
+    write_layers(write_run(tmp_path, "resnet_v1", 20), stds=[0.1, 0.5, 0.5, 0.5])
+    write_layers(write_run(tmp_path, "resnet_v1", 56), stds=[9.0, deep, deep, 5.0])
+    assert "plain-56 1.00, resnet_v1-56 " in claim(tmp_path, "smaller_responses").numbers
+    assert verdict(tmp_path, "smaller_responses") == "holds"
+    assert verdict(tmp_path, "deeper_smaller_responses") == expected
+
+
+def test_runs_that_have_not_measured_their_layers_are_not_enough(tmp_path: Path) -> None:
+    write_all(tmp_path, {("plain", 20): (9, 9), ("resnet_v1", 20): (1, 3), ("resnet_v1", 56): (1, 3)})
+    for about in ("smaller_responses", "deeper_smaller_responses", "healthy_gradients"):
+        assert verdict(tmp_path, about) == "not enough runs"
+
+
+@pytest.mark.parametrize(
+    ("last", "expected"),
+    [([0.5, 1.0, 1.0], "holds"), ([0.01, 1.0, 1.0], "does not hold"), ([math.nan] * 3, "does not hold")],
+)
+def test_gradients_that_vanish_towards_the_image_are_seen(tmp_path: Path, last: list[float], expected: str) -> None:
+    write_layers(write_run(tmp_path, "plain", 20), gradients={1: [0.0, 1.0, 1.0]})  # not the deepest
+    write_layers(write_run(tmp_path, "plain", 56), gradients={1: [40.0, 1.0, 2.0], 220: last})
+    found = claim(tmp_path, "healthy_gradients")
+    assert found.verdict == expected
+    assert found.numbers.startswith("plain-56: 20 at step 1, ")
+
+
+def test_a_solution_that_exists_and_is_not_found_is_the_plain_nets(tmp_path: Path) -> None:
+    write_all(tmp_path, {("plain", 20): (1, 3), ("plain", 56): (60, 62), ("resnet_v1", 56): (1, 3)})
+    assert claim(tmp_path, "not_found_by_the_solver").command.endswith(
+        "experiment=constructed_solution arch=plain data=digits"
+    )
+    write_constructed(tmp_path, "plain", 56, train=1.5)
+    write_constructed(tmp_path, "resnet_v1", 56, train=1.1)
+    assert verdict(tmp_path, "not_found_by_the_solver") == "holds"
+    assert verdict(tmp_path, "found_by_the_solver", "resnet_v1") == "holds"
+
+
+def test_a_construction_with_another_error_is_no_evidence(tmp_path: Path) -> None:
+    write_run(tmp_path, "plain", 56, train=60)
+    write_constructed(tmp_path, "plain", 56, train=1.5, begun=4.0)
+    assert verdict(tmp_path, "not_found_by_the_solver") == "not enough runs"
+
+
+@pytest.mark.parametrize(("dropout", "expected"), [(40, "holds"), (6, "does not hold")])
+def test_identity_shortcuts_must_beat_every_row_of_the_table(tmp_path: Path, dropout: float, expected: str) -> None:
+    write_run(tmp_path, "resnet_v1", 56, test=6)
+    write_run(tmp_path, "plain", 56, test=60)
+    for mix in MIXES:
+        write_run(tmp_path, "resnet_v1", 56, name=mix, arch__mix=mix, test=30)
+    write_run(tmp_path, "resnet_v1", 56, name="C", arch__shortcut="C", test=20)
+    found = claim(tmp_path, "identity_is_best")
+    assert found.numbers.startswith("Needs resnet_v1 dropout.")
+    write_run(tmp_path, "resnet_v1", 56, name="dropout", arch__shortcut="dropout", test=dropout)
+    assert verdict(tmp_path, "identity_is_best") == expected
+
+
+@pytest.mark.parametrize(("original", "expected"), [(20, "holds"), (6.5, "does not hold")])
+def test_full_preactivation_must_beat_every_order(tmp_path: Path, original: float, expected: str) -> None:
+    write_run(tmp_path, "resnet_v2", 56, test=6)
+    write_run(tmp_path, "resnet_v1", 56, test=original)
+    for order in ORDERS:
+        write_run(tmp_path, "resnet_v1", 56, name=order, arch__order=order, test=30)
+    assert verdict(tmp_path, "full_preactivation_is_best") == expected
+
+
+def test_networks_of_one_table_are_compared_under_one_recipe(tmp_path: Path) -> None:
+    write_run(tmp_path, "resnet_v1", 56, test=20)
+    write_run(tmp_path, "resnet_v2", 56, test=6)
+    original, new = protocol(tmp_path).cells
+    as_v2 = Cell("resnet_v1 paper_v2", 56, original.runs)
+    both = Protocol("", [original, as_v2, new])
+    numbers, _ = ablation_rules.full_preactivation_regularises(both, "resnet_v2")
+    assert "resnet_v1-56 paper_v2 20.00" in numbers
+
+
+@pytest.mark.parametrize(("loss", "expected"), [(0.2, "holds"), (0.05, "does not hold")])
+def test_regularising_is_a_higher_training_loss_with_a_lower_test_error(
+    tmp_path: Path, loss: float, expected: str
+) -> None:
+    write_run(tmp_path, "resnet_v1", 56, test=20, results={"train/loss": 0.1})
+    write_run(tmp_path, "resnet_v2", 56, test=6, results={"train/loss": loss})
+    write_run(tmp_path, "resnet_v1", 110, train=88, test=88)  # has learned nothing: the depth below is asked
+    write_run(tmp_path, "resnet_v2", 110, test=6)
+    found = claim(tmp_path, "full_preactivation_regularises")
+    assert found.verdict == expected
+    assert "resnet_v2-56" in found.numbers

@@ -1,13 +1,13 @@
-"""Training curves: panels, axes, what is drawn."""
+"""Figures: panels, axes, what is drawn."""
 
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
-from resnet_repro import figures
-from resnet_repro.results import group, read
-from tests.synthetic_runs import write_example, write_run
+from resnet_repro import figures, gallery, layer_figures
+from resnet_repro.results import Protocol, group, read
+from tests.synthetic_runs import write_constructed, write_example, write_layers, write_run
 
 
 @pytest.fixture
@@ -17,7 +17,7 @@ def outputs(tmp_path: Path) -> Path:
 
 def test_figure_has_a_panel_an_architecture_plain_first_on_one_y_axis(outputs: Path) -> None:
     digits = group(read(outputs)[0])[1]
-    panels = figures.training_curves(digits).axes
+    panels = figures.curves(digits, figures.training_panels(digits)).axes
     assert [panel.get_title() for panel in panels] == ["plain", "resnet_v2"]
     assert {panel.get_ylim() for panel in panels} == {(0, 100)}  # plain-110 ends at 89 %
     assert len({line.get_color() for panel in panels for line in panel.lines}) == 3  # one a depth
@@ -25,7 +25,7 @@ def test_figure_has_a_panel_an_architecture_plain_first_on_one_y_axis(outputs: P
 
 def test_figure_of_the_papers_protocol_has_the_papers_axis(outputs: Path) -> None:
     cifar = group(read(outputs)[0])[0]
-    (panel,) = figures.training_curves(cifar).axes
+    (panel,) = figures.curves(cifar, figures.training_panels(cifar)).axes
     assert panel.get_ylim() == (0, 20)
     assert panel.get_xlim() == (0, 64_000)
 
@@ -39,7 +39,8 @@ def test_curve_is_mean_and_range_of_the_seeds_at_common_steps(outputs: Path) -> 
 
 def test_validation_error_is_drawn_and_named_where_there_is_no_test_set(tmp_path: Path) -> None:
     write_run(tmp_path, test=None, val=9.0, data__val_size=200)
-    figure = figures.training_curves(group(read(tmp_path)[0])[0])
+    protocol = group(read(tmp_path)[0])[0]
+    figure = figures.curves(protocol, figures.training_panels(protocol))
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["training error", "validation error"]
 
 
@@ -50,3 +51,55 @@ def test_labels_keep_their_order_and_distance() -> None:
     assert min(placed) >= 0
     assert placed[1] > placed[0]
     assert placed[2] == pytest.approx(0.5)
+
+
+def titles(protocol: Protocol) -> dict[str, list[str]]:
+    """Of the panels of each figure that the gallery draws."""
+    return {drawn.name: [axes.get_title() for axes in drawn.wide.axes] for drawn in gallery.draw(protocol)}
+
+
+def test_ablations_have_a_figure_of_their_own_each_beside_the_network_it_departs_from(outputs: Path) -> None:
+    write_run(outputs, "resnet_v2", 20, name="gate", arch__mix="exclusive_gate")
+    write_run(outputs, "resnet_v2", 56, name="deeper gate", arch__mix="exclusive_gate")
+    digits = group(read(outputs)[0])[1]
+    assert titles(digits) == {
+        "training_curves": ["plain", "resnet_v2"],
+        "ablations": ["resnet_v2-56 mix=exclusive_gate"],
+    }
+    (lines,) = figures.ablation_panels(digits).values()
+    assert [line.label for line in lines] == ["resnet_v2", "exclusive_gate"]
+
+
+def test_a_constructed_network_is_drawn_beside_the_shallow_one_and_the_one_from_random_weights(outputs: Path) -> None:
+    write_constructed(outputs, "plain", 56, train=2.0)
+    digits = group(read(outputs)[0])[1]
+    assert titles(digits) == {"training_curves": ["plain", "resnet_v2"], "constructed_solution": ["plain"]}
+    (lines,) = figures.constructed_panels(digits).values()
+    assert [(line.label, line.cell.depth, line.cell.init_from) for line in lines] == [
+        ("20-layer", 20, None),
+        ("56-layer", 56, None),
+        ("constructed", 56, 20),
+    ]
+
+
+def test_responses_are_drawn_in_the_layers_order_and_sorted_plain_dashed_and_residual_solid(tmp_path: Path) -> None:
+    for arch, stds in (("plain", [1.0, 3.0, 2.0]), ("resnet_v1", [0.5, 0.2, 0.4])):
+        write_layers(write_run(tmp_path, arch, 20), stds=stds)
+    figure = layer_figures.response_figure(group(read(tmp_path)[0])[0])
+    assert figure is not None
+    above, below = figure.axes
+    assert [list(line.get_ydata()) for line in above.lines] == [[1.0, 3.0, 2.0], [0.5, 0.2, 0.4]]
+    assert [list(line.get_ydata()) for line in below.lines] == [[3.0, 2.0, 1.0], [0.5, 0.4, 0.2]]
+    assert [line.get_linestyle() for line in above.lines] == ["--", "-"]
+    assert above.get_ylim() == below.get_ylim() == (0, 3)  # as in the paper
+
+
+def test_gradients_are_drawn_by_layer_a_line_a_step_mean_over_seeds(tmp_path: Path) -> None:
+    write_layers(write_run(tmp_path, "plain", 20), gradients={1: [4.0, 2.0], 220: [1.0, 1.0]})
+    write_layers(write_run(tmp_path, "plain", 20, 1), gradients={1: [2.0, 2.0], 220: [1.0, 3.0]})
+    figure = layer_figures.gradient_figure(group(read(tmp_path)[0])[0])
+    assert figure is not None
+    (axes,) = figure.axes
+    assert axes.get_title() == "plain-20"
+    drawn = {line.get_label(): list(line.get_ydata()) for line in axes.lines}
+    assert drawn == {"step 1": [3.0, 2.0], "step 220": [1.0, 2.0]}

@@ -1,21 +1,19 @@
 """From a composed Hydra config to a checked job with a run directory. Imports no torch: a mistake shows at once."""
 
-import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from resnet_repro import depths
-from resnet_repro.errors import UserError
+from resnet_repro import depths, rules
 
 Config = dict[str, Any]
 
 # What a result depends on; the rest (folders, loggers, how many at a time) may differ between two commands for a run.
 RESULT_GROUPS = ("arch", "data", "schedule")
 RESULT_HARDWARE = ("precision", "channels_last", "fused", "num_threads", "devices", "num_nodes")
-RESULT_KEYS = ("depth", "seed", "protocol.name", *(f"hardware.{key}" for key in RESULT_HARDWARE))
+RESULT_KEYS = ("depth", "seed", "init_from", "protocol.name", *(f"hardware.{key}" for key in RESULT_HARDWARE))
 NOT_RESULT_KEYS = ("data.root", "data.download", "data.num_workers", "arch.protocol")  # protocol.name is what is used
 
 
@@ -29,15 +27,23 @@ class Job:
     departures: Config
     """What departs from the defaults of its architecture, data and protocol, flat: {"arch.shortcut": "B"}; the protocol
     itself, where it is not the one of the architecture's paper: {"protocol": "official_lua"}."""
+    begins_with: str | None = None
+    """Name of the run beside it whose weights it begins with, None where it begins with random ones."""
 
     @property
     def steps(self) -> int:
         return int(self.config["schedule"]["steps"])
 
     @property
+    def waits_for(self) -> Path | None:
+        """Folder of the run whose weights it begins with."""
+        return None if self.begins_with is None else self.dir.with_name(self.begins_with)
+
+    @property
     def description(self) -> dict[str, Any]:
         """What a run's process has to know."""
-        return {"name": self.name, "config": self.config, "departures": self.departures}
+        about = {"name": self.name, "config": self.config, "departures": self.departures}
+        return about if self.begins_with is None else about | {"begins_with": self.begins_with}
 
     @property
     def num_devices(self) -> int:
@@ -74,13 +80,18 @@ def resolve(config: Config) -> Config:
     Raises:
         UserError: at the first value that breaks a rule.
     """
-    _check(config)
+    rules.check(dict(flatten(config)))
     depth, schedule = config["depth"], dict(config["schedule"])
     arch = settled(config["arch"], depth=depth, family=family(config))
+    init_from = config["init_from"] if config["init_from"] != depth else None  # nothing to insert
+    if init_from is not None:
+        rules.check_construction(
+            init_from, depth=depth, family=family(config), arch=arch, asked_unit=config["arch"]["unit"]
+        )
     warmup = schedule["warmup"]
     if warmup and depth < warmup.get("min_depth", 0):
         schedule["warmup"] = None
-    return {**config, "arch": arch, "schedule": schedule}
+    return {**config, "arch": arch, "schedule": schedule, "init_from": init_from}
 
 
 def settled(arch: Config, *, depth: Any, family: str) -> Config:
@@ -125,7 +136,11 @@ def make_job(config: Config, *, usual: Config) -> Job:
     if (protocol := config["protocol"]["name"]) != config["arch"]["protocol"]:
         departures = {"protocol": protocol, **departures}
     name = run_name(config, departures)
-    return Job(config, name, Path(config["outputs"]) / config["data"]["name"] / name, departures)
+    begins_with = None
+    if config["init_from"] is not None:
+        others = {key: value for key, value in departures.items() if key != "init_from"}
+        begins_with = run_name({**config, "depth": config["init_from"]}, others)
+    return Job(config, name, Path(config["outputs"]) / config["data"]["name"] / name, departures, begins_with)
 
 
 def run_name(config: Config, departures: Config) -> str:
@@ -137,98 +152,3 @@ def run_name(config: Config, departures: Config) -> str:
 
 def _plain(value: Any) -> str:
     return re.sub(r"[^\w.+-]+", "-", str(value).strip("[]{}"))
-
-
-# --- rules -----------------------------------------------------------------------------------------------------------
-
-
-def _number(kind: type, low: float, high: float = math.inf) -> Callable[[Any], bool]:
-    kinds = (int,) if kind is int else (int, float)
-    return lambda v: isinstance(v, kinds) and not isinstance(v, bool) and low <= v <= high and math.isfinite(v)
-
-
-def _one_of(*values: Any) -> tuple[Callable[[Any], bool], str]:
-    names = (str(v).lower() if isinstance(v, bool) else str(v) for v in values)
-    return (lambda v: v in values), "one of " + ", ".join(names)
-
-
-def _is_warmup(value: Any) -> bool:
-    if value is None:
-        return True
-    is_rate = isinstance(value, dict) and _number(float, 0)(value.get("lr"))
-    return is_rate and any(_number(float, 0)(value.get(key)) for key in ("steps", "until_error"))
-
-
-RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "seed": (_number(int, 0, 2**31 - 1), "a whole number from 0 on"),
-    "resume": _one_of(True, False),
-    "plan": _one_of(True, False),
-    "arch.order": _one_of("original", "bn_after_add", "relu_before_add", "relu_only_preact", "full_preact"),
-    "arch.shortcut": _one_of("auto", "A", "B", "C", "dropout", "none"),
-    "arch.mix": _one_of("add", "half_shortcut", "half_both", "exclusive_gate", "shortcut_gate"),
-    "arch.unit": _one_of("auto", "basic", "bottleneck", "one_layer"),
-    "arch.stride_on": _one_of("first", "3x3"),
-    "arch.gate_bias": (_number(float, -100, 100), "a number"),
-    "data.val_size": (_number(int, 0), "a whole number of images, 0 for no validation split"),
-    "data.loader": _one_of("device", "dataloader"),
-    "data.num_workers": (_number(int, 0), "a whole number from 0 on"),
-    "schedule.steps": (_number(int, 1), "a whole number of steps, at least 1"),
-    "schedule.batch_size": (_number(int, 1), "a whole number of images, at least 1"),
-    "schedule.eval_batch_size": (_number(int, 1), "a whole number of images, at least 1"),
-    "schedule.log_every": (_number(int, 1), "a whole number of steps, at least 1"),
-    "schedule.eval_every": (_number(int, 1), "a whole number of steps, at least 1"),
-    "schedule.lr": (_number(float, 0), "a number from 0 on"),
-    "schedule.momentum": (_number(float, 0, 1), "a number from 0 to 1"),
-    "schedule.weight_decay": (_number(float, 0), "a number from 0 on"),
-    "schedule.nesterov": _one_of(True, False),
-    "schedule.protocol_steps": (_number(int, 1), "a whole number of steps, at least 1"),
-    "schedule.warmup": (_is_warmup, "null, {lr: 0.01, steps: 400} or {lr: 0.01, until_error: 80.0}"),
-    "schedule.shape": _one_of("steps", "cosine"),
-    "data.normalise": _one_of("pixel", "channel"),
-    "data.pad": (_number(int, 0), "a whole number of pixels"),
-    "data.flip": _one_of(True, False),
-    "outputs": (lambda v: isinstance(v, str) and v != "", "a folder"),
-    "hardware.deterministic": _one_of(True, False),
-    "schedule.milestones": (
-        lambda v: isinstance(v, list) and all(map(_number(int, 1), v)) and v == sorted(v),
-        "a rising list of steps, [32000,48000]",
-    ),
-    "hardware.accelerator": _one_of("auto", "cpu", "gpu"),
-    "hardware.devices": (_number(int, 1), "a whole number of devices a node, a process each, at least 1"),
-    "hardware.num_nodes": (_number(int, 1), "a whole number of machines, at least 1"),
-    "hardware.precision": _one_of("auto", "32-true", "bf16-mixed"),
-    "hardware.channels_last": _one_of("auto", True, False),
-    "hardware.fused": _one_of("auto", True, False),
-    "hardware.num_threads": (_number(int, 1), "a whole number of CPU threads a job, at least 1"),
-    "hardware.checkpoint_minutes": (_number(float, 0), "a number of minutes"),
-    "hardware.checkpoint_steps": (
-        lambda v: v is None or _number(int, 1)(v),
-        "a whole number of steps, at least 1, or null",
-    ),
-    "logger.upload_seconds": (_number(float, 1), "a number of seconds, at least 1"),
-    "logger.mode": _one_of("auto", "online", "offline"),
-}
-
-
-def _check(config: Config) -> None:
-    flat = dict(flatten(config))
-    for key, (holds, rule) in RULES.items():
-        if key in flat and not holds(flat[key]):
-            raise UserError(f"{key}={flat[key]} is not {rule}")
-    if config["jobs"] != "auto" and not _number(int, 1)(config["jobs"]):
-        raise UserError(f"jobs={config['jobs']} is not auto or a whole number of runs at a time, at least 1")
-    num_train, val_size, batch_size = (flat[k] for k in ("data.num_train", "data.val_size", "schedule.batch_size"))
-    left = max(num_train - val_size, 0)
-    if not left:
-        raise UserError(f"data.val_size={val_size} leaves 0 of {num_train} images to train on; v1 takes 5000 of 50000")
-    if batch_size > left:
-        raise UserError(f"schedule.batch_size={batch_size} is more than the {left} training images")
-    world_size = flat["hardware.devices"] * flat["hardware.num_nodes"]
-    if batch_size % world_size:
-        near = [n for n in (batch_size // world_size * world_size, -(-batch_size // world_size) * world_size) if n]
-        raise UserError(
-            f"schedule.batch_size={batch_size} does not divide by {world_size} devices; nearest are "
-            + " and ".join(map(str, near))
-        )
-    if flat["arch.shortcut"] == "none" and flat["arch.mix"] != "add":
-        raise UserError(f"arch.mix={flat['arch.mix']} needs a shortcut; with arch.shortcut=none use arch.mix=add")

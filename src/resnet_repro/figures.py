@@ -1,4 +1,4 @@
-"""Training curves as the papers draw them: plain and residual side by side. [v1 Fig. 6]"""
+"""Training curves as the papers draw them: error over steps, networks side by side. [v1 Fig. 6, v2 Figs. 3 and 5]"""
 
 import math
 from pathlib import Path
@@ -13,6 +13,7 @@ from resnet_repro.results import Cell, Protocol
 
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC3311", "#7B3294", "#333333", "#56B4E9", "#AA7744")  # one a depth
 MAX_COLUMNS = 3
+MAIN = ("plain", "resnet_v1", "resnet_v2")  # by these names, cells that depart in nothing
 LIMITS = (2, 5, 10, 20, 30, 40, 60, 80, 100)  # %, the tops that the y axis may have
 STYLE = {
     "train": {"linestyle": (0, (3, 1.5)), "linewidth": 0.9, "alpha": 0.9},
@@ -46,64 +47,115 @@ def held_out_split(protocol: Protocol) -> str:
     return "test" if any(curve(cell, "test").steps for cell in protocol.cells) else "val"
 
 
-def top_error(protocol: Protocol) -> float:
+def top_error(protocol: Protocol, cells: list[Cell]) -> float:
     """Top of the y axis in %: 20 as in the paper for its own data and length, else what shows every final error."""
     if protocol.data == "cifar10" and protocol.steps == 64_000:
         return 20
-    splits = ("train", held_out_split(protocol))
-    curves = [curve(cell, split) for cell in protocol.cells for split in splits]
+    curves = [curve(cell, split) for cell in cells for split in ("train", held_out_split(protocol))]
     last = max((c.high[-1] for c in curves if c.steps), default=100.0)
     return next((limit for limit in LIMITS if limit >= 1.1 * last), 100)
 
 
-def training_curves(protocol: Protocol, *, columns: int = MAX_COLUMNS) -> Figure:
-    """One panel an architecture, plain first, all with the same y axis; one colour a depth.
+class Line(NamedTuple):
+    """A cell's two curves in a panel."""
+
+    cell: Cell
+    label: str
+    color: str
+
+
+Panels = dict[str, list[Line]]
+"""By title, in the order in which they are drawn."""
+
+
+def training_panels(protocol: Protocol) -> Panels:
+    """One panel an architecture, plain first; one colour a depth. [v1 Fig. 6]"""
+    cells = [cell for cell in protocol.cells if cell.arch in MAIN]
+    depths = sorted({cell.depth for cell in cells})
+    return {
+        arch: [
+            Line(cell, f"{cell.depth}-layer", COLORS[depths.index(cell.depth) % len(COLORS)])
+            for cell in cells
+            if cell.arch == arch
+        ]
+        for arch in dict.fromkeys(cell.arch for cell in cells)
+    }
+
+
+def constructed_panels(protocol: Protocol) -> Panels:
+    """One panel an architecture: a shallow network, a deep one, and the deep one that began as the shallow one."""
+    panels: Panels = {}
+    cells = {(cell.arch, cell.depth): cell for cell in protocol.cells}
+    for begun in (cell for cell in protocol.cells if cell.init_from):
+        arch = begun.arch.replace(f" init_from={begun.init_from}", "")
+        shallow, deep = cells.get((arch, begun.init_from or 0)), cells.get((arch, begun.depth))
+        lines = [Line(begun, "constructed", COLORS[2])]
+        lines += [Line(deep, f"{begun.depth}-layer", COLORS[1])] if deep else []
+        lines += [Line(shallow, f"{begun.init_from}-layer", COLORS[0])] if shallow else []
+        panels[arch if arch not in panels else begun.name] = lines[::-1]
+    return panels
+
+
+def ablation_panels(protocol: Protocol) -> Panels:
+    """One panel an ablation, at the greatest depth it was run at, beside the network it departs from. [v2 Fig. 3]"""
+    panels: Panels = {}
+    cells = {(cell.arch, cell.depth): cell for cell in protocol.cells}
+    for cell in sorted((cell for cell in protocol.cells if cell.arch not in MAIN), key=lambda cell: -cell.depth):
+        name, _, rest = cell.arch.partition(" ")
+        if cell.init_from or any(each.cell.arch == cell.arch for lines in panels.values() for each in lines):
+            continue
+        original = cells.get((name, cell.depth))
+        before = [Line(original, name, COLORS[5])] if original else []
+        panels[cell.name] = [*before, Line(cell, rest.split("=")[-1], COLORS[0])]
+    return dict(sorted(panels.items()))
+
+
+def curves(protocol: Protocol, panels: Panels, *, columns: int = MAX_COLUMNS) -> Figure:
+    """Training and test error over the steps, a panel beside the other, all with the same y axis.
 
     Args:
         columns: panels side by side; 1 stacks them, for a narrow screen.
     """
-    archs = list(dict.fromkeys(cell.arch for cell in protocol.cells))
-    depths = sorted({cell.depth for cell in protocol.cells})
-    columns = min(columns, len(archs))
-    rows = math.ceil(len(archs) / columns)
+    columns = min(columns, len(panels))
+    rows = math.ceil(len(panels) / columns)
     figure = Figure(figsize=(4.3 * columns + 0.5, 3.4 * rows + 0.75), layout="constrained")
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flatten().tolist()
-    bold, top = held_out_split(protocol), top_error(protocol)
-    for axes, arch in zip(grid, archs, strict=False):
-        cells = [cell for cell in protocol.cells if cell.arch == arch]
-        _panel(axes, cells, colors={d: COLORS[depths.index(d) % len(COLORS)] for d in depths}, bold=bold, top=top)
-        axes.set_title(arch, fontsize=11, fontweight="bold")
+    cells = [line.cell for lines in panels.values() for line in lines]
+    bold, top = held_out_split(protocol), top_error(protocol, cells)
+    for number, (axes, (title, lines)) in enumerate(zip(grid, panels.items(), strict=False)):
+        _panel(axes, lines, bold=bold, top=top)
+        axes.set_title(title, fontsize=11, fontweight="bold")
         axes.set_xlim(0, protocol.steps)
-        below = archs.index(arch) + columns >= len(archs)
+        below = number + columns >= len(panels)
         axes.tick_params(labelbottom=below)
         axes.set_xlabel("step" if below else "")
-        if archs.index(arch) % columns == 0:
+        if number % columns == 0:
             axes.set_ylabel("error (%)")
-    for axes in grid[len(archs) :]:
+    for axes in grid[len(panels) :]:
         axes.remove()
     figure.suptitle(protocol.title, fontsize=12)
-    lines = [
+    legend = [
         Line2D([], [], color="#444444", label="training error", **STYLE["train"]),  # type: ignore[arg-type]
         Line2D([], [], color="#444444", label={"test": "test error", "val": "validation error"}[bold], **STYLE[bold]),  # type: ignore[arg-type]
     ]
-    if any(len(cell.runs) > 1 for cell in protocol.cells):
-        lines[1].set_label(f"{lines[1].get_label()} (mean; band: lowest to highest seed)")
-    figure.legend(handles=lines, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+    if any(len(cell.runs) > 1 for cell in cells):
+        legend[1].set_label(f"{legend[1].get_label()} (mean; band: lowest to highest seed)")
+    figure.legend(handles=legend, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     return figure
 
 
-def _panel(axes: Axes, cells: list[Cell], *, colors: dict[int, str], bold: str, top: float) -> None:
+def _panel(axes: Axes, lines: list[Line], *, bold: str, top: float) -> None:
     ends = []
-    for cell in cells:
+    for line in lines:
         for split in ("train", bold):
-            c = curve(cell, split)
+            c = curve(line.cell, split)
             if not c.steps:
                 continue
-            axes.plot(c.steps, c.mean, color=colors[cell.depth], **STYLE[split])  # type: ignore[arg-type]
-            if len(cell.runs) > 1:
-                axes.fill_between(c.steps, c.low, c.high, color=colors[cell.depth], alpha=0.15, linewidth=0)
-            if split == bold or not curve(cell, bold).steps:
-                ends.append((c.mean[-1], cell.depth))
+            axes.plot(c.steps, c.mean, color=line.color, **STYLE[split])  # type: ignore[arg-type]
+            if len(line.cell.runs) > 1:
+                axes.fill_between(c.steps, c.low, c.high, color=line.color, alpha=0.15, linewidth=0)
+            if split == bold or not curve(line.cell, bold).steps:
+                ends.append((c.mean[-1], line))
     axes.set_ylim(0, top)
     axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
@@ -113,10 +165,10 @@ def _panel(axes: Axes, cells: list[Cell], *, colors: dict[int, str], bold: str, 
     axes.grid(color="#dddddd", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     seen = [end for end in ends if end[0] <= top]
-    for (_, depth), y in zip(seen, spread([error / top for error, _ in seen], gap=0.065), strict=True):
-        _label(axes, f"{depth}-layer", (1, y), color=colors[depth], offset=5)
-    for i, (error, depth) in enumerate(end for end in ends if end[0] > top):
-        _label(axes, f"{depth}-layer ends at {error:.0f} %  ↑", (0.99, 0.96 - 0.065 * i), color=colors[depth], offset=0)
+    for (_, line), y in zip(seen, spread([error / top for error, _ in seen], gap=0.065), strict=True):
+        _label(axes, line.label, (1, y), color=line.color, offset=5)
+    for i, (error, line) in enumerate(end for end in ends if end[0] > top):
+        _label(axes, f"{line.label} ends at {error:.0f} %  ↑", (0.99, 0.96 - 0.065 * i), color=line.color, offset=0)
 
 
 def _label(axes: Axes, text: str, xy: tuple[float, float], *, color: str, offset: int) -> None:

@@ -13,7 +13,7 @@ from torchmetrics import Metric
 from resnet_repro.config import family
 from resnet_repro.process_group import share_buffers
 from resnet_repro.resnet import ResNet
-from resnet_repro.schedule import learning_rate
+from resnet_repro.schedule import last_rate, learning_rate
 
 
 class LossAndError(Metric):
@@ -75,6 +75,7 @@ class LitClassifier(pl.LightningModule):
         self.splits = splits
         self.train_metric, self.warmup_metric = LossAndError(), LossAndError()
         self.eval_metrics = torch.nn.ModuleList(LossAndError() for _ in splits)
+        self.trains_on = config.get("init_from") is not None
         self.lr = 0.0
         """Rate of the newest update."""
         self.warmup_ended_at: int | None = None
@@ -118,12 +119,15 @@ class LitClassifier(pl.LightningModule):
     def awaits_error(self) -> bool:
         """Whether v1's warm-up still waits for the training error to fall."""
         warmup = self.schedule["warmup"]
-        return bool(warmup) and "until_error" in warmup and self.warmup_ended_at is None
+        return bool(warmup) and "until_error" in warmup and self.warmup_ended_at is None and not self.trains_on
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         if self.awaits_error and self.global_step and self.global_step % 100 == 0:
             self._judge_warmup()
-        self.lr = learning_rate(self.global_step, self.schedule, warmup_ended_at=self.warmup_ended_at)
+        if self.trains_on:
+            self.lr = last_rate(self.schedule)
+        else:
+            self.lr = learning_rate(self.global_step, self.schedule, warmup_ended_at=self.warmup_ended_at)
         for group in self.trainer.optimizers[0].param_groups:
             group["lr"] = self.lr
 

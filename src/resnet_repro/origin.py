@@ -12,7 +12,8 @@ from resnet_repro.errors import UserError
 from resnet_repro.rundir import RunDir, read_json, write_json
 
 NOT_TRAINING = (
-    *("claims.py", "cli.py", "display.py", "experiment.py", "figures.py", "paper.py"),
+    *("ablation_rules.py", "claim_rules.py", "claims.py", "cli.py", "display.py", "evidence.py", "experiment.py"),
+    *("figures.py", "gallery.py", "layer_figures.py", "paper.py"),
     *("readme.py", "report.py", "results.py", "verdicts.py"),
 )
 """What only shows runs: no job imports it, and a run may go on after a change to it."""
@@ -33,9 +34,12 @@ CODE = {"code_sha256": source_sha256(Path(__file__).parent), "torch": version("t
 """Of the code that runs: read when it is imported, so that editing a file under a long sweep does not matter."""
 
 
-def record(run: RunDir, *, data_checksum: str, git_commit: str | None) -> None:
-    """Write down what a run is begun with."""
-    write_json(run.begun, {**CODE, "data_checksum": data_checksum, "git_commit": git_commit})
+def record(
+    run: RunDir, *, data_checksum: str, git_commit: str | None, weights: dict[str, object] | None = None
+) -> None:
+    """Write down what a run is begun with; `weights` tells of those that it has from another run."""
+    about = {} if weights is None else {"begun_with_weights": weights}
+    write_json(run.begun, {**CODE, "data_checksum": data_checksum, "git_commit": git_commit, **about})
 
 
 def refuse_another(run: RunDir, now: Mapping[str, str]) -> None:

@@ -48,6 +48,26 @@ def check_services(jobs: list[Job]) -> None:
             cifar.download(name, Path(root))
 
 
+def check_beginnings(jobs: list[Job], *, in_order: bool) -> None:
+    """Refuse a run that begins with another's weights where that one is not finished and will not be by then.
+
+    Args:
+        in_order: whether a run of this command is made before those that begin with its weights.
+
+    Raises:
+        UserError: one line that says what to do.
+    """
+    made = {job.dir for job in jobs if in_order}
+    for job in jobs:
+        other = job.waits_for
+        if other is not None and other not in made and not RunDir(other).is_done:
+            depths = f"depth={job.config['init_from']},{job.config['depth']} init_from=null,{job.config['init_from']}"
+            raise UserError(
+                f"{job.name} begins with the weights of {other}, and that run is not finished: "
+                + (f"make both with -m {depths}" if in_order else "make it first, init_from=null")
+            )
+
+
 @cache
 def gpus() -> list[str]:
     """The CUDA devices that the driver shows, as CUDA_VISIBLE_DEVICES names them; asked without torch."""

@@ -17,9 +17,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from resnet_repro import claims, figures, paper, verdicts
+from resnet_repro import claims, figures, gallery, paper, verdicts
 from resnet_repro.config import flatten
 from resnet_repro.display import duration
+from resnet_repro.evidence import SPLITS
 from resnet_repro.results import Cell, Protocol, Run, differences, group, read
 from resnet_repro.verdicts import Tables, Verdict
 
@@ -37,14 +38,12 @@ def write(outputs: Path, console: Console) -> Path:
     protocols = group(runs)
     folder = outputs / "report"
     folder.mkdir(parents=True, exist_ok=True)
-    for stale in folder.glob("training_curves_*"):
+    for stale in (path for name in gallery.NAMES for path in folder.glob(f"{name}_*")):
         stale.unlink()
     sections = [section(protocol) for protocol in protocols]
     tables = verdicts.from_report(protocols)
     for protocol, part in zip(protocols, sections, strict=True):
-        drawn = figures.training_curves(protocol)
-        figures.save(drawn, folder / f"training_curves_{protocol.slug}")
-        part["wide"], part["narrow"] = _data_uri(drawn), _data_uri(figures.training_curves(protocol, columns=1))
+        part["figures"] = [_page_figure(drawn, folder, protocol) for drawn in gallery.draw(protocol)]
         _print_section(part, console)
     if tables:
         verdicts.show(tables, console)
@@ -167,6 +166,14 @@ def _print_section(part: dict[str, Any], console: Console) -> None:
     console.print()
 
 
+def _page_figure(drawn: gallery.Drawn, folder: Path, protocol: Protocol) -> dict[str, Any]:
+    """A figure saved, and what the page holds of it."""
+    figures.save(drawn.wide, folder / f"{drawn.name}_{protocol.slug}")
+    narrow = None if drawn.narrow is None else _data_uri(drawn.narrow)
+    is_small = drawn.wide.get_figwidth() < 6
+    return drawn._asdict() | {"wide": _data_uri(drawn.wide), "narrow": narrow, "is_small": is_small}
+
+
 def _data_uri(figure: Figure) -> str:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=160)
@@ -180,7 +187,7 @@ def _to_json(sections: list[dict[str, Any]], tables: Tables, notes: list[str]) -
         if isinstance(value, (paper.Published, Verdict)):
             return plain(vars(value))
         if isinstance(value, dict):
-            return {key: plain(item) for key, item in value.items() if key not in ("wide", "narrow")}
+            return {key: plain(item) for key, item in value.items() if key != "figures"}
         if isinstance(value, (list, tuple)):
             return [plain(item) for item in value]
         return None if isinstance(value, float) and not math.isfinite(value) else value
@@ -230,7 +237,7 @@ def _to_html(sections: list[dict[str, Any]], tables: Tables, protocols: list[Pro
         notes=notes,
         marks=MARKS,
         dash=DASH,
-        names=claims.SPLITS,
+        names=SPLITS,
         versions={name: metadata.version(name) for name in ("resnet_repro", "matplotlib", "jinja2")}
         | {"Python": platform.python_version()},
         written=f"{datetime.now():%Y-%m-%d %H:%M}",

@@ -14,7 +14,7 @@ from resnet_repro.config import flatten
 from resnet_repro.errors import UserError
 
 # What changes no result, or is a coordinate of a cell. All else in a config is the protocol.
-NOT_PROTOCOL = {"arch", "depth", "seed", "hardware", "logger", "resume", "jobs", "outputs", "protocol"}
+NOT_PROTOCOL = {"arch", "depth", "seed", "init_from", "hardware", "logger", "resume", "jobs", "outputs", "protocol"}
 NOT_DATA = {"root", "download", "loader", "num_workers"}
 NOT_SCHEDULE = {"warmup", "log_every", "eval_every", "eval_batch_size"}  # a warm-up belongs to an architecture
 PAPERS = ("paper_v1", "paper_v2")  # their recipes differ in the warm-up alone: their runs stand side by side
@@ -84,9 +84,9 @@ def _without(mapping: dict[str, Any], keys: set[str]) -> dict[str, Any]:
 def arch_label(manifest: dict[str, Any]) -> str:
     """Name of an architecture: `resnet_v1`, and what departs from it: `resnet_v1 B`, `resnet_v1 paper_v2`."""
     extra = {
-        key.split(".")[1]: value
+        key.split(".")[-1]: value
         for key, value in manifest["departures"].items()
-        if key.startswith("arch.") or key == "schedule.warmup"
+        if key.startswith("arch.") or key in ("schedule.warmup", "init_from")
     }
     shortcut = [str(extra.pop("shortcut"))] if "shortcut" in extra else []
     words = [f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}" for key, value in extra.items()]
@@ -106,6 +106,11 @@ class Cell:
     def name(self) -> str:
         head, _, rest = self.arch.partition(" ")
         return f"{head}-{self.depth} {rest}".strip()
+
+    @property
+    def init_from(self) -> int | None:
+        """Depth of the run whose weights these began with, None for random weights."""
+        return self.runs[0].config.get("init_from")
 
     @property
     def num_diverged(self) -> int:

@@ -19,10 +19,12 @@ from resnet_repro import origin
 from resnet_repro.callbacks import Checkpoint, Recorder
 from resnet_repro.checkpoints import newest_checkpoint
 from resnet_repro.config import RESULT_HARDWARE, result_keys
+from resnet_repro.construct import begin_as
 from resnet_repro.data.module import InMemoryData
 from resnet_repro.errors import UserError
 from resnet_repro.fused import fuse
 from resnet_repro.hardware import keep_freed_memory, settle
+from resnet_repro.layers import GradientNorms, write_responses
 from resnet_repro.lit import LitClassifier
 from resnet_repro.loggers import CsvLogger, finish_wandb, wandb_logger
 from resnet_repro.manifest import describe, git_commit, weights_sha256
@@ -30,6 +32,9 @@ from resnet_repro.process_group import check_same, from_first, joined
 from resnet_repro.ranks import Rank
 from resnet_repro.rundir import RunDir, read_json, write_json
 from resnet_repro.schedule import eval_every, log_every
+
+NUM_MEASURED = 2_000
+"""Training images at most that layer responses are measured on: enough for two digits. [open: v1 does not say]"""
 
 
 def run(path: Path, job: dict[str, Any] | None = None, rank: Rank | None = None) -> dict[str, Any]:
@@ -70,8 +75,13 @@ def run(path: Path, job: dict[str, Any] | None = None, rank: Rank | None = None)
         if begun:
             origin.refuse_another(folder, {**origin.CODE, "data_checksum": data.checksum})
             _refuse_other_hardware(begun["hardware"], hardware)
-        elif rank.is_first:
-            origin.record(folder, data_checksum=data.checksum, git_commit=commit)
+        else:
+            weights = None
+            if config["init_from"] is not None:
+                device = torch.device("cuda" if hardware["accelerator"] == "gpu" else "cpu")
+                weights = begin_as(model.net, RunDir(path.with_name(job["begins_with"])), data.unaugmented(device))
+            if rank.is_first:
+                origin.record(folder, data_checksum=data.checksum, git_commit=commit, weights=weights)
         about = {**origin.CODE, "data": data.checksum, "weights": weights_sha256(model.net)}
         check_same({**result_keys(config), **about})
         first_step = int(checkpoint.stem.split("-")[1]) if checkpoint else 0
@@ -83,7 +93,8 @@ def run(path: Path, job: dict[str, Any] | None = None, rank: Rank | None = None)
         saver = Checkpoint(folder, schedule=schedule, hardware=hardware, agree_every=agree_every)
         saver.stop_on_signal()
         loggers = _loggers(folder, job, config, splits=data.splits, first_step=first_step) if rank.is_first else []
-        trainer = _trainer(config, environment, loggers, [recorder, saver], rank, path)
+        gradients = GradientNorms(steps=schedule["steps"])
+        trainer = _trainer(config, environment, loggers, [recorder, gradients, saver], rank, path)
         if rank.is_first:
             print(f"{job['name']}: step {first_step} of {schedule['steps']}, {hardware}", flush=True)
         try:
@@ -114,6 +125,7 @@ def run(path: Path, job: dict[str, Any] | None = None, rank: Rank | None = None)
             ),
             "group": job["group"],
             "command": job["command"],
+            "begun_with_weights": read_json(folder.begun).get("begun_with_weights"),
             "git_commit": commit,
             "code_sha256": origin.CODE["code_sha256"],
             "wandb_url": next((logger.experiment.url for logger in loggers if isinstance(logger, WandbLogger)), None),
@@ -121,6 +133,9 @@ def run(path: Path, job: dict[str, Any] | None = None, rank: Rank | None = None)
             "finished": datetime.now().astimezone().isoformat(timespec="seconds"),
         }
         if rank.is_first:
+            gradients.write(folder.gradients)
+            device = trainer.strategy.root_device
+            write_responses(folder.responses, model.net.to(device), data.unaugmented(device, at_most=NUM_MEASURED))
             write_json(folder.manifest, manifest)
             _finish_wandb(folder, loggers, results, exit_code=0)
     return manifest

@@ -41,6 +41,11 @@ def learning_rate(step: int, schedule: dict[str, Any], *, warmup_ended_at: int |
     return float(schedule["lr"] * 0.1 ** bisect_right(drops, step))
 
 
+def last_rate(schedule: dict[str, Any]) -> float:
+    """Rate of a run's last update: the one at which a run that begins with its weights trains on, all the time."""
+    return learning_rate(schedule["steps"] - 1, {**schedule, "warmup": None})
+
+
 def log_every(schedule: dict[str, Any]) -> int:
     """Steps between two rows of numbers: as the config says, but at least 20 rows a run, to see a curve."""
     return max(1, min(schedule["log_every"], schedule["steps"] // 20))

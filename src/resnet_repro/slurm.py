@@ -63,6 +63,7 @@ def run_jobs(jobs: list[Job], options: dict[str, Any], *, console: Console | Non
             )
     plan.check_folders(jobs)
     jobs = list({job.dir: job for job in jobs}.values())
+    plan.check_beginnings(jobs, in_order=False)
     todo = claim_all(jobs)
     in_queue = {job: number for job, number in in_queue.items() if job in todo}
     if jobs[0].config["jobs"] != "auto":

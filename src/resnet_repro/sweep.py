@@ -46,8 +46,9 @@ class Sweep:
         try:
             with self.display:
                 while self.running or (self.waiting and not self.num_stops_asked):
-                    while self.waiting and len(self.running) < self.parallel and not self.num_stops_asked:
-                        self._start(context, self.waiting.pop(0))
+                    while len(self.running) < self.parallel and not self.num_stops_asked and (job := self._ready()):
+                        self.waiting.remove(job)
+                        self._start(context, job)
                     self._pass_on_stops()
                     wait([process.sentinel for process in self.running], timeout=0.2)
                     for process in [process for process in self.running if process.exitcode is not None]:
@@ -59,6 +60,11 @@ class Sweep:
                 process.terminate()
             for signum, handler in handlers.items():
                 signal.signal(signum, handler)
+
+    def _ready(self) -> Job | None:
+        """The first job that begins with no other's weights, or whose other has ended, well or not."""
+        ahead = {job.dir for job in (*self.waiting, *self.running.values())}
+        return next((job for job in self.waiting if job.waits_for not in ahead), None)
 
     def _start(self, context: ForkServerContext | SpawnContext, job: Job) -> None:
         gpus: list[str] = []
@@ -147,6 +153,7 @@ def run_jobs(jobs: list[Job], *, console: Console | None = None) -> int:
     plan.check_folders(jobs)
     jobs = list({job.dir: job for job in jobs}.values())
     plan.check_devices(jobs)
+    plan.check_beginnings(jobs, in_order=True)
     todo = claim_all(jobs)
     parallel = min(plan.num_parallel(jobs), max(len(todo), 1))
     estimator = announce(console, jobs, todo, parallel)

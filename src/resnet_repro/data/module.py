@@ -80,6 +80,14 @@ class InMemoryData(pl.LightningDataModule):
             for images in self.evaluated.values()
         ]
 
+    def unaugmented(self, device: torch.device, *, at_most: int | None = None) -> EvalBatches:
+        """The training images as they are: all of them, or so many, evenly spaced."""
+        every = 1 if at_most is None else -(-len(self.train.y) // at_most)
+        images = Images(self.train.x[::every].copy(), self.train.y[::every].copy())
+        x, y = self._tensors(images, device)
+        like = self.normalisation.to(device)._asdict()
+        return EvalBatches(x, y, **like, batch_size=self.schedule["eval_batch_size"])
+
     @staticmethod
     def _tensors(images: Images, device: torch.device) -> tuple[Tensor, Tensor]:
         return torch.from_numpy(images.x).to(device), torch.from_numpy(images.y).to(device)

@@ -1,0 +1,175 @@
+"""The rules by which the papers' claims are judged: what is measured on our runs, and when a claim holds.
+
+A rule takes a protocol and an architecture, and returns its numbers in words and whether the claim holds. It raises
+NotEnough where the runs are not there. The claims, and the rules in words, are in claims.yaml.
+"""
+
+import math
+import statistics
+from collections.abc import Callable
+
+from resnet_repro.evidence import (
+    SPLITS,
+    Estimate,
+    NotEnough,
+    by_depth,
+    common_depths,
+    difference,
+    early_error,
+    error_difference,
+    held_out,
+    is_untrained,
+    layer_table,
+    plain_depths,
+    quantity,
+    two_depths,
+    untrained,
+)
+from resnet_repro.results import Cell, Protocol, Run
+
+MARGIN = 1.0  # points of error: less counts as no degradation; plain-110 loses over 50 [v1 Sec. 4.2]
+EARLY = 0.25  # of the steps: before the rate is lowered for the first time
+HEALTHY = 0.1  # gradients of the first third of the layers over those of the last: less is vanishing
+
+Found = tuple[str, bool]
+Rule = Callable[[Protocol, str], Found]
+
+
+def degradation(protocol: Protocol, arch: str) -> Found:
+    shallow, deep = two_depths(protocol, arch, split="train")
+    found = error_difference(deep, shallow, "train")
+    return found.text, found.exceeds()
+
+
+def not_overfitting(protocol: Protocol, arch: str) -> Found:
+    split = held_out(protocol)
+    shallow, deep = two_depths(protocol, arch, split=split)
+    unseen = error_difference(deep, shallow, split)
+    if not unseen.exceeds():
+        raise NotEnough(f"a deeper plain network with a higher {SPLITS[split]} error, else there is nothing to explain")
+    seen = error_difference(deep, shallow, "train")
+    return f"{unseen.text} {seen.text}", seen.exceeds()
+
+
+def no_degradation(protocol: Protocol, arch: str) -> Found:
+    shallow, deep = two_depths(protocol, arch, split="train")
+    if is_untrained(shallow):
+        raise NotEnough(untrained(shallow))
+    found = error_difference(deep, shallow, "train")
+    return found.text, not found.exceeds(MARGIN)
+
+
+def gain_with_depth(protocol: Protocol, arch: str) -> Found:
+    split = held_out(protocol)
+    at_most = 110 if arch == "resnet_v1" else None  # of ResNet-1202 v1 says that it overfits
+    shallow, deep = two_depths(protocol, arch, split=split, at_most=at_most)
+    found = error_difference(shallow, deep, split)
+    return found.text, found.exceeds()
+
+
+def beats_plain(protocol: Protocol, arch: str) -> Found:
+    split = held_out(protocol)
+    plain, residual = _beside_plain(protocol, arch, split=split, which=-1)
+    found = error_difference(plain, residual, split)
+    return found.text, found.exceeds()
+
+
+def converges_faster(protocol: Protocol, arch: str) -> Found:
+    plain, residual = _beside_plain(protocol, arch, split="train", which=0)
+    if is_untrained(plain):
+        raise NotEnough(untrained(plain))
+    what = f"Training error in %, mean of the first {EARLY:.0%} of the steps"
+    found = difference(early_error(plain, part=EARLY), early_error(residual, part=EARLY), what=what)
+    return found.text, found.exceeds()
+
+
+def smaller_responses(protocol: Protocol, arch: str) -> Found:
+    plain, residual = _beside_plain(protocol, arch, split="train", which=-1)
+    found = difference(_response(plain), _response(residual), what="Median deviation of the responses", unit="")
+    return found.text, found.exceeds()
+
+
+def deeper_smaller_responses(protocol: Protocol, arch: str) -> Found:
+    shallow, deep = two_depths(protocol, arch, split="train")
+    found = difference(_response(shallow), _response(deep), what="Median deviation of the responses", unit="")
+    return found.text, found.exceeds()
+
+
+def healthy_gradients(protocol: Protocol, arch: str) -> Found:
+    cells = by_depth(protocol, arch)
+    if not cells:
+        raise NotEnough("a plain network", f"depth={plain_depths(protocol)} arch={arch}")
+    ratios: dict[int, list[float]] = {}
+    for run in cells[-1].runs:
+        for step, ratio in gradient_ratios(run).items():
+            ratios.setdefault(step, []).append(ratio)
+    if not ratios:
+        raise NotEnough(f"runs of {cells[-1].name} that have measured their gradients")
+    lowest = {step: min(each, key=lambda r: (not math.isnan(r), r)) for step, each in sorted(ratios.items())}
+    text = ", ".join(f"{ratio:.2g} at step {step}" for step, ratio in lowest.items())
+    seeds = f", lowest of {len(cells[-1].runs)} seeds" if len(cells[-1].runs) > 1 else ""
+    return f"{cells[-1].name}{seeds}: {text}.", all(ratio >= HEALTHY for ratio in lowest.values())
+
+
+def gradient_ratios(run: Run) -> dict[int, float]:
+    """Median gradient norm of the first third of the layers over that of the last third, at each measured step."""
+    columns, norms = layer_table(run, "gradients.csv"), dict[int, list[float]]()
+    for step, norm in zip(columns.get("step", []), columns.get("norm", []), strict=True):
+        norms.setdefault(int(step), []).append(norm)
+    third = {step: max(1, len(each) // 3) for step, each in norms.items()}
+    medians = {
+        step: (statistics.median(each[: third[step]]), statistics.median(each[-third[step] :]))
+        for step, each in norms.items()
+    }
+    return {step: first / last if last else math.nan for step, (first, last) in medians.items()}
+
+
+def not_found_by_the_solver(protocol: Protocol, arch: str) -> Found:
+    constructed, scratch, text = _constructed(protocol, arch)
+    found = error_difference(scratch, constructed, "train")
+    return f"{text} {found.text}", found.exceeds()
+
+
+def found_by_the_solver(protocol: Protocol, arch: str) -> Found:
+    constructed, scratch, text = _constructed(protocol, arch)
+    found = error_difference(scratch, constructed, "train")
+    return f"{text} {found.text}", not found.exceeds(MARGIN)
+
+
+def _beside_plain(protocol: Protocol, arch: str, *, split: str, which: int) -> tuple[Cell, Cell]:
+    """The plain and the residual cell at the shallowest (0) or greatest (-1) depth that both have."""
+    plain, residual = common_depths(protocol, ["plain"], [arch], split=split)
+    if not plain:
+        raise NotEnough("a depth that both have", f"depth={plain_depths(protocol)} arch=plain,{arch}")
+    depth = list(plain)[which]
+    return plain[depth], residual[depth]
+
+
+def _constructed(protocol: Protocol, arch: str) -> tuple[Cell, Cell, str]:
+    """A cell that begins as a shallower run, the one of the same depth from random weights, and how the first began."""
+    names = [cell.arch for cell in protocol.cells if cell.arch == f"{arch} init_from={cell.init_from}"]
+    constructed, scratch = common_depths(protocol, names, [arch], split="train")
+    if not constructed:
+        options = f"experiment=constructed_solution arch={arch}"
+        raise NotEnough("a run with constructed weights and one without", options)
+    begun = constructed[max(constructed)]
+    records = [run.manifest["begun_with_weights"] for run in begun.runs]
+    ours, theirs = (statistics.fmean(r[key] for r in records) for key in ("train_error", "train_error_of_shallower"))
+    differ = sum(record["num_predictions_that_differ"] for record in records)
+    text = (
+        f"{begun.name} begins with {ours:.2f} % error on the training images, as {theirs:.2f} % "
+        f"with {begun.init_from} layers; {differ} predictions differ."
+    )
+    if ours > theirs:
+        raise NotEnough(f"a construction that succeeds: {text}")
+    return begun, scratch[begun.depth], text
+
+
+def _response(cell: Cell) -> Estimate:
+    """Median over the layers but the stem, whose response is a plain network's too."""
+
+    def median(run: Run) -> float | None:
+        stds = layer_table(run, "responses.csv").get("std", [])[1:]
+        return statistics.median(stds) if stds else None
+
+    return quantity(cell, median)

@@ -1,0 +1,130 @@
+"""What the options may be, and what goes together. Imports no torch: a mistake shows at once."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from resnet_repro import depths
+from resnet_repro.errors import UserError
+
+
+def _number(kind: type, low: float, high: float = math.inf) -> Callable[[Any], bool]:
+    kinds = (int,) if kind is int else (int, float)
+    return lambda v: isinstance(v, kinds) and not isinstance(v, bool) and low <= v <= high and math.isfinite(v)
+
+
+def _one_of(*values: Any) -> tuple[Callable[[Any], bool], str]:
+    names = (str(v).lower() if isinstance(v, bool) else str(v) for v in values)
+    return (lambda v: v in values), "one of " + ", ".join(names)
+
+
+def _is_warmup(value: Any) -> bool:
+    if value is None:
+        return True
+    is_rate = isinstance(value, dict) and _number(float, 0)(value.get("lr"))
+    return is_rate and any(_number(float, 0)(value.get(key)) for key in ("steps", "until_error"))
+
+
+RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "seed": (_number(int, 0, 2**31 - 1), "a whole number from 0 on"),
+    "init_from": (lambda v: v is None or _number(int, 1)(v), "null or the depth of a shallower run"),
+    "resume": _one_of(True, False),
+    "plan": _one_of(True, False),
+    "arch.order": _one_of("original", "bn_after_add", "relu_before_add", "relu_only_preact", "full_preact"),
+    "arch.shortcut": _one_of("auto", "A", "B", "C", "dropout", "none"),
+    "arch.mix": _one_of("add", "half_shortcut", "half_both", "exclusive_gate", "shortcut_gate"),
+    "arch.unit": _one_of("auto", "basic", "bottleneck", "one_layer"),
+    "arch.stride_on": _one_of("first", "3x3"),
+    "arch.gate_bias": (_number(float, -100, 100), "a number"),
+    "data.val_size": (_number(int, 0), "a whole number of images, 0 for no validation split"),
+    "data.loader": _one_of("device", "dataloader"),
+    "data.num_workers": (_number(int, 0), "a whole number from 0 on"),
+    "schedule.steps": (_number(int, 1), "a whole number of steps, at least 1"),
+    "schedule.batch_size": (_number(int, 1), "a whole number of images, at least 1"),
+    "schedule.eval_batch_size": (_number(int, 1), "a whole number of images, at least 1"),
+    "schedule.log_every": (_number(int, 1), "a whole number of steps, at least 1"),
+    "schedule.eval_every": (_number(int, 1), "a whole number of steps, at least 1"),
+    "schedule.lr": (_number(float, 0), "a number from 0 on"),
+    "schedule.momentum": (_number(float, 0, 1), "a number from 0 to 1"),
+    "schedule.weight_decay": (_number(float, 0), "a number from 0 on"),
+    "schedule.nesterov": _one_of(True, False),
+    "schedule.protocol_steps": (_number(int, 1), "a whole number of steps, at least 1"),
+    "schedule.warmup": (_is_warmup, "null, {lr: 0.01, steps: 400} or {lr: 0.01, until_error: 80.0}"),
+    "schedule.shape": _one_of("steps", "cosine"),
+    "data.normalise": _one_of("pixel", "channel"),
+    "data.pad": (_number(int, 0), "a whole number of pixels"),
+    "data.flip": _one_of(True, False),
+    "outputs": (lambda v: isinstance(v, str) and v != "", "a folder"),
+    "hardware.deterministic": _one_of(True, False),
+    "schedule.milestones": (
+        lambda v: isinstance(v, list) and all(map(_number(int, 1), v)) and v == sorted(v),
+        "a rising list of steps, [32000,48000]",
+    ),
+    "hardware.accelerator": _one_of("auto", "cpu", "gpu"),
+    "hardware.devices": (_number(int, 1), "a whole number of devices a node, a process each, at least 1"),
+    "hardware.num_nodes": (_number(int, 1), "a whole number of machines, at least 1"),
+    "hardware.precision": _one_of("auto", "32-true", "bf16-mixed"),
+    "hardware.channels_last": _one_of("auto", True, False),
+    "hardware.fused": _one_of("auto", True, False),
+    "hardware.num_threads": (_number(int, 1), "a whole number of CPU threads a job, at least 1"),
+    "hardware.checkpoint_minutes": (_number(float, 0), "a number of minutes"),
+    "hardware.checkpoint_steps": (
+        lambda v: v is None or _number(int, 1)(v),
+        "a whole number of steps, at least 1, or null",
+    ),
+    "logger.upload_seconds": (_number(float, 1), "a number of seconds, at least 1"),
+    "logger.mode": _one_of("auto", "online", "offline"),
+}
+
+
+def check(flat: dict[str, Any]) -> None:
+    """Refuse a value, or two that do not go together, of a config as `resnet_repro.config.flatten` has it.
+
+    Raises:
+        UserError: at the first that breaks a rule.
+    """
+    for key, (holds, rule) in RULES.items():
+        if key in flat and not holds(flat[key]):
+            raise UserError(f"{key}={flat[key]} is not {rule}")
+    if flat["jobs"] != "auto" and not _number(int, 1)(flat["jobs"]):
+        raise UserError(f"jobs={flat['jobs']} is not auto or a whole number of runs at a time, at least 1")
+    num_train, val_size, batch_size = (flat[k] for k in ("data.num_train", "data.val_size", "schedule.batch_size"))
+    left = max(num_train - val_size, 0)
+    if not left:
+        raise UserError(f"data.val_size={val_size} leaves 0 of {num_train} images to train on; v1 takes 5000 of 50000")
+    if batch_size > left:
+        raise UserError(f"schedule.batch_size={batch_size} is more than the {left} training images")
+    world_size = flat["hardware.devices"] * flat["hardware.num_nodes"]
+    if batch_size % world_size:
+        near = [n for n in (batch_size // world_size * world_size, -(-batch_size // world_size) * world_size) if n]
+        raise UserError(
+            f"schedule.batch_size={batch_size} does not divide by {world_size} devices; nearest are "
+            + " and ".join(map(str, near))
+        )
+    if flat["arch.shortcut"] == "none" and flat["arch.mix"] != "add":
+        raise UserError(f"arch.mix={flat['arch.mix']} needs a shortcut; with arch.shortcut=none use arch.mix=add")
+
+
+def check_construction(init_from: int, *, depth: int, family: str, arch: dict[str, Any], asked_unit: str) -> None:
+    """Refuse what has no identity to insert, or no shallower network of the same units to insert it into.
+
+    Args:
+        arch: a settled one (`resnet_repro.config.settled`); `asked_unit` is what its `unit` was before.
+
+    Raises:
+        UserError: one line that says what to do.
+    """
+    if init_from > depth:
+        raise UserError(f"init_from={init_from} is deeper than depth={depth}; give the depth of a shallower run")
+    if asked_unit == "auto" and depths.unit_for(init_from, family) != arch["unit"]:
+        raise UserError(f"init_from={init_from} and depth={depth} have different units; give arch.unit for both")
+    depths.stages(init_from, family=family, unit=arch["unit"])
+    plain = arch["shortcut"] == "none"
+    if plain and (arch["order"] != "original" or arch["unit"] == "bottleneck"):
+        what = "arch.order=original" if arch["order"] != "original" else "arch.unit=basic"
+        raise UserError(f"init_from={init_from}: plain units are identities with {what} only; use that")
+    if not plain and (arch["shortcut"] not in "AB" or arch["mix"] != "add" or arch["order"] == "bn_after_add"):
+        raise UserError(
+            f"init_from={init_from} needs units that are identities where F is zero; use arch.shortcut=A or B, "
+            "arch.mix=add and an arch.order other than bn_after_add"
+        )
