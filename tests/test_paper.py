@@ -53,7 +53,8 @@ def test_every_table_and_figure_of_both_papers_has_rows_and_an_experiment() -> N
     wanted = [f"v1 Table {n}" for n in range(1, 7)] + [f"v1 Fig. {n}" for n in (1, 4, 6, 7)]
     wanted += [f"v2 Table {n}" for n in range(1, 6)] + [f"v2 Fig. {n}" for n in (1, 6)]
     assert sorted(tables()) == sorted(wanted)
-    files = {path.stem: yaml.safe_load(path.read_text())["paper"] for path in (CONF / "experiment").glob("*.yaml")}
+    experiments = {path.stem: yaml.safe_load(path.read_text()) for path in (CONF / "experiment").glob("*.yaml")}
+    files = {name: experiment["paper"] for name, experiment in experiments.items() if "paper" in experiment}
     assert files == {rows[0].experiment: source for source, rows in tables().items()}
 
 
