@@ -119,7 +119,7 @@ def test_evaluation_on_ranks_counts_every_image_once(swept: tuple[str, Path]) ->
     model.net.to(memory_format=torch.channels_last)
     data = InMemoryData(manifest["config"])
     test = data.evaluated["test"]
-    images = torch.from_numpy(test.x) / 255 - data.mean
+    images = torch.from_numpy(test.x) / 255 - data.normalisation.mean
     with torch.no_grad(), torch.autocast("cpu", enabled=manifest["config"]["hardware"]["precision"] == "bf16-mixed"):
         logits = model.eval()(images)
     wrong = int((logits.argmax(1) != torch.from_numpy(test.y)).sum())
