@@ -51,6 +51,7 @@ def mount(tmp_path: Path) -> Iterator[Callable[[str], None]]:
 FULL = ("depth=20", "data=digits", "schedule.steps=44", "logger=csv", "hardware.checkpoint_steps=11")
 
 
+@pytest.mark.slow
 def test_a_disk_that_a_checkpoint_fills_ends_the_run_and_keeps_the_checkpoints_before_it(
     mount: Callable[[str], None], tmp_path: Path
 ) -> None:

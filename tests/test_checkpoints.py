@@ -75,7 +75,12 @@ Path.unlink = lambda self, **k: die() if self.name == "step-00000004.ckpt" else 
 @pytest.mark.parametrize(
     ("moment", "left", "newest"),
     [
-        (AFTER_THE_ROW, ["step-00000004.ckpt", "step-00000008.ckpt"], 8),
+        pytest.param(
+            AFTER_THE_ROW,
+            ["step-00000004.ckpt", "step-00000008.ckpt"],
+            8,
+            marks=pytest.mark.slow,
+        ),
         (IN_THE_MIDDLE, ["step-00000004.ckpt", "step-00000008.ckpt", "step-00000012.part"], 8),
         pytest.param(
             BEFORE_THE_NAME,

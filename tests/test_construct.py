@@ -185,6 +185,7 @@ def test_where_jobs_run_in_no_order_the_shallower_run_has_to_be_finished(tmp_pat
     check_beginnings(jobs, in_order=False)
 
 
+@pytest.mark.slow
 def test_the_experiment_makes_the_shallower_run_first_and_each_run_once(tmp_path: Path) -> None:
     options = ("data=digits", "schedule.steps=6", "logger=csv", "arch=plain", "depth=8,14", "init_from=null,8")
     status, output = command("train.py", "experiment=constructed_solution", *options, home=tmp_path)

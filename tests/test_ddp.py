@@ -93,6 +93,7 @@ def swept(home: Path) -> tuple[str, Path]:
     return output, home / "outputs"
 
 
+@pytest.mark.slow
 def test_a_sweep_on_two_ranks_makes_each_run_once(swept: tuple[str, Path]) -> None:
     output, outputs = swept
     assert output.startswith("6 jobs; 6 to run of 22 steps each, 1 at a time")
@@ -109,6 +110,7 @@ def test_a_sweep_on_two_ranks_makes_each_run_once(swept: tuple[str, Path]) -> No
         assert spans == sorted(spans)
 
 
+@pytest.mark.slow
 def test_evaluation_on_ranks_counts_every_image_once(swept: tuple[str, Path]) -> None:
     """The errors of the run are those of its checkpoint, looked at image by image in one process."""
     path = swept[1] / "digits" / "plain-8-s0__steps=22__devices=2"

@@ -98,6 +98,7 @@ def test_a_plan_shows_every_job_and_touches_nothing_and_imports_no_torch(
     assert not list(tmp_path.glob("outputs/cifar10"))
 
 
+@pytest.mark.slow
 def test_an_experiment_runs_what_is_missing_and_prints_the_papers_table(tmp_path: Path) -> None:
     status, said = run("train.py", *REHEARSAL, home=tmp_path)
     assert status == 0, said

@@ -189,6 +189,7 @@ def test_the_second_ctrl_c_stops_at_once(tmp_path: Path) -> None:
     assert_gone(children)
 
 
+@pytest.mark.slow
 def test_a_job_whose_process_is_killed_is_told_and_the_others_go_on(tmp_path: Path) -> None:
     process = start("train.py", *LONG, home=tmp_path)
     wait_for_step(tmp_path / "outputs", 5, num_runs=2)
