@@ -21,7 +21,7 @@ from resnet_repro.lit import LitClassifier
 from resnet_repro.ranks import Rank
 from resnet_repro.run import run as train
 from resnet_repro.rundir import RunDir, read_json
-from resnet_repro.worker import PRELOAD
+from resnet_repro.worker import DONE, PRELOAD
 from tests.commands import ROOT, descendants, environment, manifests, run, start
 from tests.test_run import prepared
 from tests.test_sweep import assert_gone, wait_for_step
@@ -191,6 +191,23 @@ def test_the_first_rank_that_fails_gives_the_reason(tmp_path: Path) -> None:
     result = subprocess.run([sys.executable, "-c", code, path], start_new_session=False, check=False, timeout=60)
     assert result.returncode == 1
     assert RunDir(path).read_status()["reason"] == "rank 1: ValueError: a broken disk"
+
+
+@pytest.mark.slow
+def test_ranks_whose_run_another_sweep_makes_meanwhile_end_together(swept: tuple[str, Path]) -> None:
+    """Rank 0 alone waits for the folder; the others have begun by the time that the run turns out to be done."""
+    folder = RunDir(swept[1] / "digits" / "plain-14-s0__steps=22__devices=2")
+    manifest = folder.manifest.read_bytes()
+    folder.manifest.unlink()
+    code = "import sys; from pathlib import Path; from resnet_repro.worker import work; work(Path(sys.argv[1]))"
+    try:
+        with folder.owned():
+            job = subprocess.Popen([sys.executable, "-c", code, str(folder.path)])
+            time.sleep(4)
+            folder.manifest.write_bytes(manifest)
+        assert job.wait(60) == DONE
+    finally:
+        folder.manifest.write_bytes(manifest)
 
 
 def started_by_hand(num_ranks: int, *options: tuple[str, ...], home: Path, port: int) -> list[tuple[int, str]]:

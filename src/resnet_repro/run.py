@@ -71,6 +71,8 @@ def run(path: Path, job: dict[str, Any] | None = None, rank: Rank | None = None)
         fuse(model.net)
 
     with joined(rank, accelerator=hardware["accelerator"]) as environment:
+        if from_first(folder.is_done):  # by another sweep, while rank 0 waited for the folder
+            return read_json(folder.manifest)
         checkpoint, begun = from_first(newest_checkpoint(folder) if rank.is_first else None) or (None, None)
         if begun:
             origin.refuse_another(folder, {**origin.CODE, "data_checksum": data.checksum})

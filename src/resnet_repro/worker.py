@@ -72,7 +72,7 @@ def train(run: RunDir, job: dict[str, Any], rank: Rank, *, log: bool) -> int:
     """
     try:
         with run.owned(patience_s=10) if rank.is_first else nullcontext():  # a run told to stop saves its state first
-            if run.is_done:
+            if run.is_done and rank.world_size == 1:  # several have to learn it together: resnet_repro.run
                 return DONE  # another sweep has made it in the meantime
             if rank.is_first:
                 run.remove_parts()
@@ -89,7 +89,7 @@ def train(run: RunDir, job: dict[str, Any], rank: Rank, *, log: bool) -> int:
 
 
 def _train(run: RunDir, job: dict[str, Any], rank: Rank) -> int:
-    if rank.is_first:
+    if rank.is_first and not run.is_done:
         _say(run, "running", "starting")
     from resnet_repro.callbacks import Stopped
     from resnet_repro.run import run as train_job
