@@ -2,12 +2,13 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from resnet_repro.readme import Summary, summaries
+from tests.wandb_server import WandbServer
 
 UNPACK = Path(__file__).parents[2] / "shared" / "data" / "unpack_cifar10.py"
 
@@ -20,6 +21,20 @@ def cifar10_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("cifar10")
     subprocess.run([sys.executable, UNPACK, root], check=True, stdout=subprocess.DEVNULL)
     return root
+
+
+@pytest.fixture
+def wandb_server() -> Iterator[Callable[..., WandbServer]]:
+    """Starts a stand-in for W&B's server."""
+    started: list[WandbServer] = []
+
+    def call(*, port: int = 0) -> WandbServer:
+        started.append(WandbServer(port=port))
+        return started[-1]
+
+    yield call
+    for server in started:
+        server.http.server_close()
 
 
 @pytest.fixture

@@ -1,21 +1,38 @@
 """Whether somebody is logged in to Weights & Biases here; asked without importing it."""
 
+import configparser
 import netrc
 import os
 from pathlib import Path
 from urllib.parse import urlparse
+
+HOSTS = ("api.forge.coreweave.com", "api.wandb.ai")
+"""W&B's own server: its name since wandb 0.31, and the one from before, by which W&B still finds a key."""
 
 
 def is_logged_in() -> bool:
     """Whether W&B would find a key, in its variable or in the file that `wandb login` writes."""
     if os.environ.get("WANDB_API_KEY"):
         return True
-    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
     path = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
     try:
-        return netrc.netrc(path).authenticators(host) is not None
+        known = netrc.netrc(path)
     except (OSError, netrc.NetrcParseError):  # no such file, or one that W&B could not read either
         return False
+    return any(known.authenticators(host) for host in _hosts())
+
+
+def _hosts() -> tuple[str, ...]:
+    """Names of the server that W&B would use, with the port: as its variable says, else as `wandb login --host` did."""
+    settings = configparser.ConfigParser(interpolation=None)
+    folder = Path(os.environ.get("WANDB_CONFIG_DIR", "~/.config/wandb")).expanduser()
+    try:
+        settings.read(folder / "settings")
+    except (OSError, configparser.Error):  # W&B treats what it cannot read as empty
+        settings.clear()
+    url = os.environ.get("WANDB_BASE_URL") or settings.get("default", "base_url", fallback=f"https://{HOSTS[0]}")
+    host = urlparse(str(url)).netloc
+    return HOSTS if host in HOSTS else (host,)
 
 
 def wandb_mode(asked: str) -> str:
