@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -21,6 +20,7 @@ from resnet_repro.worker import STOPPED
 from tests.commands import DIGITS, descendants, environment, run, start
 from tests.test_run import TINY, prepared
 from tests.test_sweep import wait_for_step
+from tests.wandb_server import WandbServer
 
 # --- disks ------------------------------------------------------------------------------------------------------------
 
@@ -133,39 +133,18 @@ def test_a_run_whose_folder_is_taken_away_ends_with_its_reason(tmp_path: Path) -
 
 # --- W&B --------------------------------------------------------------------------------------------------------------
 
-STUB = Path(__file__).parents[2] / "shared" / "tech" / "wandb"
 ONLINE = ("train.py", "data=digits", "depth=8", "schedule.steps=400", "logger.upload_seconds=3")
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
-    """Starts a stand-in for W&B's server."""
-    if not STUB.exists():
-        pytest.skip("the stand-in for W&B's server is not beside the checkout")
-    monkeypatch.syspath_prepend(STUB)
-    from wandb_stub import WandbStub  # type: ignore[import-not-found]
-
-    started: list[Any] = []
-
-    def call(**options: int) -> Any:
-        started.append(WandbStub(**options).__enter__())
-        return started[-1]
-
-    yield call
-    for stub in started:
-        stub.http.server_close()
 
 
 @pytest.mark.slow
 def test_a_run_whose_wandb_goes_away_trains_on_and_says_how_to_upload_the_rest(
-    server: Callable[..., Any], tmp_path: Path
+    wandb_server: Callable[..., WandbServer], tmp_path: Path
 ) -> None:
-    stub = server()
-    process = start(*ONLINE, home=tmp_path, variables=stub.env)
+    server = wandb_server()
+    process = start(*ONLINE, home=tmp_path, variables=server.variables)
     wait_for_step(tmp_path / "outputs", 50, num_runs=1)
-    (began,) = stub.runs
-    stub.http.shutdown()
-    stub.http.server_close()
+    (began,) = server.runs
+    server.stop()
     wait_for_step(tmp_path / "outputs", 400, num_runs=1)
     last_step = time.monotonic()
     output, _ = process.communicate(timeout=60)
@@ -175,27 +154,27 @@ def test_a_run_whose_wandb_goes_away_trains_on_and_says_how_to_upload_the_rest(
     assert "W&B does not have all of these runs; metrics.csv does. To upload the rest:\n" in output
     (command,) = (line.split() for line in output.splitlines() if line.startswith("  wandb sync "))
 
-    again = server(port=int(stub.url.rsplit(":", 1)[1]))
+    again = wandb_server(port=server.port)
     wandb = str(Path(sys.executable).with_name("wandb"))
-    environ = {**environment(tmp_path), **again.env}
+    environ = {**environment(tmp_path), **again.variables}
     subprocess.run([wandb, *command[1:]], cwd=tmp_path, env=environ, check=True, capture_output=True)
     (folder,) = (path.parent for path in tmp_path.glob("outputs/digits/*/manifest.json"))
     rows = list(csv.DictReader((folder / "metrics.csv").open()))
     uploaded = {row["trainer/global_step"] for row in again.runs[began]["history"]}
     assert uploaded == {int(row["step"]) for row in rows}
-    status, output = run(*ONLINE, home=tmp_path, variables=again.env)
+    status, output = run(*ONLINE, home=tmp_path, variables=again.variables)
     assert status == 0
     assert "wandb sync" not in output
 
 
 @pytest.mark.slow
 def test_a_run_whose_wandb_answers_no_more_is_stopped_with_its_state_saved(
-    server: Callable[..., Any], tmp_path: Path
+    wandb_server: Callable[..., WandbServer], tmp_path: Path
 ) -> None:
-    stub = server()
-    process = start(*ONLINE, home=tmp_path, variables=stub.env)
+    server = wandb_server()
+    process = start(*ONLINE, home=tmp_path, variables=server.variables)
     wait_for_step(tmp_path / "outputs", 50, num_runs=1)
-    stub.http.RequestHandlerClass.do_POST = lambda self: time.sleep(3600)
+    server.http.RequestHandlerClass.do_POST = lambda self: time.sleep(3600)
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=30)
     assert process.returncode == STOPPED

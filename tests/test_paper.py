@@ -13,9 +13,10 @@ from torch import nn
 from resnet_repro.config import Config, resolve
 from resnet_repro.depths import multiply_adds
 from resnet_repro.lit import LitClassifier
-from resnet_repro.paper import Published, cell_of, conditions, deviations, published, registry, tables
+from resnet_repro.paper import Published, cell_of, conditions, deviations, printed, published, registry, tables
 from resnet_repro.resnet import ResNet
-from tests.synthetic_runs import config
+from resnet_repro.rundir import read_json
+from tests.synthetic_runs import config, write_run
 from tests.test_config import CONF, composed
 
 FACTS = Path(__file__).parents[2] / "shared" / "paper" / "published_numbers.yaml"
@@ -227,3 +228,15 @@ def test_the_registry_holds_every_number_of_the_transcription() -> None:
     assert [row.top5 for row in tables()["v1 Table 5"]] == list(v1["table5_ensembles_top5_test"].values())
     counted = {row.options["depth"]: row.multiply_adds_g for row in tables()["v1 Table 1"]}
     assert counted == v1["table1_flops_g"]
+
+
+def test_a_run_is_given_the_printed_error_only_where_it_may_be_compared(tmp_path: Path) -> None:
+    manifests = [
+        read_json(write_run(tmp_path, "resnet_v1", 110, name=name, **made) / "manifest.json")
+        for name, made in {
+            "full": {"data__name": "cifar10"},
+            "short": {"data__name": "cifar10", "schedule__steps": 400},
+            "digits": {},
+        }.items()
+    ]
+    assert [printed(manifest) for manifest in manifests] == [{"paper/error": 6.61}, {}, {}]

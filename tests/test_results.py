@@ -11,7 +11,7 @@ from rich.console import Console
 from resnet_repro import report
 from resnet_repro.config import make_job
 from resnet_repro.errors import UserError
-from resnet_repro.results import arch_label, group, read
+from resnet_repro.results import arch_label, group, identity, read
 from tests.synthetic_runs import config, departures, write_example, write_run
 from tests.test_config import composed
 
@@ -101,3 +101,17 @@ def test_no_finished_run_is_an_error_of_one_line_with_a_command(tmp_path: Path) 
         with pytest.raises(UserError, match=r"holds no finished run.*python train\.py") as caught:
             report.write(folder, Console(file=io.StringIO()))
         assert "\n" not in str(caught.value)
+
+
+def test_what_tells_runs_apart_elsewhere_is_the_reports_own_grouping(tmp_path: Path) -> None:
+    write_example(tmp_path)
+    protocols = group(read(tmp_path)[0])
+    told = {
+        (protocol.title, cell.name): [identity(run.manifest) for run in cell.runs]
+        for protocol in protocols
+        for cell in protocol.cells
+    }
+    assert len({str(each) for runs in told.values() for each in runs}) == len(told)
+    assert all(run["network"] == name for (_, name), runs in told.items() for run in runs)
+    by_title = {(title, run["comparable"]) for (title, _), runs in told.items() for run in runs}
+    assert len(by_title) == len(protocols)

@@ -88,6 +88,9 @@ def test_every_job_is_an_offline_wandb_run_that_can_be_read_back(swept: tuple[in
         assert about["config"]["update"]["schedule"]["lr"] == 0.1
         assert about["config"]["update"]["hardware"] == config["hardware"]
         history = [record["history"]["item"] for record in records if record["type"] == "history"]
+        assert [row["responses/layer"] for row in history if "responses/layer" in row] == [*range(1, config["depth"])]
+        history = [row for row in history if "responses/layer" not in row]
+        assert history[-1]["_step"] == 22
         assert history[-1]["trainer/global_step"] == 22
         for key in ("train/error", "train/loss", "test/error", "test/loss", "lr", "time/images_per_s"):
             assert key in history[-1]
@@ -112,7 +115,7 @@ def test_a_job_that_fails_does_not_end_the_sweep_and_is_made_up_for(tmp_path: Pa
 
 def wait_for_step(outputs: Path, step: int, *, num_runs: int) -> None:
     """Until that many runs have come that far."""
-    for _ in range(600):
+    for _ in range(2400):  # two minutes: other things may run here, too
         steps = [RunDir(path.parent).read_status().get("step", 0) for path in outputs.glob("*/*/status.json")]
         if sum(s >= step for s in steps) >= num_runs:
             return

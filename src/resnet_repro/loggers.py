@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,10 @@ from pytorch_lightning.loggers import Logger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
 from resnet_repro.login import wandb_mode
-from resnet_repro.rundir import RunDir, replacing
+from resnet_repro.rundir import RunDir, read_json, replacing, write_json
+
+STEP = "trainer/global_step"
+"""The name by which Lightning has W&B draw everything else against the training step."""
 
 
 class CsvLogger(Logger):
@@ -67,26 +71,39 @@ class CsvLogger(Logger):
 
 
 class LenientWandbLogger(WandbLogger):
-    """Lets a run go on without W&B when W&B's own process is gone: metrics.csv has every number."""
+    """Lets a run go on without W&B when W&B's own process is gone: metrics.csv has every number.
+
+    W&B's own count of steps is the training step, so that a run that goes on logs no step twice.
+    """
 
     is_lost = False
+    first_step = 0
+    """Of the rows that W&B does not have yet."""
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        if self.is_lost:
+        assert step is not None
+        if self.is_lost or step < self.first_step:
             return
         try:
-            super().log_metrics(metrics, step)
+            self.experiment.log({**metrics, STEP: step}, step=step, commit=True)
         except Exception as error:  # what a broken connection to that process raises is its own matter
             self.is_lost = True
             print(f"W&B has failed, the run goes on without it: {error!r}", flush=True)
 
 
-def wandb_logger(config: dict[str, Any], *, name: str, group: str) -> WandbLogger:
-    """A W&B run that goes on when the run does, named, grouped by sweep and tagged."""
+def wandb_logger(
+    config: dict[str, Any], folder: RunDir, *, name: str, group: str, about: dict[str, Any]
+) -> WandbLogger:
+    """A W&B run that goes on when the run does, named, grouped by sweep and tagged.
+
+    Args:
+        folder: of the run; what `metrics.csv` and `timing.csv` hold there is logged where W&B does not have it.
+        about: what W&B is to know of the run beside its config.
+    """
     os.environ.setdefault("WANDB_SILENT", "true")  # the sweep says once, at its end, where the runs are
     arch, depth, data = config["arch"]["name"], config["depth"], config["data"]["name"]
 
-    def logger(mode: str) -> WandbLogger:
+    def logger(mode: str) -> LenientWandbLogger:
         made = LenientWandbLogger(
             project=config["logger"]["project"],
             entity=config["logger"]["entity"],
@@ -96,35 +113,85 @@ def wandb_logger(config: dict[str, Any], *, name: str, group: str) -> WandbLogge
             tags=[arch, f"depth-{depth}", data],
             save_dir=config["outputs"],  # one folder for all runs, so that `wandb leet` shows them together
             offline=mode == "offline",
-            config=config,
+            config={**config, **about},
             settings=wandb.Settings(finish_timeout=config["logger"]["upload_seconds"], finish_timeout_raises=True),
         )
-        _ = made.experiment  # starts the run: here, where a failure can be told
+        run = made.experiment  # starts it: here, where a failure can be told
+        run.define_metric("responses/*", step_metric="responses/layer")
         return made
 
     mode = wandb_mode(config["logger"]["mode"])
     try:
-        return logger(mode)
+        made = logger(mode)
     except Exception as error:
         if mode == "offline" or config["logger"]["mode"] == "online":
             raise
         print(f"W&B cannot be reached, the run is kept offline: {error!r}", flush=True)
         wandb.teardown()  # else its service still holds the run's id
-        return logger("offline")
+        made = logger("offline")
+    _go_on(made, folder)
+    return made
 
 
-def finish_wandb(logger: WandbLogger, results: dict[str, Any], *, exit_code: int) -> str | None:
-    """Close the W&B run with its results as its summary; a failure of W&B is no failure of the run.
+def _go_on(logger: LenientWandbLogger, folder: RunDir) -> None:
+    """Have W&B get every row once, also of a run that earlier processes have begun.
+
+    Online, W&B says how far it is. Offline, it has what an earlier process has seen uploaded, or `wandb sync` since.
+    The rows behind that are logged anew, and so this process's W&B folder takes the place of the earlier offline ones.
+    """
+    run = logger.experiment
+    own = Path(run.dir).parent
+    before = read_json(folder.wandb) if folder.wandb.exists() else {}
+    uploaded = before.get("uploaded_step", 0)
+    if before and _is_synced(own.with_name(before["folder"])):
+        uploaded = max(uploaded, folder.read_status().get("step", 0))
+    logger.first_step = uploaded + 1 if run.offline else run.step
+    for step, row in _rows(folder.metrics, folder.timing).items():
+        logger.log_metrics(row, step)
+    write_json(folder.wandb, {"folder": own.name, "uploaded_step": logger.first_step - 1})
+    for path in own.parent.glob(f"offline-run-*-{run.id}"):
+        if path != own and not _is_synced(path):
+            shutil.rmtree(path, ignore_errors=True)  # where the process of a killed run still writes, a rest stays
+
+
+def _is_synced(path: Path) -> bool:
+    return any(path.glob("*.synced"))
+
+
+def _rows(*paths: Path) -> dict[int, dict[str, float]]:
+    """What the files hold, by step."""
+    rows: dict[int, dict[str, float]] = {}
+    for path in paths:
+        with path.open(newline="") as file:
+            for row in csv.DictReader(file):
+                values = {key: float(value) for key, value in row.items() if key != "step" and value}
+                rows.setdefault(int(row["step"]), {}).update(values)
+    return dict(sorted(rows.items()))
+
+
+def finish_wandb(logger: WandbLogger, folder: RunDir, summary: dict[str, Any], *, exit_code: int) -> str | None:
+    """Close the W&B run; a failure of W&B is no failure of the run.
+
+    Args:
+        folder: of the run; where it has come to its end, responses.csv is logged as rows behind the last step's.
+        summary: what W&B is to show of the run in one line; what is None is left out.
 
     Returns:
         The name of the run's own folder in `wandb/` where W&B does not have all that is in it.
     """
     run = logger.experiment
-    folder = Path(run.dir).parent.name
+    own, step = Path(run.dir).parent.name, run.step
     try:
-        run.summary.update({key: value for key, value in results.items() if value is not None})
+        if exit_code == 0:
+            with folder.responses.open(newline="") as file:
+                for row in csv.DictReader(file):
+                    run.log({"responses/layer": int(row["layer"]), "responses/std": float(row["std"])}, commit=True)
+        run.summary.update({key: value for key, value in summary.items() if value is not None})
         run.finish(exit_code=exit_code)
     except Exception as error:  # a TimeoutError where W&B is out of reach
         print(f"W&B could not be closed: {error!r}", flush=True)
-        return folder
-    return folder if run.offline else None
+        return own
+    if run.offline:
+        return own
+    write_json(folder.wandb, {"folder": own, "uploaded_step": step - 1})
+    return None

@@ -165,3 +165,9 @@ def conditions(config: Config) -> list[str]:
     theirs = batch_size // config["protocol"]["devices"]
     parts = [f"batch norm over {ours} images, not {theirs}"] if ours != theirs else []
     return parts + ([hardware["precision"]] if hardware["precision"] != "32-true" else [])
+
+
+def printed(manifest: dict[str, Any]) -> dict[str, float]:
+    """The printed error in % beside a run's own `test/error`; empty where there is none or it may not be compared."""
+    row = None if deviations(manifest) else published(manifest["config"])
+    return {} if row is None or row.number is None else {"paper/error": row.number}

@@ -1,6 +1,7 @@
 """Finished runs: read from disk, grouped by protocol, averaged over seeds."""
 
 import csv
+import hashlib
 import json
 import math
 import re
@@ -92,6 +93,16 @@ def arch_label(manifest: dict[str, Any]) -> str:
     words = [f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}" for key, value in extra.items()]
     other_paper = [name] if (name := manifest["departures"].get("protocol")) in PAPERS else []
     return " ".join([manifest["config"]["arch"]["name"], *other_paper, *shortcut, *words])
+
+
+def identity(manifest: dict[str, Any]) -> dict[str, str]:
+    """By what runs are told apart and put together outside of here, where a config's groups cannot say it.
+
+    `network` and `architecture` as the report names them; runs may be compared where `comparable` is the same.
+    """
+    run = Run(Path(), manifest, {})
+    comparable = hashlib.sha256(run.protocol.encode()).hexdigest()[:8]
+    return {"network": Cell(run.arch, run.depth, [run]).name, "architecture": run.arch, "comparable": comparable}
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ class RunDir:
 
     `job.json` is what was asked, `begun.json` with which code and data, `slurm.json` as which SLURM job, `status.json`
     how far it is, `failure.txt` why it failed, `train.log` what its processes printed, `metrics.csv` and `timing.csv`
-    its curves, `checkpoints/` its newest states, `responses.csv` and `gradients.csv` how strong each layer's are, and
-    `manifest.json`, written last, its result.
+    its curves, `checkpoints/` its newest states, `responses.csv` and `gradients.csv` how strong each layer's are,
+    `wandb.json` which rows W&B has, and `manifest.json`, written last, its result.
     """
 
     def __init__(self, path: Path) -> None:
@@ -30,7 +30,7 @@ class RunDir:
         self.metrics, self.timing, self.log = path / "metrics.csv", path / "timing.csv", path / "train.log"
         self.responses, self.gradients = path / "responses.csv", path / "gradients.csv"
         self.checkpoints, self.failure = path / "checkpoints", path / "failure.txt"
-        self.slurm = path / "slurm.json"
+        self.slurm, self.wandb = path / "slurm.json", path / "wandb.json"
 
     @property
     def is_done(self) -> bool:
@@ -46,8 +46,8 @@ class RunDir:
 
     def remove_parts(self) -> None:
         """Remove what a process of this run that was killed had begun to write; only for who owns the run."""
-        files = (self.begun, self.status, self.metrics, self.timing, self.responses, self.gradients, self.manifest)
-        names = [file.name for file in files]
+        measured = (self.metrics, self.timing, self.responses, self.gradients)
+        names = [file.name for file in (self.begun, self.status, *measured, self.wandb, self.manifest)]
         parts = [part for name in names for part in self.path.glob(f"{name}.*.part")]
         for part in [*parts, *self.checkpoints.glob("*.part")]:
             part.unlink(missing_ok=True)
