@@ -108,6 +108,12 @@ def report() -> None:
 
         console = Console()
         console.print(f"The page: {write(Path(config.outputs), console)}", soft_wrap=True, markup=False)
+        if config.wandb:
+            from omegaconf import OmegaConf
+
+            from resnet_repro import dashboard
+
+            dashboard.write(Path(config.outputs), dict(OmegaConf.to_container(config.logger)), console)  # type: ignore[arg-type]
 
 
 def _compose(config_name: str) -> "DictConfig":
