@@ -123,7 +123,8 @@ def interrupted(home: Path, variables: dict[str, str], *, by: signal.Signals) ->
     wait_for_step(home / "outputs", 120, num_runs=1)
     (status_file,) = home.glob("outputs/digits/*/status.json")
     if by == signal.SIGKILL:
-        (work,) = (child for child in descendants(process) if child.pid == os.getpgid(child.pid))
+        leaders = (child for child in descendants(process) if child.pid == os.getpgid(child.pid))
+        (work,) = (child for child in leaders if child.name().startswith("python"))  # not W&B's own process
         work.kill()
     else:
         process.send_signal(by)
