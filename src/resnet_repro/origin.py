@@ -22,9 +22,9 @@ NOT_TRAINING = (
 def source_sha256(package: Path) -> str:
     """SHA-256 over paths and contents of the package's source files, those left out that only show runs."""
     digest = hashlib.sha256()
-    for path in sorted(package.rglob("*.py")):
+    for path in sorted(package.rglob("*")):
         name = path.relative_to(package).as_posix()
-        if name not in NOT_TRAINING:
+        if path.suffix in (".py", ".c") and name not in NOT_TRAINING:
             content = path.read_bytes()
             digest.update(f"{name} {len(content)}\n".encode() + content)
     return digest.hexdigest()
