@@ -86,7 +86,7 @@ def swept(home: Path) -> tuple[str, Path]:
     wait_for_step(home / "outputs", 1, num_runs=1)
     children = descendants(process)
     assert len(children) >= 4  # the fork server, a job, and two ranks
-    output, _ = process.communicate(timeout=200)
+    output, _ = process.communicate(timeout=400)
     assert process.returncode == 0, output
     assert_gone(children)
     return output, home / "outputs"
