@@ -15,10 +15,9 @@ from resnet_repro.config import make_job
 from resnet_repro.plan import claim
 from resnet_repro.run import run as train
 from resnet_repro.rundir import RunDir
-from tests.commands import DIGITS, descendants, environment, run, start
+from tests.commands import DIGITS, descendants, environment, run, start, wait_for_step
 from tests.test_config import composed
 from tests.test_run import interrupt_at, signals_as_before
-from tests.test_sweep import wait_for_step
 from tests.wandb_server import StoredRun, WandbServer
 
 __all__ = ["signals_as_before"]  # a fixture that every test here uses

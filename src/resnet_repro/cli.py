@@ -107,13 +107,13 @@ def report() -> None:
         from resnet_repro.report import write
 
         console = Console()
-        console.print(f"The page: {write(Path(config.outputs), console)}", soft_wrap=True, markup=False)
+        kept = [Path(config.results)]
+        page = write(Path(config.outputs), console, kept=kept)
+        console.print(f"The page: {page}", soft_wrap=True, markup=False)
         if config.wandb:
-            from omegaconf import OmegaConf
-
             from resnet_repro import dashboard
 
-            dashboard.write(Path(config.outputs), dict(OmegaConf.to_container(config.logger)), console)  # type: ignore[arg-type]
+            dashboard.write(Path(config.outputs), dict(config.logger), console, kept=kept)
 
 
 def _compose(config_name: str) -> "DictConfig":

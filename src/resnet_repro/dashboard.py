@@ -7,7 +7,7 @@ paper and ours, is of the moment of the command.
 import os
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +39,10 @@ class NoSuchProject(Exception):
     """Its name."""
 
 
-def write(outputs: Path, logger: dict[str, Any], console: Console) -> None:
+def write(outputs: Path, logger: dict[str, Any], console: Console, *, kept: Sequence[Path] = ()) -> None:
     """Write the definition of the report into outputs/report/ and, where somebody is logged in, publish it.
+
+    It is of the runs below `outputs` and `kept`, as the page is.
 
     Args:
         logger: project, entity and mode, as the runs have them.
@@ -50,7 +52,7 @@ def write(outputs: Path, logger: dict[str, Any], console: Console) -> None:
     """
     if logger["name"] != "wandb":
         raise UserError(f"wandb=true publishes to logger.project, which logger={logger['name']} lacks: leave it out")
-    protocols = group(read(outputs)[0])
+    protocols = group(read(outputs, *kept)[0])
     tables = verdicts.from_report(protocols)
     file = outputs / "report" / "wandb_report.json"
     file.parent.mkdir(parents=True, exist_ok=True)
