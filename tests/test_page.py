@@ -9,7 +9,7 @@ import pytest
 from pypdf import PdfReader
 from rich.console import Console
 
-from resnet_repro import curve_svg, page, paper, provenance, report, results
+from resnet_repro import paper, report
 from tests.browser import PROGRAM, Browser, browser
 from tests.synthetic_runs import write_example, write_run
 
@@ -90,11 +90,6 @@ def test_the_overview_has_a_row_for_every_table_of_the_papers_and_a_square_for_e
     assert "ResNet-56: differs" in squares
 
 
-def test_every_table_of_the_papers_is_of_the_data_set_of_its_rows() -> None:
-    for row in paper.registry():
-        assert row.options.get("data", page.data_of(row.what)) == page.data_of(row.what), row
-
-
 def test_every_link_within_the_page_leads_somewhere_and_every_seed_to_its_run(opened: Browser, file: Path) -> None:
     dead = "[...document.querySelectorAll(\"a[href^='#']\")].map(a => a.hash.slice(1))"
     dead += ".filter(id => !document.getElementById(decodeURIComponent(id)))"
@@ -112,11 +107,6 @@ def test_a_run_links_to_its_files_from_wherever_its_folder_lies(opened: Browser,
         assert Path(unquote(link.removeprefix("file://"))).is_file(), link
 
 
-def test_a_run_kept_in_another_folder_is_linked_there() -> None:
-    found = provenance.link(Path("results/digits/plain [a]-20-s0/metrics.csv"), Path("outputs/report/index.html"))
-    assert found == "../../results/digits/plain%20%5Ba%5D-20-s0/metrics.csv"
-
-
 def test_a_run_shows_config_manifest_and_its_own_curve(opened: Browser) -> None:
     opened.js("document.querySelector('#runs').scrollIntoView()")
     opened.js("document.querySelector('a[href=\"#run-digits-plain-56-s0\"]').click()")
@@ -128,25 +118,6 @@ def test_a_run_shows_config_manifest_and_its_own_curve(opened: Browser) -> None:
         assert word in text
     assert "test error 31.00 %" in opened.js(f"{run}.querySelector('svg').getAttribute('aria-label')")
     assert opened.js(f"{run}.querySelector('.curve.test').getTotalLength()") > 300
-
-
-def test_a_curve_is_thinned_to_200_points_with_both_ends() -> None:
-    points = [(float(step), step / 10) for step in range(1_000)]
-    thin = curve_svg.thinned(points)
-    assert len(thin) == 200
-    assert (thin[0], thin[-1]) == (points[0], points[-1])
-    assert thin == sorted(set(thin))
-    assert curve_svg.thinned(points[:200]) == points[:200]
-
-
-def test_a_run_that_measured_nothing_has_no_curve_and_one_that_diverged_has_what_it_measured(tmp_path: Path) -> None:
-    nan = float("nan")
-    run = results.Run(tmp_path, {}, {"step": [1.0, 2.0, 3.0], "train/error": [nan, nan, nan]})
-    assert curve_svg.draw(run) == ""
-    run.curves["test/error"] = [90.0, 80.0, nan]
-    drawn = curve_svg.draw(run)
-    assert "nan" not in drawn
-    assert "test error 80.00 %" in drawn
 
 
 def test_page_asks_for_nothing_but_itself_and_forbids_it_and_writes_no_error(opened: Browser, file: Path) -> None:

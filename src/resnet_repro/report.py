@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,12 @@ from resnet_repro.verdicts import Tables, Verdict
 COLORS = {"holds": "green", "does not hold": "red", "not enough runs": "yellow"}
 
 
-def write(outputs: Path, console: Console) -> Path:
-    """Read the runs below `outputs`, print the tables and verdicts, write outputs/report/; the path of its page.
+def write(outputs: Path, console: Console, *, kept: Sequence[Path] = ()) -> Path:
+    """Read the runs below `outputs` and `kept`, print tables and verdicts, write outputs/report/; the path of its page.
 
     Raises UserError where no run is finished.
     """
-    runs, unfinished = read(outputs)
+    runs, unfinished = read(outputs, *kept)
     protocols = group(runs)
     folder = outputs / "report"
     folder.mkdir(parents=True, exist_ok=True)
