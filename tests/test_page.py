@@ -189,6 +189,7 @@ def test_a_filtered_page_can_be_linked_and_a_link_to_what_is_hidden_shows_it(tab
     assert shown(tab, "run") == [f"run-digits-plain-{depth}-s0" for depth in (20, 56, 110)]
     tab.open(f"{file.as_uri()}?paper=v1#run-digits-resnet_v2-20-s0")
     assert tab.js("document.querySelector('#run-digits-resnet_v2-20-s0').open")
+    assert 0 <= tab.js("document.querySelector('#run-digits-resnet_v2-20-s0').getBoundingClientRect().top") < 100
     assert tab.js("location.search") == ""
     tab.open(f"{file.as_uri()}?paper=v9&data=%3Cb%3E")
     assert len(shown(tab, "run")) == 16

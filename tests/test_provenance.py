@@ -40,6 +40,7 @@ def test_a_network_is_of_the_papers_that_train_it_at_whatever_depth_and_on_whate
     assert provenance.papers_of(config("resnet_v2", 20)) == ["v2"]
     assert provenance.papers_of(config("resnet_v1", 20, arch__mix="half_both")) == ["v2"]
     assert provenance.papers_of(config("resnet_v1", 20, arch__order="another paper's")) == []
+    assert provenance.papers_of({"arch": {"source": "timm", "name": "resnet18"}, "depth": None}) == []
 
 
 def test_two_runs_of_one_label_have_sections_of_their_own(tmp_path: Path) -> None:
