@@ -53,10 +53,9 @@ def write(outputs: Path, logger: dict[str, Any], console: Console, *, kept: Sequ
     if logger["name"] != "wandb":
         raise UserError(f"wandb=true publishes to logger.project, which logger={logger['name']} lacks: leave it out")
     protocols = group(read(outputs, *kept)[0])
-    tables = verdicts.from_report(protocols)
     file = outputs / "report" / "wandb_report.json"
     file.parent.mkdir(parents=True, exist_ok=True)
-    definition = build(protocols, tables, entity="", project="")._to_model()  # what `save` would send
+    definition = build(protocols, entity="", project="")._to_model()  # what `save` would send
     file.write_text(
         definition.spec.model_dump_json(by_alias=True, exclude_none=True, indent=1) + "\n", encoding="utf-8"
     )
@@ -69,7 +68,7 @@ def write(outputs: Path, logger: dict[str, Any], console: Console, *, kept: Sequ
         return
     os.environ.setdefault("WANDB_SILENT", "true")  # else it says in its own words what is said here
     try:
-        url = publish(protocols, tables, entity=logger["entity"], project=logger["project"])
+        url = publish(protocols, entity=logger["entity"], project=logger["project"])
     except NoSuchProject as error:
         raise UserError(f"W&B has no project {error}: upload the runs with {upload}, then `{command}`") from error
     except Exception as error:  # what fails between here and there is W&B's own matter
@@ -80,7 +79,7 @@ def write(outputs: Path, logger: dict[str, Any], console: Console, *, kept: Sequ
         console.print(f"It shows what is uploaded; there are offline runs: {upload}", **AS_IT_IS)
 
 
-def publish(protocols: list[Protocol], tables: Tables, *, entity: str | None, project: str) -> str:
+def publish(protocols: list[Protocol], *, entity: str | None, project: str) -> str:
     """Save the report in its project, in place of the one of that title where there is one; its address.
 
     Raises:
@@ -91,17 +90,18 @@ def publish(protocols: list[Protocol], tables: Tables, *, entity: str | None, pr
     entity = entity or api.default_entity
     if entity is None or project not in {each.name for each in api.projects(entity)}:
         raise NoSuchProject(f"{entity}/{project}")
-    report = build(protocols, tables, entity=entity, project=project)
+    report = build(protocols, entity=entity, project=project)
     report.id = next((each.id for each in api.reports(f"{entity}/{project}") if each.display_name == TITLE), "")
     report.save()
     return str(report.url)
 
 
-def build(protocols: list[Protocol], tables: Tables, *, entity: str, project: str) -> wr.Report:
+def build(protocols: list[Protocol], *, entity: str, project: str) -> wr.Report:
     """The report; the same runs give the same one, to the letter.
 
     With an entity and a project its figures are bound to that project, which W&B is asked for when it is saved.
     """
+    tables = verdicts.with_numbers(verdicts.judge_cells(verdicts.cells_of_rows(protocols)))
     blocks = [block for protocol in protocols for block in _section(protocol, entity=entity, project=project)]
     num_runs = sum(len(protocol.runs) for protocol in protocols)
     text = (
