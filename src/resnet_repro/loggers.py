@@ -84,7 +84,8 @@ class LenientWandbLogger(WandbLogger):
 def wandb_logger(config: dict[str, Any], *, name: str, group: str) -> WandbLogger:
     """A W&B run that goes on when the run does, named, grouped by sweep and tagged."""
     os.environ.setdefault("WANDB_SILENT", "true")  # the sweep says once, at its end, where the runs are
-    arch, depth, data = config["arch"]["name"], config["depth"], config["data"]["name"]
+    arch, depth, data = config["arch"], config["depth"], config["data"]["name"]
+    kind = arch["source"] if depth is None else f"depth-{depth}"
 
     def logger(mode: str) -> WandbLogger:
         made = LenientWandbLogger(
@@ -93,7 +94,7 @@ def wandb_logger(config: dict[str, Any], *, name: str, group: str) -> WandbLogge
             name=name,
             id=hashlib.sha256(f"{group}/{data}/{name}".encode()).hexdigest()[:12],
             group=group,
-            tags=[arch, f"depth-{depth}", data],
+            tags=[arch["name"], kind, data],
             save_dir=config["outputs"],  # one folder for all runs, so that `wandb leet` shows them together
             offline=mode == "offline",
             config=config,

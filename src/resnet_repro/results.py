@@ -50,7 +50,8 @@ class Run:
         return self.manifest["results"]
 
     @property
-    def depth(self) -> int:
+    def depth(self) -> int | None:
+        """None of a comparator: another library's network."""
         return self.config["depth"]
 
     @property
@@ -71,7 +72,8 @@ class Run:
         """Data, schedule and all else that must be equal before two runs may be averaged or compared."""
         rest = _without(self.config, NOT_PROTOCOL)
         rest["data"] = _without(rest["data"], NOT_DATA)
-        rest["schedule"] = _without(rest["schedule"], NOT_SCHEDULE)
+        usual = set() if "schedule.lr" in self.manifest["departures"] else {"lr"}  # may belong to the architecture, too
+        rest["schedule"] = _without(rest["schedule"], NOT_SCHEDULE | usual)
         if (name := self.config["protocol"]["name"]) not in PAPERS:
             rest["protocol"] = name
         return json.dumps(rest, sort_keys=True)
@@ -82,7 +84,9 @@ def _without(mapping: dict[str, Any], keys: set[str]) -> dict[str, Any]:
 
 
 def arch_label(manifest: dict[str, Any]) -> str:
-    """Name of an architecture: `resnet_v1`, and what departs from it: `resnet_v1 B`, `resnet_v1 paper_v2`."""
+    """Name of an architecture: `resnet_v1`, and what departs from it: `resnet_v1 B`, `resnet_v1 paper_v2`; a
+    comparator's with the library that it is from: `alexnet (torchvision) image_size=64`.
+    """
     extra = {
         key.split(".")[-1]: value
         for key, value in manifest["departures"].items()
@@ -91,21 +95,33 @@ def arch_label(manifest: dict[str, Any]) -> str:
     shortcut = [str(extra.pop("shortcut"))] if "shortcut" in extra else []
     words = [f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}" for key, value in extra.items()]
     other_paper = [name] if (name := manifest["departures"].get("protocol")) in PAPERS else []
-    return " ".join([manifest["config"]["arch"]["name"], *other_paper, *shortcut, *words])
+    arch = manifest["config"]["arch"]
+    source = [f"({arch['source']})"] if "source" in arch else []
+    return " ".join([arch["name"], *source, *other_paper, *shortcut, *words])
 
 
 @dataclass(frozen=True)
 class Cell:
-    """The runs that differ in their seed only: one architecture and depth under one protocol."""
+    """The runs that differ in their seed only: one architecture and depth under one protocol.
+
+    `depth` is None of a comparator: another library's network.
+    """
 
     arch: str
-    depth: int
+    depth: int | None
     runs: list[Run]
 
     @property
     def name(self) -> str:
+        if self.depth is None:
+            return self.arch
         head, _, rest = self.arch.partition(" ")
         return f"{head}-{self.depth} {rest}".strip()
+
+    @property
+    def num_layers(self) -> int:
+        """The depth, or 0 of a comparator: to sort by."""
+        return self.depth or 0
 
     @property
     def init_from(self) -> int | None:
@@ -177,7 +193,7 @@ def differences(dicts: list[dict[str, Any]]) -> set[str]:
 
 def group(runs: Iterable[Run]) -> list[Protocol]:
     """Runs by protocol and cell; of two runs of a cell with the same seed only the one finished last counts."""
-    cells: dict[str, dict[tuple[str, int], dict[int, Run]]] = {}
+    cells: dict[str, dict[tuple[str, int | None], dict[int, Run]]] = {}
     for run in sorted(runs, key=lambda run: str(run.manifest.get("finished"))):
         cells.setdefault(run.protocol, {}).setdefault((run.arch, run.depth), {})[run.seed] = run
     configs = {key: dict(flatten(json.loads(key))) for key in cells}
@@ -188,11 +204,17 @@ def group(runs: Iterable[Run]) -> list[Protocol]:
     ):
         twins = [configs[other] for other in cells if titles[other] == titles[key]]
         extra = "".join(f", {name}={configs[key].get(name)}" for name in sorted(differences(twins)))
-        # plain first: the figure's panels stand as in v1 Fig. 6
-        order = sorted(cells[key], key=lambda cell: (not cell[0].startswith("plain"), *cell))
-        members = [Cell(*cell, [run for _, run in sorted(cells[key][cell].items())]) for cell in order]
+        members = [
+            Cell(*cell, [run for _, run in sorted(cells[key][cell].items())]) for cell in sorted(cells[key], key=_order)
+        ]
         protocols.append(Protocol(titles[key] + extra, members))
     return protocols
+
+
+def _order(cell: tuple[str, int | None]) -> tuple[bool, bool, str, int]:
+    """Plain first, as the panels stand in v1 Fig. 6; comparators last."""
+    arch, depth = cell
+    return depth is None, not arch.startswith("plain"), arch, depth or 0
 
 
 def _title(config: dict[str, Any]) -> str:
