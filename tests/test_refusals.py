@@ -82,6 +82,12 @@ def test_a_run_goes_on_after_a_change_of_texts_and_figures_and_not_after_one_of_
     assert {path: path.read_bytes() for path in folder.path.rglob("*") if path.is_file()} == before
 
 
+def test_the_codes_checksum_covers_the_batch_norm_in_c(tmp_path: Path) -> None:
+    package = shutil.copytree(Path(origin.__file__).parent, tmp_path / "package")
+    append(package / "fused.c", "\n/* one more line */\n")
+    assert origin.source_sha256(package) != origin.CODE["code_sha256"]
+
+
 @pytest.mark.slow
 def test_no_job_imports_what_only_shows_runs() -> None:
     code = "import sys, resnet_repro.run, resnet_repro.worker; print(*(m for m in sys.modules))"

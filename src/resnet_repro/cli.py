@@ -107,7 +107,8 @@ def report() -> None:
         from resnet_repro.report import write
 
         console = Console()
-        console.print(f"The page: {write(Path(config.outputs), console)}", soft_wrap=True, markup=False)
+        page = write(Path(config.outputs), console, kept=[Path(config.results)])
+        console.print(f"The page: {page}", soft_wrap=True, markup=False)
 
 
 def _compose(config_name: str) -> "DictConfig":

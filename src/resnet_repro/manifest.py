@@ -1,11 +1,13 @@
 """The record of a finished run: what was asked, on what it ran, and what came out."""
 
 import hashlib
+import math
 import platform
 import resource
 import statistics
 import subprocess
 import sys
+from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,23 +16,63 @@ import psutil
 import torch
 from torch import nn
 
+from resnet_repro.callbacks import Recorder
+from resnet_repro.config import Config
+from resnet_repro.rundir import RunDir, read_json
+from resnet_repro.schedule import log_every
+
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "torchmetrics", "hydra-core", "wandb", "numpy", "resnet_repro")
 
 
-def describe(
-    net: nn.Module, *, accelerator: str, data_checksum: str, rates: list[float], wall_time_s: float
+def of_run(
+    folder: RunDir,
+    job: Config,
+    config: Config,
+    net: nn.Module,
+    recorder: Recorder,
+    *,
+    step: int,
+    num_images: dict[str, int],
 ) -> dict[str, Any]:
-    """The measured half of a manifest; images/s is the median over the run's rows, evaluation left out."""
+    """What a finished run says of itself; all but its commit, which the run noted when it began.
+
+    Args:
+        config: the job's, with the hardware that it ran on.
+        num_images: that each split was evaluated on.
+    """
+    schedule = config["schedule"]
+    accelerator, begun = config["hardware"]["accelerator"], read_json(folder.begun)
     return {
+        "name": job["name"],
+        "state": "done",
+        "config": config,
+        "departures": job["departures"],
+        "results": {
+            "step": step,
+            "diverged_at": recorder.diverged_at,
+            **{key: _finite(value) for key, value in recorder.results.items() if "/loss" in key or "/error" in key},
+            "num_train_images": log_every(schedule) * schedule["batch_size"],  # that train/error is measured on
+            **{f"num_{split}_images": number for split, number in num_images.items()},
+        },
         "num_parameters": sum(p.numel() for p in net.parameters()),
         "weights_sha256": weights_sha256(net),
-        "data_checksum": data_checksum,
+        "begun_with_weights": begun.get("begun_with_weights"),
+        "data_checksum": begun["data_checksum"],
+        "code_sha256": begun["code_sha256"],
         "packages": {name: version(name) for name in PACKAGES},
         "machine": machine(accelerator),
-        "wall_time_s": round(wall_time_s, 1),
-        "images_per_s": round(statistics.median(rates), 1) if rates else None,
+        "wall_time_s": round(recorder.elapsed_s, 1),
+        "images_per_s": round(statistics.median(recorder.rates), 1) if recorder.rates else None,
         "peak_memory_mb": peak_memory_mb(accelerator),
+        "group": job["group"],
+        "command": job["command"],
+        "started": recorder.started,
+        "finished": datetime.now().astimezone().isoformat(timespec="seconds"),
     }
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None  # a diverged run's loss: JSON has no word for it
 
 
 def weights_sha256(net: nn.Module) -> str:

@@ -13,7 +13,7 @@ from resnet_repro.rundir import RunDir, read_json, write_json
 
 NOT_TRAINING = (
     *("ablation_rules.py", "claim_rules.py", "claims.py", "cli.py", "display.py", "evidence.py", "experiment.py"),
-    *("figures.py", "gallery.py", "layer_figures.py", "paper.py"),
+    *("figures.py", "gallery.py", "keep.py", "layer_figures.py", "paper.py"),
     *("readme.py", "report.py", "results.py", "verdicts.py"),
 )
 """What only shows runs: no job imports it, and a run may go on after a change to it."""
@@ -22,9 +22,9 @@ NOT_TRAINING = (
 def source_sha256(package: Path) -> str:
     """SHA-256 over paths and contents of the package's source files, those left out that only show runs."""
     digest = hashlib.sha256()
-    for path in sorted(package.rglob("*.py")):
+    for path in sorted(package.rglob("*")):
         name = path.relative_to(package).as_posix()
-        if name not in NOT_TRAINING:
+        if path.suffix in (".py", ".c") and name not in NOT_TRAINING:
             content = path.read_bytes()
             digest.update(f"{name} {len(content)}\n".encode() + content)
     return digest.hexdigest()

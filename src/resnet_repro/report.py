@@ -5,6 +5,7 @@ import io
 import json
 import math
 import platform
+from collections.abc import Sequence
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
@@ -29,12 +30,12 @@ COLORS = {"holds": "green", "does not hold": "red", "not enough runs": "yellow"}
 DASH = "–"
 
 
-def write(outputs: Path, console: Console) -> Path:
-    """Read the runs below `outputs`, print the tables and verdicts, write outputs/report/; the path of its page.
+def write(outputs: Path, console: Console, *, kept: Sequence[Path] = ()) -> Path:
+    """Read the runs below `outputs` and `kept`, print tables and verdicts, write outputs/report/; the path of its page.
 
     Raises UserError where no run is finished.
     """
-    runs, unfinished = read(outputs)
+    runs, unfinished = read(outputs, *kept)
     protocols = group(runs)
     folder = outputs / "report"
     folder.mkdir(parents=True, exist_ok=True)

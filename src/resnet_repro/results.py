@@ -226,13 +226,14 @@ def _title(config: dict[str, Any]) -> str:
     )
 
 
-def read(outputs: Path) -> tuple[list[Run], list[str]]:
-    """All finished runs below `outputs`, and the labels of those that are not finished.
+def read(*folders: Path) -> tuple[list[Run], list[str]]:
+    """All finished runs below `folders`, and the labels of those that are not finished; a copied run counts once.
 
     Raises UserError where no run is finished.
     """
-    runs, unfinished = [], []
-    for directory in sorted(outputs.glob("*/*/")):
+    runs: list[Run] = []
+    unfinished: list[str] = []
+    for directory in [directory for folder in folders for directory in sorted(folder.glob("*/*/"))]:
         if directory.parent.name in {"report", "wandb"} or directory.parent.name.startswith("."):
             continue
         try:
@@ -242,10 +243,10 @@ def read(outputs: Path) -> tuple[list[Run], list[str]]:
             continue
         if run is None:
             unfinished.append(f"{directory.parent.name}/{directory.name}")
-        else:
+        elif all(run.manifest != other.manifest for other in runs):
             runs.append(run)
     if not runs:
-        raise UserError(f"{outputs} holds no finished run, and a report needs one: run `{FIRST_COMMAND}` first.")
+        raise UserError(f"{folders[0]} holds no finished run, and a report needs one: run `{FIRST_COMMAND}` first.")
     return runs, unfinished
 
 

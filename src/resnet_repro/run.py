@@ -1,11 +1,9 @@
 """One job from its config to its manifest. Knows no Hydra."""
 
 import logging
-import math
 import os
 import time
 import warnings
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +25,11 @@ from resnet_repro.hardware import keep_freed_memory, settle
 from resnet_repro.layers import GradientNorms, write_responses
 from resnet_repro.lit import LitClassifier
 from resnet_repro.loggers import CsvLogger, finish_wandb, wandb_logger
-from resnet_repro.manifest import describe, git_commit, weights_sha256
+from resnet_repro.manifest import git_commit, of_run, weights_sha256
 from resnet_repro.process_group import check_same, from_first, joined
 from resnet_repro.ranks import Rank
 from resnet_repro.rundir import RunDir, read_json, write_json
-from resnet_repro.schedule import eval_every, log_every
+from resnet_repro.schedule import eval_every
 
 NUM_MEASURED = 2_000
 """Training images at most that layer responses are measured on: enough for two digits. [open: v1 does not say]"""
@@ -73,19 +71,7 @@ def run(path: Path, job: dict[str, Any] | None = None, rank: Rank | None = None)
     with joined(rank, accelerator=hardware["accelerator"]) as environment:
         if from_first(folder.is_done):  # by another sweep, while rank 0 waited for the folder
             return read_json(folder.manifest)
-        checkpoint, begun = from_first(newest_checkpoint(folder) if rank.is_first else None) or (None, None)
-        if begun:
-            origin.refuse_another(folder, {**origin.CODE, "data_checksum": data.checksum})
-            _refuse_other_hardware(begun["hardware"], hardware)
-        else:
-            weights = None
-            if config["init_from"] is not None:
-                device = torch.device("cuda" if hardware["accelerator"] == "gpu" else "cpu")
-                weights = begin_as(model.net, RunDir(path.with_name(job["begins_with"])), data.unaugmented(device))
-            if rank.is_first:
-                origin.record(folder, data_checksum=data.checksum, git_commit=commit, weights=weights)
-        about = {**origin.CODE, "data": data.checksum, "weights": weights_sha256(model.net)}
-        check_same({**result_keys(config), **about})
+        checkpoint = _begin_or_go_on(folder, job, config, model, data, rank=rank, commit=commit)
         first_step = int(checkpoint.stem.split("-")[1]) if checkpoint else 0
         schedule = config["schedule"]
         steps_per_epoch = len(data.train.y) // schedule["batch_size"]
@@ -105,42 +91,50 @@ def run(path: Path, job: dict[str, Any] | None = None, rank: Rank | None = None)
             _finish_wandb(folder, loggers, {}, exit_code=1)
             raise
 
-        results = {
-            "step": trainer.global_step,
-            "diverged_at": recorder.diverged_at,
-            **{key: _finite(value) for key, value in recorder.results.items() if "/loss" in key or "/error" in key},
-            "num_train_images": log_every(schedule) * schedule["batch_size"],  # that train/error is measured on
-            **{f"num_{split}_images": len(images.y) for split, images in data.evaluated.items()},
-        }
-        manifest = {
-            "name": job["name"],
-            "state": "done",
-            "config": config,
-            "departures": job["departures"],
-            "results": results,
-            **describe(
-                model.net,
-                accelerator=hardware["accelerator"],
-                data_checksum=data.checksum,
-                rates=recorder.rates,
-                wall_time_s=recorder.elapsed_s,
-            ),
-            "group": job["group"],
-            "command": job["command"],
-            "begun_with_weights": read_json(folder.begun).get("begun_with_weights"),
+        manifest = of_run(
+            folder, job, config, model.net, recorder, step=trainer.global_step, num_images=data.num_evaluated
+        ) | {
             "git_commit": commit,
-            "code_sha256": origin.CODE["code_sha256"],
             "wandb_url": next((logger.experiment.url for logger in loggers if isinstance(logger, WandbLogger)), None),
-            "started": recorder.started,
-            "finished": datetime.now().astimezone().isoformat(timespec="seconds"),
         }
         if rank.is_first:
             gradients.write(folder.gradients)
             device = trainer.strategy.root_device
             write_responses(folder.responses, model.net.to(device), data.unaugmented(device, at_most=NUM_MEASURED))
             write_json(folder.manifest, manifest)
-            _finish_wandb(folder, loggers, results, exit_code=0)
+            _finish_wandb(folder, loggers, manifest["results"], exit_code=0)
     return manifest
+
+
+def _begin_or_go_on(
+    folder: RunDir,
+    job: dict[str, Any],
+    config: dict[str, Any],
+    model: LitClassifier,
+    data: InMemoryData,
+    *,
+    rank: Rank,
+    commit: str | None,
+) -> Path | None:
+    """The checkpoint to go on from; None where the run begins, with its origin then on record and its weights made.
+
+    Raises:
+        UserError: where code, data or hardware are not those that the run was begun with, or differ between ranks.
+    """
+    checkpoint, begun = from_first(newest_checkpoint(folder) if rank.is_first else None) or (None, None)
+    if begun:
+        origin.refuse_another(folder, {**origin.CODE, "data_checksum": data.checksum})
+        _refuse_other_hardware(begun["hardware"], config["hardware"])
+    else:
+        weights = None
+        if config["init_from"] is not None:
+            device = torch.device("cuda" if config["hardware"]["accelerator"] == "gpu" else "cpu")
+            weights = begin_as(model.net, RunDir(folder.path.with_name(job["begins_with"])), data.unaugmented(device))
+        if rank.is_first:
+            origin.record(folder, data_checksum=data.checksum, git_commit=commit, weights=weights)
+    about = {**origin.CODE, "data": data.checksum, "weights": weights_sha256(model.net)}
+    check_same({**result_keys(config), **about})
+    return checkpoint
 
 
 def _loggers(
@@ -200,10 +194,6 @@ def _refuse_other_hardware(begun: dict[str, Any], now: dict[str, Any]) -> None:
     if differ := [key for key in keys if begun[key] != now[key]]:
         values = ", ".join(f"hardware.{key} was {begun[key]} and is now {now[key]}" for key in differ)
         raise UserError(f"{values}: give the old values to go on, or resume=false to begin anew")
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None  # a diverged run's loss: JSON has no word for it
 
 
 def _finish_wandb(folder: RunDir, loggers: list[Logger], results: dict[str, Any], *, exit_code: int) -> None:
