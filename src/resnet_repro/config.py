@@ -19,6 +19,10 @@ NOT_RESULT_KEYS = (
     *("arch.protocol", "arch.lr", "arch.multiply_adds"),  # protocol.name and schedule.lr are what is used
 )
 
+LR, LR_WITHOUT_BATCH_NORM = 0.1, 0.01
+"""What a comparator begins with. [v1 Sec. 4.2] [deviates: without batch norm a tenth, at which AlexNet and VGG were
+trained; 0.1 may make such networks diverge]"""
+
 
 @dataclass(frozen=True, eq=False)
 class Job:
@@ -113,7 +117,7 @@ def _resolve_comparator(config: Config) -> Config:
 
     arch, schedule = config["arch"], config["schedule"]
     facts = networks.inspect(config)
-    lr = (0.1 if facts.has_batch_norm else 0.01) if schedule["lr"] == "auto" else schedule["lr"]
+    lr = (LR if facts.has_batch_norm else LR_WITHOUT_BATCH_NORM) if schedule["lr"] == "auto" else schedule["lr"]
     warmup = None if schedule["warmup"] and "min_depth" in schedule["warmup"] else schedule["warmup"]
     return {
         **config,

@@ -81,7 +81,9 @@ def training_panels(protocol: Protocol) -> Panels:
         for arch in dict.fromkeys(cell.arch for cell in cells)
     }
     others = [cell for cell in protocol.cells if cell.depth is None]
-    lines = [Line(cell, cell.name, COLORS[number % len(COLORS)]) for number, cell in enumerate(others)]
+    names = [cell.name.split()[0] for cell in others]
+    labels = [name if names.count(name) == 1 else cell.name for name, cell in zip(names, others, strict=True)]
+    lines = [Line(*of, COLORS[number % len(COLORS)]) for number, of in enumerate(zip(others, labels, strict=True))]
     return panels | ({"comparators": lines} if lines else {})
 
 

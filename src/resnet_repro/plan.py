@@ -114,7 +114,7 @@ def check_folders(jobs: list[Job]) -> None:
             if run.job.exists():
                 _refuse_another(job, read_json(run.job)["config"])
             if run.checkpoint_files() and not run.is_done:
-                origin.refuse_another(run, origin.CODE)  # the data's turn is when the job has read it
+                origin.refuse_another(run, origin.code(job.config))  # the data's turn is when the job has read it
         elif run.path.exists():
             try:
                 with run.owned():
