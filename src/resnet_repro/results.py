@@ -102,10 +102,7 @@ def arch_label(manifest: dict[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Cell:
-    """The runs that differ in their seed only: one architecture and depth under one protocol.
-
-    `depth` is None of a comparator: another library's network.
-    """
+    """The runs that differ in their seed only: one architecture and depth (None: a comparator) under one protocol."""
 
     arch: str
     depth: int | None
@@ -203,18 +200,14 @@ def group(runs: Iterable[Run]) -> list[Protocol]:
         cells, key=lambda key: (configs[key]["data.name"], -configs[key]["schedule.steps"], titles[key], key)
     ):
         twins = [configs[other] for other in cells if titles[other] == titles[key]]
-        extra = "".join(f", {name}={configs[key].get(name)}" for name in sorted(differences(twins)))
-        members = [
-            Cell(*cell, [run for _, run in sorted(cells[key][cell].items())]) for cell in sorted(cells[key], key=_order)
-        ]
+        extra = "".join(f", {name}={configs[key][name]}" for name in sorted(differences(twins)) if name in configs[key])
+        # plain first: the figure's panels stand as in v1 Fig. 6; comparators last
+        order = sorted(
+            cells[key], key=lambda cell: (cell[1] is None, not cell[0].startswith("plain"), cell[0], cell[1])
+        )
+        members = [Cell(*cell, [run for _, run in sorted(cells[key][cell].items())]) for cell in order]
         protocols.append(Protocol(titles[key] + extra, members))
     return protocols
-
-
-def _order(cell: tuple[str, int | None]) -> tuple[bool, bool, str, int]:
-    """Plain first, as the panels stand in v1 Fig. 6; comparators last."""
-    arch, depth = cell
-    return depth is None, not arch.startswith("plain"), arch, depth or 0
 
 
 def _title(config: dict[str, Any]) -> str:
