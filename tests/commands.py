@@ -4,13 +4,14 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from resnet_repro.rundir import read_json
+from resnet_repro.rundir import RunDir, read_json
 
 ROOT = Path(__file__).parents[1]
 DIGITS = ("data=digits", "schedule.steps=22")
@@ -60,3 +61,18 @@ def imported_modules(*options: str, home: Path, script: str = "train.py") -> tup
     modules = {line.split("|")[-1].strip() for line in lines if line.startswith("import time:")}
     said = [line for line in lines if not line.startswith("import time:")]
     return result.returncode, result.stdout + "\n".join(said), modules
+
+
+def wait_for_step(outputs: Path, step: int, *, num_runs: int) -> None:
+    """Until that many runs have come that far."""
+    for _ in range(2_400):  # two minutes: other work may be running
+        steps = [RunDir(path.parent).read_status().get("step", 0) for path in outputs.glob("*/*/status.json")]
+        if sum(s >= step for s in steps) >= num_runs:
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"no {num_runs} runs at step {step}: {steps}")
+
+
+def assert_gone(processes: list[psutil.Process]) -> None:
+    _, alive = psutil.wait_procs(processes, timeout=20)
+    assert not [p for p in alive if p.status() != psutil.STATUS_ZOMBIE]

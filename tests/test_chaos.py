@@ -10,8 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.commands import descendants, manifests, run, start
-from tests.test_sweep import assert_gone
+from tests.commands import assert_gone, descendants, manifests, run, start
 
 SWEEPS = {
     "sequential": ("-m", "depth=8,14", "arch=plain,resnet_v2", "hardware=cpu", "jobs=1"),

@@ -22,9 +22,8 @@ from resnet_repro.ranks import Rank
 from resnet_repro.run import run as train
 from resnet_repro.rundir import RunDir, read_json
 from resnet_repro.worker import DONE, PRELOAD
-from tests.commands import ROOT, descendants, environment, manifests, run, start
+from tests.commands import ROOT, assert_gone, descendants, environment, manifests, run, start, wait_for_step
 from tests.test_run import prepared
-from tests.test_sweep import assert_gone, wait_for_step
 
 TINY = ("data=digits", "logger=csv", "schedule.steps=24", "hardware.precision=32-true", "hardware.fused=false")
 
@@ -87,7 +86,7 @@ def swept(home: Path) -> tuple[str, Path]:
     wait_for_step(home / "outputs", 1, num_runs=1)
     children = descendants(process)
     assert len(children) >= 4  # the fork server, a job, and two ranks
-    output, _ = process.communicate(timeout=200)
+    output, _ = process.communicate(timeout=400)
     assert process.returncode == 0, output
     assert_gone(children)
     return output, home / "outputs"

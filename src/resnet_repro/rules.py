@@ -74,6 +74,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "hardware.precision": _one_of("auto", "32-true", "bf16-mixed"),
     "hardware.channels_last": _one_of("auto", True, False),
     "hardware.fused": _one_of("auto", True, False),
+    "hardware.recompute": _one_of(True, False),
     "hardware.num_threads": (_number(int, 1), "a whole number of CPU threads a job, at least 1"),
     "hardware.checkpoint_minutes": (_number(float, 0), "a number of minutes"),
     "hardware.checkpoint_steps": (

@@ -28,6 +28,7 @@ from resnet_repro.loggers import CsvLogger, finish_wandb, wandb_logger
 from resnet_repro.manifest import git_commit, of_run, weights_sha256
 from resnet_repro.process_group import check_same, from_first, joined
 from resnet_repro.ranks import Rank
+from resnet_repro.recompute import recompute_units
 from resnet_repro.rundir import RunDir, read_json, write_json
 from resnet_repro.schedule import eval_every
 
@@ -67,6 +68,8 @@ def run(path: Path, job: dict[str, Any] | None = None, rank: Rank | None = None)
         model.net.to(memory_format=torch.channels_last)
     if hardware["fused"]:
         fuse(model.net)
+    if hardware["recompute"]:
+        recompute_units(model.net)
 
     with joined(rank, accelerator=hardware["accelerator"]) as environment:
         if from_first(folder.is_done):  # by another sweep, while rank 0 waited for the folder
