@@ -130,8 +130,9 @@ def check_comparator(flat: dict[str, Any]) -> None:
         raise UserError(f"arch={source} needs arch.name=..., {known}{', '.join(COMPARATORS[source])}")
     if init_from is not None:
         raise UserError(f"init_from={init_from} inserts layers into plain and residual networks; arch={source} is none")
-    if flat["hardware.fused"] is True:
-        raise UserError(f"hardware.fused=true is for plain and residual networks; with arch={source} leave it auto")
+    for key, usual in (("fused", "auto"), ("recompute", "false")):
+        if flat[f"hardware.{key}"] is True:
+            raise UserError(f"hardware.{key}=true is for plain and residual networks; with arch={source} use {usual}")
 
 
 def check_construction(init_from: int, *, depth: int, family: str, arch: dict[str, Any], asked_unit: str) -> None:
