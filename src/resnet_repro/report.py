@@ -1,33 +1,22 @@
 """All finished runs below outputs/ as tables, figures, claims and one HTML page in outputs/report/."""
 
-import base64
-import io
 import json
 import math
-import platform
 from collections.abc import Sequence
-from datetime import datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import jinja2
-from matplotlib.figure import Figure
 from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from resnet_repro import claims, figures, gallery, paper, verdicts
-from resnet_repro.config import LR, LR_WITHOUT_BATCH_NORM, flatten
-from resnet_repro.display import duration
-from resnet_repro.evidence import SPLITS
-from resnet_repro.results import Cell, Protocol, Run, differences, group, read
+from resnet_repro import claims, figures, gallery, page, paper, verdicts
+from resnet_repro.config import LR, LR_WITHOUT_BATCH_NORM
+from resnet_repro.results import Cell, Protocol, group, read
 from resnet_repro.verdicts import Tables, Verdict
 
-MARKS = {"holds": "✓", "does not hold": "✗", "not enough runs": "…"}
 COLORS = {"holds": "green", "does not hold": "red", "not enough runs": "yellow"}
-DASH = "–"
 
 
 def write(outputs: Path, console: Console, *, kept: Sequence[Path] = ()) -> Path:
@@ -42,20 +31,24 @@ def write(outputs: Path, console: Console, *, kept: Sequence[Path] = ()) -> Path
     for stale in (path for name in gallery.NAMES for path in folder.glob(f"{name}_*")):
         stale.unlink()
     sections = [section(protocol) for protocol in protocols]
-    tables = verdicts.from_report(protocols)
+    cells = verdicts.cells_of_rows(protocols)
+    judged = verdicts.judge_cells(cells)
     for protocol, part in zip(protocols, sections, strict=True):
-        part["figures"] = [_page_figure(drawn, folder, protocol) for drawn in gallery.draw(protocol)]
+        part["figures"] = list(gallery.draw(protocol))
+        for drawn in part["figures"]:
+            figures.save(drawn.wide, folder / f"{drawn.name}_{protocol.slug}")
         _print_section(part, console)
-    if tables:
+    if tables := verdicts.with_numbers(judged):
         verdicts.show(tables, console)
     counted = {run.directory for protocol in protocols for run in protocol.runs}
     notes = _notes(unfinished, [run.label for run in runs if run.directory not in counted]) + _rates(protocols)
     for note in notes:
         console.print(note, markup=False, highlight=False, soft_wrap=True)
     (folder / "report.json").write_text(_to_json(sections, tables, notes), encoding="utf-8")
-    page = folder / "index.html"
-    page.write_text(_to_html(sections, tables, protocols, notes), encoding="utf-8")
-    return page
+    file = folder / "index.html"
+    html = page.render(file, sections=sections, judged=judged, cells=cells, protocols=protocols, notes=notes)
+    file.write_text(html, encoding="utf-8")
+    return file
 
 
 def _notes(unfinished: list[str], repeated: list[str]) -> list[str]:
@@ -124,17 +117,9 @@ def row(cell: Cell, protocol: Protocol) -> dict[str, Any]:
     }
 
 
-def _duration(seconds: float | None) -> str:
-    return DASH if seconds is None else duration(seconds)
-
-
-def _number(value: float | None, spec: str = ",.0f") -> str:
-    return DASH if value is None else format(value, spec)
-
-
 def _error(part: dict[str, Any], split: str) -> str:
     error = part["errors"][split]
-    return DASH if error is None else str(error)
+    return page.DASH if error is None else str(error)
 
 
 def _table(part: dict[str, Any], *, with_costs: bool) -> Table:
@@ -150,12 +135,15 @@ def _table(part: dict[str, Any], *, with_costs: bool) -> Table:
     for row in part["rows"]:
         cells = [str(len(row["seeds"])), *(_error(row, split) for split in part["splits"])]
         if has_paper:
-            cells += [row["published"].compared if row["published"] else DASH, _number(row["difference"], "+.2f")]
+            cells += [
+                row["published"].compared if row["published"] else page.DASH,
+                page.number(row["difference"], "+.2f"),
+            ]
         if with_costs:
             cells += [
                 f"{row['num_parameters'] / 1e6:.2f} M",
-                _number(row["images_per_s"]),
-                _duration(row["wall_time_s"]),
+                page.number(row["images_per_s"]),
+                page.time(row["wall_time_s"]),
             ]
         diverged = f" ({row['num_diverged']} diverged)" if row["num_diverged"] else ""
         table.add_row(escape(row["network"] + diverged), *cells)
@@ -171,26 +159,13 @@ def _print_section(part: dict[str, Any], console: Console) -> None:
     for claim in part["claims"]:
         color = COLORS[claim["verdict"]]
         console.print(
-            f"[{color}]{MARKS[claim['verdict']]} {claim['verdict']}[/]: {escape(claim['sentence'])}", highlight=False
+            f"[{color}]{page.CLAIM_MARKS[claim['verdict']]} {claim['verdict']}[/]: {escape(claim['sentence'])}",
+            highlight=False,
         )
         # not wrapped: a command in it must stay one line to be copied
         text = f"  {claim['numbers']} {claim['command']}".rstrip()
         console.print(text, style="dim", markup=False, highlight=False, soft_wrap=True)
     console.print()
-
-
-def _page_figure(drawn: gallery.Drawn, folder: Path, protocol: Protocol) -> dict[str, Any]:
-    """A figure saved, and what the page holds of it."""
-    figures.save(drawn.wide, folder / f"{drawn.name}_{protocol.slug}")
-    narrow = None if drawn.narrow is None else _data_uri(drawn.narrow)
-    is_small = drawn.wide.get_figwidth() < 6
-    return drawn._asdict() | {"wide": _data_uri(drawn.wide), "narrow": narrow, "is_small": is_small}
-
-
-def _data_uri(figure: Figure) -> str:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=160)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def _to_json(sections: list[dict[str, Any]], tables: Tables, notes: list[str]) -> str:
@@ -206,52 +181,3 @@ def _to_json(sections: list[dict[str, Any]], tables: Tables, notes: list[str]) -
         return None if isinstance(value, float) and not math.isfinite(value) else value
 
     return json.dumps(plain({"protocols": sections, "tables": tables, "notes": notes}), indent=2) + "\n"
-
-
-def facts(run: Run) -> dict[str, Any]:
-    """What a run was made from, flat: config, machine, versions, commit, data; less what its network's name says."""
-    keys = ("config", "machine", "packages", "git_commit", "data_checksum")
-    flat = dict(flatten({key: run.manifest.get(key) for key in keys}))
-    named = ("config.arch.", "config.depth", "config.seed", "config.schedule.warmup")
-    return {
-        key.removeprefix("config.").replace("packages.", "version of "): value
-        for key, value in flat.items()
-        if not key.startswith(named)
-    }
-
-
-def provenance(protocol: Protocol) -> dict[str, Any]:
-    """The facts that all runs of a protocol share, and for each run those in which it differs."""
-    each = [facts(run) for run in protocol.runs]
-    varying = differences(each)
-    names = [cell.name for cell in protocol.cells for _ in cell.runs]
-    return {
-        "common": {key: value for key, value in sorted(each[0].items()) if key not in varying},
-        "runs": [
-            {"run": run, "network": name, "differs": {key: flat.get(key) for key in sorted(varying)}}
-            for run, name, flat in zip(protocol.runs, names, each, strict=True)
-        ],
-    }
-
-
-def _to_html(sections: list[dict[str, Any]], tables: Tables, protocols: list[Protocol], notes: list[str]) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("resnet_repro", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"number": _number, "duration": _duration}
-    return environment.get_template("report.html.j2").render(
-        sections=sections,
-        tables=tables,
-        note=verdicts.note,
-        numbers=verdicts.numbers,
-        rule=verdicts.RULE,
-        provenance=[provenance(protocol) for protocol in protocols],
-        num_runs=sum(len(protocol.runs) for protocol in protocols),
-        notes=notes,
-        marks=MARKS,
-        dash=DASH,
-        names=SPLITS,
-        versions={name: metadata.version(name) for name in ("resnet_repro", "matplotlib", "jinja2")}
-        | {"Python": platform.python_version()},
-        written=f"{datetime.now():%Y-%m-%d %H:%M}",
-    )

@@ -15,7 +15,7 @@ from rich.text import Text
 from resnet_repro import paper
 from resnet_repro.config import Config
 from resnet_repro.paper import Published
-from resnet_repro.results import Protocol
+from resnet_repro.results import Cell, Protocol
 
 Word = Literal["agrees", "differs", "too few runs", "not comparable", "not run", ""]
 
@@ -134,13 +134,22 @@ def judge_all(sources: Iterable[str], manifests_of: Callable[[Published], list[d
     return judged
 
 
-def from_report(protocols: list[Protocol]) -> Tables:
-    """Every table with a number that we have a run for. Of a row's cells a comparable one counts, then the longest."""
+def cells_of_rows(protocols: list[Protocol]) -> dict[str, Cell]:
+    """Our cell of each row, by the text of the row's own. Of several a comparable one counts, then the longest."""
     cells = [cell for protocol in protocols for cell in protocol.cells]
     cells.sort(key=lambda cell: (not paper.deviations(cell.runs[0].manifest), cell.runs[0].config["schedule"]["steps"]))
-    best = {str(paper.cell_of(cell.runs[0].config)): [run.manifest for run in cell.runs] for cell in cells}
-    judged = judge_all(paper.tables(), lambda row: best.get(str(row.cell), []))
-    return {title: verdicts for title, verdicts in judged.items() if any(v.ours and v.row.has_number for v in verdicts)}
+    return {str(paper.cell_of(cell.runs[0].config)): cell for cell in cells}
+
+
+def judge_cells(cells: dict[str, Cell]) -> Tables:
+    """Every table and figure of the papers, judged on our cells of their rows."""
+    manifests = {key: [run.manifest for run in cell.runs] for key, cell in cells.items()}
+    return judge_all(paper.tables(), lambda row: manifests.get(str(row.cell), []))
+
+
+def with_numbers(tables: Tables) -> Tables:
+    """Those that have a printed number beside one of ours."""
+    return {title: found for title, found in tables.items() if any(v.ours and v.row.has_number for v in found)}
 
 
 # --- for people -------------------------------------------------------------------------------------------------------
