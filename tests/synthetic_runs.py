@@ -118,6 +118,21 @@ def write_constructed(outputs: Path, arch: str, depth: int, *, begun: float = 1.
     return folder
 
 
+def write_comparator(outputs: Path, name: str = "alexnet", *, source: str = "torchvision", **kwargs: Any) -> Path:
+    """A run of another library's network; alexnet, squeezenet and vgg16 begin at their own rate."""
+    folder = write_run(outputs, "plain", 20, name=f"{source}-{name}-s{kwargs.get('seed', 0)}", **kwargs)
+    file = folder / "manifest.json"
+    manifest = json.loads(file.read_text())
+    size = 64 if name == "alexnet" else None
+    arch = {"source": source, "name": name, "image_size": size, "lr": "auto", "protocol": "paper_v1"}
+    manifest["config"] |= {"depth": None, "arch": arch | {"multiply_adds": 94_000_000}}
+    manifest["departures"] |= {"arch.image_size": size} if size else {}
+    if "schedule.lr" not in manifest["departures"] and name in ("alexnet", "squeezenet1_1", "vgg16"):
+        manifest["config"]["schedule"]["lr"] = 0.01
+    file.write_text(json.dumps(manifest))
+    return folder
+
+
 def write_layers(folder: Path, *, stds: list[float] = (), gradients: dict[int, list[float]] | None = None) -> None:  # type: ignore[assignment]
     """What a run has measured of its layers: deviations by layer, and gradient norms by step and layer."""
     if stds:

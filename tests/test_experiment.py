@@ -116,7 +116,7 @@ def test_an_experiment_runs_what_is_missing_and_prints_the_papers_table(tmp_path
     begun = tmp_path / "outputs" / "digits" / "plain-20-s1__steps=22" / "checkpoints"
     begun.mkdir(parents=True)
     (begun / "step-00000011.ckpt").touch()
-    origin.record(RunDir(begun.parent), data_checksum="", git_commit=None)
+    origin.record(RunDir(begun.parent), composed(())[0], data_checksum="", git_commit=None)
     status, said, modules = imported_modules(*REHEARSAL, "seed=0,1", "plan=true", home=tmp_path)
     assert status == 0, said
     lines = [" ".join(line.split("│")).split() for line in said.splitlines()]

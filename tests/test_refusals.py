@@ -103,7 +103,7 @@ def begun(folder: Path) -> RunDir:
     """A run with a checkpoint and without a manifest."""
     run = RunDir(folder)
     run.checkpoints.mkdir(parents=True)
-    origin.record(run, data_checksum="d1", git_commit="0123456789abcdef+")
+    origin.record(run, composed(), data_checksum="d1", git_commit="0123456789abcdef+")
     (run.checkpoints / "step-00000001.ckpt").touch()
     return run
 

@@ -181,7 +181,7 @@ class Checkpoint(pl.Callback):
     def on_save_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Add what differs between the ranks.
 
-        The global generators matter only to dropout shortcuts: batches have generators of their own.
+        The global generators matter only to dropout, a shortcut's or a comparator's: batches have their own.
         """
         on_gpu = module.device.type == "cuda"
         mine = {

@@ -162,7 +162,7 @@ def _constructed(protocol: Protocol, arch: str) -> tuple[Cell, Cell, str]:
     )
     if ours > theirs:
         raise NotEnough(f"a construction that succeeds: {text}")
-    return begun, scratch[begun.depth], text
+    return begun, scratch[begun.num_layers], text
 
 
 def _response(cell: Cell) -> Estimate:

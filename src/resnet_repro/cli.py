@@ -56,9 +56,20 @@ def explain(error: Exception) -> str:
     text = str(error)
     if text.startswith("Could not override '"):
         key = text.split("'")[1]
+        if key in option_names():
+            return f"{key} is not an option here; {_who_has(key)}"
         hint = _did_you_mean(key, option_names()) or "; python train.py --help shows the usual ones"
         return f"{key} is not an option{hint}"
     return " ".join(text.split())
+
+
+def _who_has(key: str) -> str:
+    """Which choices of its group have an option."""
+    from omegaconf import OmegaConf
+
+    group, _, name = key.partition(".")
+    files = (config_dir() / group).glob("*.yaml")
+    return f"{group}={' | '.join(path.stem for path in sorted(files) if name in OmegaConf.load(path))} has it"
 
 
 def _did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -14,7 +14,14 @@ Config = dict[str, Any]
 RESULT_GROUPS = ("arch", "data", "schedule")
 RESULT_HARDWARE = ("precision", "channels_last", "fused", "num_threads", "devices", "num_nodes")
 RESULT_KEYS = ("depth", "seed", "init_from", "protocol.name", *(f"hardware.{key}" for key in RESULT_HARDWARE))
-NOT_RESULT_KEYS = ("data.root", "data.download", "data.num_workers", "arch.protocol")  # protocol.name is what is used
+NOT_RESULT_KEYS = (
+    *("data.root", "data.download", "data.num_workers"),
+    *("arch.protocol", "arch.lr", "arch.multiply_adds"),  # protocol.name and schedule.lr are what is used
+)
+
+LR, LR_WITHOUT_BATCH_NORM = 0.1, 0.01
+"""What a comparator begins with. [v1 Sec. 4.2] [deviates: without batch norm a tenth, at which AlexNet and VGG were
+trained; 0.1 may make such networks diverge]"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,12 +81,21 @@ def family(config: Config) -> str:
     return "imagenet" if config["data"]["image"][1] >= 64 else "cifar"
 
 
+def is_comparator(config: Config) -> bool:
+    """Whether the network is another library's, which has no depth and none of our words."""
+    return "source" in config["arch"]
+
+
 def resolve(config: Config) -> Config:
     """Check a config and settle its `auto` values that follow from the papers.
 
     Raises:
         UserError: at the first value that breaks a rule.
     """
+    if is_comparator(config):
+        config = _resolve_comparator(config)
+        rules.check(dict(flatten(config)))
+        return config
     rules.check(dict(flatten(config)))
     depth, schedule = config["depth"], dict(config["schedule"])
     arch = settled(config["arch"], depth=depth, family=family(config))
@@ -92,6 +108,24 @@ def resolve(config: Config) -> Config:
     if warmup and depth < warmup.get("min_depth", 0):
         schedule["warmup"] = None
     return {**config, "arch": arch, "schedule": schedule, "init_from": init_from}
+
+
+def _resolve_comparator(config: Config) -> Config:
+    """What holds for another library's network: no depth, its own rate, no warm-up for depth, no fused batch norm."""
+    rules.check_comparator(dict(flatten(config)))
+    from resnet_repro import networks  # torch: the only configs that ask for it before a run's own process
+
+    arch, schedule = config["arch"], config["schedule"]
+    facts = networks.inspect(config)
+    lr = (LR if facts.has_batch_norm else LR_WITHOUT_BATCH_NORM) if schedule["lr"] == "auto" else schedule["lr"]
+    warmup = None if schedule["warmup"] and "min_depth" in schedule["warmup"] else schedule["warmup"]
+    return {
+        **config,
+        "depth": None,
+        "arch": {**arch, "multiply_adds": facts.multiply_adds},
+        "schedule": {**schedule, "lr": lr, "warmup": warmup},
+        "hardware": {**config["hardware"], "fused": False},
+    }
 
 
 def settled(arch: Config, *, depth: Any, family: str) -> Config:
@@ -109,11 +143,14 @@ def settled(arch: Config, *, depth: Any, family: str) -> Config:
     return {**arch, "unit": unit, "shortcut": shortcut}
 
 
-def cell(*, arch: Config, depth: int, data: str, protocol: str) -> Config:
+def cell(*, arch: Config, depth: int | None, data: str, protocol: str) -> Config:
     """What runs share that differ in their seed alone, in whatever words they were asked for: equal if and only if
     network, data and protocol are. `arch` is a settled one, whose own name does not count, as in `resnet_v2
-    arch.order=original`.
+    arch.order=original`; of a comparator it does.
     """
+    if "source" in arch:
+        words = {key: arch[key] for key in ("source", "name", "image_size")}
+        return {"data": data, "depth": None, **words, "protocol": protocol}
     words = {key: arch[key] for key in ("order", "shortcut", "mix", "unit")}
     if "gate" in arch["mix"]:
         words["gate_bias"] = float(arch["gate_bias"])
@@ -129,7 +166,11 @@ def make_job(config: Config, *, usual: Config) -> Job:
         UserError: where the config breaks a rule.
     """
     config = resolve(config)
-    asked, expected = result_keys(config), result_keys(resolve({**usual, "depth": config["depth"]}))
+    like = {"arch": config["arch"] | {"lr": usual["arch"]["lr"]}} if is_comparator(config) else {}
+    asked = result_keys(config)
+    expected = result_keys(resolve({**usual, "depth": config["depth"], **like}))
+    if like:
+        expected["arch.image_size"] = usual["arch"]["image_size"]
     departures = {
         key: value for key, value in asked.items() if value != expected.get(key) and key not in ("depth", "seed")
     }
@@ -144,10 +185,14 @@ def make_job(config: Config, *, usual: Config) -> Job:
 
 
 def run_name(config: Config, departures: Config) -> str:
-    """`plain-56-s0`, and what departs from the defaults: `plain-56-s0__steps=400`, `plain-56-s0__official_lua`."""
+    """`plain-56-s0`, and what departs from the defaults: `plain-56-s0__steps=400`, `plain-56-s0__official_lua`;
+    `torchvision-alexnet-s0__image_size=64`.
+    """
     words = (f"{key.split('.')[-1]}={_plain(value)}" for key, value in departures.items() if key != "protocol")
     extra = "".join(f"__{word}" for word in ([departures["protocol"]] if "protocol" in departures else []) + [*words])
-    return f"{config['arch']['name']}-{config['depth']}-s{config['seed']}{extra}"[:180]
+    arch = config["arch"]
+    network = f"{arch['source']}-{arch['name']}" if is_comparator(config) else f"{arch['name']}-{config['depth']}"
+    return f"{network}-s{config['seed']}{extra}"[:180]
 
 
 def _plain(value: Any) -> str:

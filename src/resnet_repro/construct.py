@@ -22,7 +22,7 @@ from resnet_repro.unit import ResidualUnit
 Batches = Iterable[tuple[Tensor, Tensor]]
 
 
-def begin_as(deep: ResNet, run: RunDir, images: Batches) -> dict[str, Any]:
+def begin_as(deep: nn.Module, run: RunDir, images: Batches) -> dict[str, Any]:
     """Give a deep network the function that a finished run's shallower one computes, and compare the two.
 
     Args:
@@ -35,6 +35,7 @@ def begin_as(deep: ResNet, run: RunDir, images: Batches) -> dict[str, Any]:
     Raises:
         UserError: where the run is not finished or its weights are not those that its manifest tells of.
     """
+    assert isinstance(deep, ResNet)
     if not run.is_done:
         raise UserError(
             f"{run.path} is not finished, and its weights are what this run begins with: make that one first"
@@ -52,6 +53,7 @@ def begin_as(deep: ResNet, run: RunDir, images: Batches) -> dict[str, Any]:
 
 def _trained(run: RunDir, manifest: dict[str, Any]) -> ResNet:
     net = LitClassifier(manifest["config"], splits=[]).net
+    assert isinstance(net, ResNet)
     if manifest["config"]["hardware"]["channels_last"]:  # other layouts are other kernels, which round otherwise
         net.to(memory_format=torch.channels_last)
     newest = checkpoints.newest_checkpoint(run)

@@ -143,7 +143,8 @@ def _origin(left: Estimate, right: Estimate) -> str:
 def by_depth(protocol: Protocol, arch: str, *, split: str = "train", at_most: int | None = None) -> list[Cell]:
     """Cells of an architecture with an error on the split, shallowest first."""
     cells = [cell for cell in protocol.cells if cell.arch == arch and cell.error(split)]
-    return sorted((cell for cell in cells if at_most is None or cell.depth <= at_most), key=lambda cell: cell.depth)
+    shallow = (cell for cell in cells if at_most is None or cell.num_layers <= at_most)
+    return sorted(shallow, key=lambda cell: cell.num_layers)
 
 
 def two_depths(protocol: Protocol, arch: str, *, split: str, at_most: int | None = None) -> tuple[Cell, Cell]:
@@ -157,7 +158,8 @@ def two_depths(protocol: Protocol, arch: str, *, split: str, at_most: int | None
 def common_depths(protocol: Protocol, *archs: Sequence[str], split: str) -> list[dict[int, Cell]]:
     """For each architecture, by any of its names, its cells at the depths that all of them have, shallowest first."""
     found = [
-        {cell.depth: cell for cell in protocol.cells if cell.arch in names and cell.error(split)} for names in archs
+        {cell.num_layers: cell for cell in protocol.cells if cell.arch in names and cell.error(split)}
+        for names in archs
     ]
     depths = sorted(set.intersection(*(set(cells) for cells in found)))
     return [{depth: cells[depth] for depth in depths} for cells in found]
@@ -165,7 +167,7 @@ def common_depths(protocol: Protocol, *archs: Sequence[str], split: str) -> list
 
 def plain_depths(protocol: Protocol) -> str:
     """The depths to ask for: those of the papers' first figure and the plain networks' that are there."""
-    return ",".join(map(str, sorted({20, 56, *(cell.depth for cell in protocol.cells if cell.arch == "plain")})))
+    return ",".join(map(str, sorted({20, 56, *(cell.num_layers for cell in protocol.cells if cell.arch == "plain")})))
 
 
 def held_out(protocol: Protocol) -> str:

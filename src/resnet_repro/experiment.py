@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from resnet_repro import paper, plan, verdicts
-from resnet_repro.config import Config, Job, make_job, result_keys
+from resnet_repro.config import Config, Job, is_comparator, make_job, result_keys
 from resnet_repro.display import announcement, duration
 from resnet_repro.errors import UserError
 from resnet_repro.paper import Published
@@ -41,11 +41,15 @@ def make_jobs(compose: Compose, commands: Sequence[Sequence[str]]) -> Request:
         UserError: where a config breaks a rule, or an experiment has nothing that can be run.
     """
     request, once = Request(), dict[str, Job]()
+    misnamed: set[str] = set()
     composed = cache(lambda *overrides: compose(overrides))  # tens of milliseconds each
 
     def add(config: Config, groups: dict[str, Any]) -> Job:
         usual, _ = composed(*(f"{group}={groups[group]}" for group in GROUPS))
         ours = {name: value for name, value in config.items() if name not in ("experiment", "plan")}
+        if not is_comparator(ours) and ours["arch"]["name"] != usual["arch"]["name"]:
+            misnamed.add(ours["arch"]["name"])  # of a comparator of the same command: arch=plain,torchvision
+            ours["arch"] = ours["arch"] | {"name": usual["arch"]["name"]}
         job = make_job(ours, usual=usual)
         return once.setdefault(f"{job.dir} {sorted(result_keys(job.config).items(), key=str)}", job)
 
@@ -64,6 +68,9 @@ def make_jobs(compose: Compose, commands: Sequence[Sequence[str]]) -> Request:
             seeds = [config["seed"]] if "seed" in names else _seeds(experiment)
             rows.setdefault(row, []).extend(add(config | {"seed": seed}, groups) for seed in seeds)
     request.jobs = list(once.values())
+    if misnamed and not any(is_comparator(job.config) for job in request.jobs):
+        (name, *_) = sorted(misnamed)
+        raise UserError(f"arch.name={name} needs arch=torchvision or arch=timm, whose networks have names")
     return request
 
 

@@ -69,17 +69,22 @@ Panels = dict[str, list[Line]]
 
 
 def training_panels(protocol: Protocol) -> Panels:
-    """One panel an architecture, plain first; one colour a depth. [v1 Fig. 6]"""
+    """One panel an architecture, plain first; one colour a depth. [v1 Fig. 6] The comparators share a last panel."""
     cells = [cell for cell in protocol.cells if cell.arch in MAIN]
-    depths = sorted({cell.depth for cell in cells})
-    return {
+    depths = sorted({cell.num_layers for cell in cells})
+    panels = {
         arch: [
-            Line(cell, f"{cell.depth}-layer", COLORS[depths.index(cell.depth) % len(COLORS)])
+            Line(cell, f"{cell.depth}-layer", COLORS[depths.index(cell.num_layers) % len(COLORS)])
             for cell in cells
             if cell.arch == arch
         ]
         for arch in dict.fromkeys(cell.arch for cell in cells)
     }
+    others = [cell for cell in protocol.cells if cell.depth is None]
+    names = [cell.name.split()[0] for cell in others]
+    labels = [name if names.count(name) == 1 else cell.name for name, cell in zip(names, others, strict=True)]
+    lines = [Line(*of, COLORS[number % len(COLORS)]) for number, of in enumerate(zip(others, labels, strict=True))]
+    return panels | ({"comparators": lines} if lines else {})
 
 
 def constructed_panels(protocol: Protocol) -> Panels:
@@ -100,7 +105,8 @@ def ablation_panels(protocol: Protocol) -> Panels:
     """One panel an ablation, at the greatest depth it was run at, beside the network it departs from. [v2 Fig. 3]"""
     panels: Panels = {}
     cells = {(cell.arch, cell.depth): cell for cell in protocol.cells}
-    for cell in sorted((cell for cell in protocol.cells if cell.arch not in MAIN), key=lambda cell: -cell.depth):
+    ablations = [cell for cell in protocol.cells if cell.arch not in MAIN and cell.depth is not None]
+    for cell in sorted(ablations, key=lambda cell: -cell.num_layers):
         name, _, rest = cell.arch.partition(" ")
         if cell.init_from or any(each.cell.arch == cell.arch for lines in panels.values() for each in lines):
             continue

@@ -50,7 +50,7 @@ def response_figure(protocol: Protocol) -> Figure | None:
     residual = [arch for arch in MAIN[1:] if any(cell.arch == arch for cell in cells)]
     if not cells:
         return None
-    depths = sorted({cell.depth for cell in cells})
+    depths = sorted({cell.num_layers for cell in cells})
     highest = max((max(responses(cell)) for cell in cells if cell.arch != "plain"), default=0.0)
     top = max(PAPER_TOP, 1.1 * highest)
     columns = residual or ["plain"]
@@ -61,7 +61,7 @@ def response_figure(protocol: Protocol) -> Figure | None:
         for axes, is_sorted in zip(grid[:, column], (False, True), strict=True):
             for cell in drawn:
                 stds = sorted(responses(cell), reverse=True) if is_sorted else responses(cell)
-                color = COLORS[depths.index(cell.depth) % len(COLORS)]
+                color = COLORS[depths.index(cell.num_layers) % len(COLORS)]
                 style = (0, (3, 1.5)) if cell.arch == "plain" else "-"
                 above = f", up to {max(stds):.3g}" if max(stds) > top else ""
                 axes.plot(
@@ -79,7 +79,7 @@ def response_figure(protocol: Protocol) -> Figure | None:
 
 def gradient_figure(protocol: Protocol) -> Figure | None:
     """A row for each architecture, a column for each depth, a line for each measured step; None where there is none."""
-    cells = {(cell.arch, cell.depth): cell for cell in protocol.cells if cell.arch in MAIN and gradients(cell)}
+    cells = {(cell.arch, cell.num_layers): cell for cell in protocol.cells if cell.arch in MAIN and gradients(cell)}
     if not cells:
         return None
     archs = [arch for arch in MAIN if any(arch == each for each, _ in cells)]

@@ -18,19 +18,26 @@ from resnet_repro.unit import ResidualUnit
 
 
 class Layer(NamedTuple):
-    """A convolution of the stem or of a residual branch; those of shortcuts and gates are none, as in the depth."""
+    """A convolution of the stem or of a residual branch; those of shortcuts and gates are none, as in the depth.
+
+    Of a comparator any convolution, in the order in which its library names them.
+    """
 
     number: int
     """From the image on, as the depth counts them: the stem is 1."""
     name: str
     conv: nn.Conv2d
     norm: nn.BatchNorm2d | None
-    """The batch norm that reads its output before any ReLU and before the addition."""
+    """The batch norm that reads its output before any ReLU and before the addition; None where there is none or, as
+    of a comparator, it is not known."""
 
 
-def layers(net: ResNet) -> list[Layer]:
+def layers(net: nn.Module) -> list[Layer]:
     """All of them, in the order in which an image meets them."""
     names = {module: name for name, module in net.named_modules()}
+    if not isinstance(net, ResNet):
+        convs = [module for module in names if isinstance(module, nn.Conv2d)]
+        return [Layer(number, names[conv], conv, None) for number, conv in enumerate(convs, start=1)]
     branches = [net.stem, *(module.residual for module in net.modules() if isinstance(module, ResidualUnit))]
     pairs = [pair for branch in branches for pair in pairwise([*branch, None]) if isinstance(pair[0], nn.Conv2d)]
     return [
@@ -79,7 +86,7 @@ class ChannelMoments:
 
 
 @torch.no_grad()
-def response_stds(net: ResNet, batches: Iterable[tuple[Tensor, Tensor]]) -> list[tuple[Layer, float]]:
+def response_stds(net: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> list[tuple[Layer, float]]:
     """Standard deviation of every 3x3 layer's response: behind its batch norm, before ReLU or addition. [v1 Fig. 7]
 
     The network is evaluated in the number format of its weights and left as it was. The hooks sit at the convolutions,
@@ -88,6 +95,7 @@ def response_stds(net: ResNet, batches: Iterable[tuple[Tensor, Tensor]]) -> list
     [open: v1 does not say whether the deviation is over a layer or a mean over its channels: here over the layer]
     [open: in v2 the last convolution of a unit has no batch norm behind it, as in the other orders whose F does not end
     in one: there it is the convolution's own output, which is what is added]
+    [open: the papers measure none of the comparators: of these it is every 3x3 convolution's own output]
     [open: v1's networks of basic units have no other than 3x3 layers; of a bottleneck the 1x1 layers are left out]
 
     Args:
@@ -105,10 +113,10 @@ def response_stds(net: ResNet, batches: Iterable[tuple[Tensor, Tensor]]) -> list
                 net(images)
     finally:
         net.train(was_training)
-    return [(layer, each.std_after(layer.norm)) for layer, each in zip(measured, moments, strict=True)]
+    return [(layer, each.std_after(layer.norm)) for layer, each in zip(measured, moments, strict=True) if each.num]
 
 
-def write_responses(path: Path, net: ResNet, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+def write_responses(path: Path, net: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
     """responses.csv: a row a 3x3 layer."""
     rows = [(layer.number, layer.name, f"{std:.6g}") for layer, std in response_stds(net, batches)]
     _write(path, ["layer", "name", "std"], rows)
@@ -141,7 +149,8 @@ class GradientNorms(pl.Callback):
             return
         assert isinstance(module, LitClassifier)
         for layer in layers(module.net):
-            assert layer.conv.weight.grad is not None
+            if layer.conv.weight.grad is None:  # a comparator may have layers that it does not use
+                continue
             norm, weight_norm = float(layer.conv.weight.grad.norm()), float(layer.conv.weight.detach().norm())
             self.rows.append((step, layer.number, layer.name, norm, weight_norm))
 

@@ -10,9 +10,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torchmetrics import Metric
 
-from resnet_repro.config import family
+from resnet_repro.networks import build
 from resnet_repro.process_group import share_buffers
-from resnet_repro.resnet import ResNet
 from resnet_repro.schedule import last_rate, learning_rate
 
 
@@ -64,14 +63,7 @@ class LitClassifier(pl.LightningModule):
         super().__init__()
         self.save_hyperparameters(logger=False)  # plain containers: a checkpoint loads with weights_only=True
         self.schedule = config["schedule"]
-        arch, data = config["arch"], config["data"]
-        self.net = ResNet(
-            depth=config["depth"],
-            family=family(config),
-            num_classes=data["num_classes"],
-            in_channels=data["image"][0],
-            **{key: arch[key] for key in ("order", "shortcut", "mix", "unit", "gate_bias", "stride_on")},
-        )
+        self.net = build(config)
         self.splits = splits
         self.train_metric, self.warmup_metric = LossAndError(), LossAndError()
         self.eval_metrics = torch.nn.ModuleList(LossAndError() for _ in splits)

@@ -101,7 +101,8 @@ def wandb_logger(
         about: what W&B is to know of the run beside its config.
     """
     os.environ.setdefault("WANDB_SILENT", "true")  # the sweep says once, at its end, where the runs are
-    arch, depth, data = config["arch"]["name"], config["depth"], config["data"]["name"]
+    arch, depth, data = config["arch"], config["depth"], config["data"]["name"]
+    kind = arch["source"] if depth is None else f"depth-{depth}"
 
     def logger(mode: str) -> LenientWandbLogger:
         made = LenientWandbLogger(
@@ -110,7 +111,7 @@ def wandb_logger(
             name=name,
             id=hashlib.sha256(f"{group}/{data}/{name}".encode()).hexdigest()[:12],
             group=group,
-            tags=[arch, f"depth-{depth}", data],
+            tags=[arch["name"], kind, data],
             save_dir=config["outputs"],  # one folder for all runs, so that `wandb leet` shows them together
             offline=mode == "offline",
             config={**config, **about},

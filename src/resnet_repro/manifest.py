@@ -21,7 +21,17 @@ from resnet_repro.config import Config
 from resnet_repro.rundir import RunDir, read_json
 from resnet_repro.schedule import log_every
 
-PACKAGES = ("torch", "torchvision", "pytorch-lightning", "torchmetrics", "hydra-core", "wandb", "numpy", "resnet_repro")
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "timm",
+    "pytorch-lightning",
+    "torchmetrics",
+    "hydra-core",
+    "wandb",
+    "numpy",
+    "resnet_repro",
+)
 
 
 def of_run(

@@ -8,7 +8,9 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
+from resnet_repro.config import Config
 from resnet_repro.errors import UserError
+from resnet_repro.rules import COMPARATORS
 from resnet_repro.rundir import RunDir, read_json, write_json
 
 NOT_TRAINING = (
@@ -39,16 +41,23 @@ def source_sha256(package: Path) -> str:
     return digest.hexdigest()
 
 
+LIBRARIES = ("torch", *COMPARATORS)
 CODE = {"code_sha256": source_sha256(Path(__file__).parent), "torch": version("torch")}
 """Of the code that runs: read when it is imported, so that editing a file under a long sweep does not matter."""
 
 
+def code(config: Config) -> dict[str, str]:
+    """What makes a run of this config: this code, torch and, of a comparator, the library that has its network."""
+    source = config["arch"].get("source")
+    return CODE if source is None else {**CODE, source: version(source)}
+
+
 def record(
-    run: RunDir, *, data_checksum: str, git_commit: str | None, weights: dict[str, object] | None = None
+    run: RunDir, config: Config, *, data_checksum: str, git_commit: str | None, weights: dict[str, object] | None = None
 ) -> None:
     """Write down what a run is begun with; `weights` tells of those that it has from another run."""
     about = {} if weights is None else {"begun_with_weights": weights}
-    write_json(run.begun, {**CODE, "data_checksum": data_checksum, "git_commit": git_commit, **about})
+    write_json(run.begun, {**code(config), "data_checksum": data_checksum, "git_commit": git_commit, **about})
 
 
 def refuse_another(run: RunDir, now: Mapping[str, str]) -> None:
@@ -78,8 +87,8 @@ def _short(value: str | None) -> str:
 def _way_back(key: str, begun: Mapping[str, str | None]) -> str:
     if key == "data_checksum":
         return "restore the data"
-    if key == "torch":
-        return f"install torch {begun['torch']}" if "torch" in begun else "install the old torch"
+    if key in LIBRARIES:
+        return f"install {key} {begun[key]}" if key in begun else f"install the old {key}"
     commit = begun.get("git_commit")
     if commit is None:
         return "restore the old code"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from resnet_repro import depths, origin
-from resnet_repro.config import Config, Job, family, result_keys
+from resnet_repro.config import Config, Job, family, is_comparator, result_keys
 from resnet_repro.data import cifar
 from resnet_repro.errors import UserError
 from resnet_repro.login import is_logged_in
@@ -114,7 +114,7 @@ def check_folders(jobs: list[Job]) -> None:
             if run.job.exists():
                 _refuse_another(job, read_json(run.job)["config"])
             if run.checkpoint_files() and not run.is_done:
-                origin.refuse_another(run, origin.CODE)  # the data's turn is when the job has read it
+                origin.refuse_another(run, origin.code(job.config))  # the data's turn is when the job has read it
         elif run.path.exists():
             try:
                 with run.owned():
@@ -161,6 +161,8 @@ FIRST_GUESS = {"cpu": 30e9, "gpu": 6e12}
 def multiply_adds(config: Config) -> int:
     """Of one image's forward pass."""
     arch, data = config["arch"], config["data"]
+    if is_comparator(config):
+        return int(arch["multiply_adds"])  # counted when the config was resolved
     return depths.multiply_adds(
         config["depth"],
         family=family(config),

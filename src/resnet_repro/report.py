@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from resnet_repro import claims, figures, gallery, page, paper, verdicts
+from resnet_repro.config import LR, LR_WITHOUT_BATCH_NORM
 from resnet_repro.results import Cell, Protocol, group, read
 from resnet_repro.verdicts import Tables, Verdict
 
@@ -40,7 +41,7 @@ def write(outputs: Path, console: Console, *, kept: Sequence[Path] = ()) -> Path
     if tables := verdicts.with_numbers(judged):
         verdicts.show(tables, console)
     counted = {run.directory for protocol in protocols for run in protocol.runs}
-    notes = _notes(unfinished, [run.label for run in runs if run.directory not in counted])
+    notes = _notes(unfinished, [run.label for run in runs if run.directory not in counted]) + _rates(protocols)
     for note in notes:
         console.print(note, markup=False, highlight=False, soft_wrap=True)
     (folder / "report.json").write_text(_to_json(sections, tables, notes), encoding="utf-8")
@@ -58,6 +59,18 @@ def _notes(unfinished: list[str], repeated: list[str]) -> list[str]:
         for reason, labels in reasons.items()
         if labels
     ]
+
+
+def _rates(protocols: list[Protocol]) -> list[str]:
+    """One line on the comparators that have another rate than the networks in whose table they stand."""
+    cells = [cell for protocol in protocols for cell in protocol.cells if cell.depth is None]
+    own = [
+        cell.name
+        for cell in cells
+        if "schedule.lr" not in cell.runs[0].manifest["departures"] and cell.runs[0].config["schedule"]["lr"] != LR
+    ]
+    names = ", ".join(dict.fromkeys(own))
+    return [f"Without batch norm, and so begun at a rate of {LR_WITHOUT_BATCH_NORM}: {names}"] if own else []
 
 
 def section(protocol: Protocol) -> dict[str, Any]:

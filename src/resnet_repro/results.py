@@ -51,7 +51,8 @@ class Run:
         return self.manifest["results"]
 
     @property
-    def depth(self) -> int:
+    def depth(self) -> int | None:
+        """None of a comparator: another library's network."""
         return self.config["depth"]
 
     @property
@@ -72,7 +73,8 @@ class Run:
         """Data, schedule and all else that must be equal before two runs may be averaged or compared."""
         rest = _without(self.config, NOT_PROTOCOL)
         rest["data"] = _without(rest["data"], NOT_DATA)
-        rest["schedule"] = _without(rest["schedule"], NOT_SCHEDULE)
+        usual = set() if "schedule.lr" in self.manifest["departures"] else {"lr"}  # may belong to the architecture, too
+        rest["schedule"] = _without(rest["schedule"], NOT_SCHEDULE | usual)
         if (name := self.config["protocol"]["name"]) not in PAPERS:
             rest["protocol"] = name
         return json.dumps(rest, sort_keys=True)
@@ -83,7 +85,9 @@ def _without(mapping: dict[str, Any], keys: set[str]) -> dict[str, Any]:
 
 
 def arch_label(manifest: dict[str, Any]) -> str:
-    """Name of an architecture: `resnet_v1`, and what departs from it: `resnet_v1 B`, `resnet_v1 paper_v2`."""
+    """Name of an architecture: `resnet_v1`, and what departs from it: `resnet_v1 B`, `resnet_v1 paper_v2`; a
+    comparator's with the library that it is from: `alexnet (torchvision) image_size=64`.
+    """
     extra = {
         key.split(".")[-1]: value
         for key, value in manifest["departures"].items()
@@ -92,7 +96,9 @@ def arch_label(manifest: dict[str, Any]) -> str:
     shortcut = [str(extra.pop("shortcut"))] if "shortcut" in extra else []
     words = [f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}" for key, value in extra.items()]
     other_paper = [name] if (name := manifest["departures"].get("protocol")) in PAPERS else []
-    return " ".join([manifest["config"]["arch"]["name"], *other_paper, *shortcut, *words])
+    arch = manifest["config"]["arch"]
+    source = [f"({arch['source']})"] if "source" in arch else []
+    return " ".join([arch["name"], *source, *other_paper, *shortcut, *words])
 
 
 def identity(manifest: dict[str, Any]) -> dict[str, str]:
@@ -107,16 +113,23 @@ def identity(manifest: dict[str, Any]) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Cell:
-    """The runs that differ in their seed only: one architecture and depth under one protocol."""
+    """The runs that differ in their seed only: one architecture and depth (None: a comparator) under one protocol."""
 
     arch: str
-    depth: int
+    depth: int | None
     runs: list[Run]
 
     @property
     def name(self) -> str:
+        if self.depth is None:
+            return self.arch
         head, _, rest = self.arch.partition(" ")
         return f"{head}-{self.depth} {rest}".strip()
+
+    @property
+    def num_layers(self) -> int:
+        """The depth, or 0 of a comparator: to sort by."""
+        return self.depth or 0
 
     @property
     def init_from(self) -> int | None:
@@ -188,7 +201,7 @@ def differences(dicts: list[dict[str, Any]]) -> set[str]:
 
 def group(runs: Iterable[Run]) -> list[Protocol]:
     """Runs by protocol and cell; of two runs of a cell with the same seed only the one finished last counts."""
-    cells: dict[str, dict[tuple[str, int], dict[int, Run]]] = {}
+    cells: dict[str, dict[tuple[str, int | None], dict[int, Run]]] = {}
     for run in sorted(runs, key=lambda run: str(run.manifest.get("finished"))):
         cells.setdefault(run.protocol, {}).setdefault((run.arch, run.depth), {})[run.seed] = run
     configs = {key: dict(flatten(json.loads(key))) for key in cells}
@@ -198,9 +211,11 @@ def group(runs: Iterable[Run]) -> list[Protocol]:
         cells, key=lambda key: (configs[key]["data.name"], -configs[key]["schedule.steps"], titles[key], key)
     ):
         twins = [configs[other] for other in cells if titles[other] == titles[key]]
-        extra = "".join(f", {name}={configs[key].get(name)}" for name in sorted(differences(twins)))
-        # plain first: the figure's panels stand as in v1 Fig. 6
-        order = sorted(cells[key], key=lambda cell: (not cell[0].startswith("plain"), *cell))
+        extra = "".join(f", {name}={configs[key][name]}" for name in sorted(differences(twins)) if name in configs[key])
+        # plain first: the figure's panels stand as in v1 Fig. 6; comparators last
+        order = sorted(
+            cells[key], key=lambda cell: (cell[1] is None, not cell[0].startswith("plain"), cell[0], cell[1])
+        )
         members = [Cell(*cell, [run for _, run in sorted(cells[key][cell].items())]) for cell in order]
         protocols.append(Protocol(titles[key] + extra, members))
     return protocols

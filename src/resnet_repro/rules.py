@@ -7,6 +7,12 @@ from typing import Any
 from resnet_repro import depths
 from resnet_repro.errors import UserError
 
+COMPARATORS = {
+    "torchvision": ("alexnet", "squeezenet1_1", "vgg16", "googlenet"),
+    "timm": ("resnet18", "mobilenetv3_small_050", "vit_tiny_patch16_224"),
+}
+"""Names to begin with of the libraries whose networks can be trained, `arch.source`."""
+
 
 def _number(kind: type, low: float, high: float = math.inf) -> Callable[[Any], bool]:
     kinds = (int,) if kind is int else (int, float)
@@ -35,6 +41,8 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "arch.mix": _one_of("add", "half_shortcut", "half_both", "exclusive_gate", "shortcut_gate"),
     "arch.unit": _one_of("auto", "basic", "bottleneck", "one_layer"),
     "arch.stride_on": _one_of("first", "3x3"),
+    "arch.source": _one_of(*COMPARATORS),
+    "arch.image_size": (lambda v: v is None or _number(int, 1)(v), "null or a whole number of pixels, at least 1"),
     "arch.gate_bias": (_number(float, -100, 100), "a number"),
     "data.val_size": (_number(int, 0), "a whole number of images, 0 for no validation split"),
     "data.loader": _one_of("device", "dataloader"),
@@ -102,8 +110,29 @@ def check(flat: dict[str, Any]) -> None:
             f"schedule.batch_size={batch_size} does not divide by {world_size} devices; nearest are "
             + " and ".join(map(str, near))
         )
-    if flat["arch.shortcut"] == "none" and flat["arch.mix"] != "add":
+    if flat.get("arch.shortcut") == "none" and flat["arch.mix"] != "add":
         raise UserError(f"arch.mix={flat['arch.mix']} needs a shortcut; with arch.shortcut=none use arch.mix=add")
+
+
+def check_comparator(flat: dict[str, Any]) -> None:
+    """Refuse what a network of another library has not; whether there is one of that name is told by its library.
+
+    Raises:
+        UserError: at the first that breaks a rule.
+    """
+    source, name, init_from = flat["arch.source"], flat["arch.name"], flat["init_from"]
+    for key in ("arch.source", "arch.image_size"):
+        holds, rule = RULES[key]
+        if not holds(flat[key]):
+            raise UserError(f"{key}={flat[key]} is not {rule}")
+    if name is None:
+        known = "one of " if source == "torchvision" else "any of timm.list_models(), for example "
+        raise UserError(f"arch={source} needs arch.name=..., {known}{', '.join(COMPARATORS[source])}")
+    if init_from is not None:
+        raise UserError(f"init_from={init_from} inserts layers into plain and residual networks; arch={source} is none")
+    for key, usual in (("fused", "auto"), ("recompute", "false")):
+        if flat[f"hardware.{key}"] is True:
+            raise UserError(f"hardware.{key}=true is for plain and residual networks; with arch={source} use {usual}")
 
 
 def check_construction(init_from: int, *, depth: int, family: str, arch: dict[str, Any], asked_unit: str) -> None:

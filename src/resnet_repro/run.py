@@ -5,7 +5,7 @@ import os
 import time
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
@@ -16,7 +16,7 @@ from pytorch_lightning.strategies import DDPStrategy
 from resnet_repro import origin
 from resnet_repro.callbacks import Checkpoint, Recorder
 from resnet_repro.checkpoints import newest_checkpoint
-from resnet_repro.config import RESULT_HARDWARE, result_keys
+from resnet_repro.config import RESULT_HARDWARE, is_comparator, result_keys
 from resnet_repro.construct import begin_as
 from resnet_repro.data.module import InMemoryData
 from resnet_repro.errors import UserError
@@ -128,7 +128,7 @@ def _begin_or_go_on(
     """
     checkpoint, begun = from_first(newest_checkpoint(folder) if rank.is_first else None) or (None, None)
     if begun:
-        origin.refuse_another(folder, {**origin.CODE, "data_checksum": data.checksum})
+        origin.refuse_another(folder, {**origin.code(config), "data_checksum": data.checksum})
         _refuse_other_hardware(begun["hardware"], config["hardware"])
     else:
         weights = None
@@ -136,8 +136,8 @@ def _begin_or_go_on(
             device = torch.device("cuda" if config["hardware"]["accelerator"] == "gpu" else "cpu")
             weights = begin_as(model.net, RunDir(folder.path.with_name(job["begins_with"])), data.unaugmented(device))
         if rank.is_first:
-            origin.record(folder, data_checksum=data.checksum, git_commit=commit, weights=weights)
-    about = {**origin.CODE, "data": data.checksum, "weights": weights_sha256(model.net)}
+            origin.record(folder, config, data_checksum=data.checksum, git_commit=commit, weights=weights)
+    about = {**origin.code(config), "data": data.checksum, "weights": weights_sha256(model.net)}
     check_same({**result_keys(config), **about})
     return checkpoint
 
@@ -168,7 +168,7 @@ def _trainer(
         strategy=_ddp(rank.world_size) if rank.world_size > 1 else "auto",
         plugins=[environment],
         precision=hardware["precision"],
-        deterministic=hardware["deterministic"] and hardware["accelerator"] == "gpu",  # a CPU is, with threads fixed
+        deterministic=_deterministic(config),
         max_steps=schedule["steps"],
         val_check_interval=eval_every(schedule),
         check_val_every_n_epoch=None,
@@ -182,6 +182,16 @@ def _trainer(
         use_distributed_sampler=False,
         default_root_dir=path,
     )
+
+
+def _deterministic(config: dict[str, Any]) -> bool | Literal["warn"]:
+    """Whether PyTorch may only use operations that give the same bits again; a CPU's do, with threads fixed.
+
+    [deviates: comparators that pool to several pixels (alexnet, vgg16) have no such operation for that on a GPU: there
+    PyTorch takes them where it has them, and warns]
+    """
+    asked = bool(config["hardware"]["deterministic"]) and config["hardware"]["accelerator"] == "gpu"
+    return "warn" if asked and is_comparator(config) else asked
 
 
 def _ddp(world_size: int) -> DDPStrategy:
