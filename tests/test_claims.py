@@ -9,7 +9,8 @@ import pytest
 from resnet_repro import ablation_rules
 from resnet_repro.claims import Claim, judge, registry, rule
 from resnet_repro.evidence import Estimate, difference, error
-from resnet_repro.results import Cell, Protocol, group, read
+from resnet_repro.finished import read
+from resnet_repro.results import Cell, Protocol, group
 from tests.synthetic_runs import write_constructed, write_layers, write_run
 
 MIXES = ("half_shortcut", "half_both", "exclusive_gate", "shortcut_gate")

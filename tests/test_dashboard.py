@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from resnet_repro import dashboard, verdicts
-from resnet_repro.results import group, read
+from resnet_repro.finished import read
+from resnet_repro.results import group
 from tests.commands import DIGITS, run
 from tests.synthetic_runs import write_example, write_run
 from tests.wandb_server import PROJECT, WandbServer
@@ -78,6 +79,7 @@ def test_a_name_with_a_bar_does_not_break_a_table() -> None:
     assert dashboard.table_row(["a|b", "two\nlines"]) == "| a\\|b | two; lines |"
 
 
+@pytest.mark.slow
 def test_the_report_asks_for_what_the_runs_have_logged(
     wandb_server: Callable[..., WandbServer], tmp_path: Path
 ) -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from resnet_repro import figures, gallery, layer_figures
-from resnet_repro.results import Protocol, group, read
+from resnet_repro.finished import read
+from resnet_repro.results import Protocol, group
 from tests.synthetic_runs import write_constructed, write_example, write_layers, write_run
 
 

@@ -12,8 +12,8 @@ from rich.console import Console
 
 from resnet_repro import report
 from resnet_repro.errors import UserError
+from resnet_repro.finished import read
 from resnet_repro.keep import keep
-from resnet_repro.results import read
 from resnet_repro.rundir import RunDir
 from tests.commands import run as command
 from tests.synthetic_runs import write_run

@@ -16,11 +16,12 @@ from resnet_repro.callbacks import Stopped
 from resnet_repro.config import Job, make_job, resolve
 from resnet_repro.errors import UserError
 from resnet_repro.experiment import make_jobs
+from resnet_repro.finished import read
 from resnet_repro.layers import write_responses
 from resnet_repro.lit import LitClassifier
 from resnet_repro.networks import Comparator, build
 from resnet_repro.plan import claim
-from resnet_repro.results import group, read
+from resnet_repro.results import group
 from resnet_repro.run import run
 from resnet_repro.rundir import RunDir
 from tests.commands import run as command

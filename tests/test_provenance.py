@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from resnet_repro import curve_svg, page, paper, provenance, results
+from resnet_repro import curve_svg, finished, page, paper, provenance, results
 from tests.synthetic_runs import config, write_run
 
 
@@ -27,7 +27,7 @@ def test_a_curve_is_thinned_to_200_points_with_both_ends() -> None:
 
 def test_a_run_that_measured_nothing_has_no_curve_and_one_that_diverged_has_what_it_measured(tmp_path: Path) -> None:
     nan = float("nan")
-    run = results.Run(tmp_path, {}, {"step": [1.0, 2.0, 3.0], "train/error": [nan, nan, nan]})
+    run = finished.Run(tmp_path, {}, {"step": [1.0, 2.0, 3.0], "train/error": [nan, nan, nan]})
     assert curve_svg.draw(run) == ""
     run.curves["test/error"] = [90.0, 80.0, nan]
     drawn = curve_svg.draw(run)
@@ -46,5 +46,5 @@ def test_a_network_is_of_the_papers_that_train_it_at_whatever_depth_and_on_whate
 def test_two_runs_of_one_label_have_sections_of_their_own(tmp_path: Path) -> None:
     write_run(tmp_path / "outputs", name="a b")
     write_run(tmp_path / "results", name="a-b", seed=1)
-    protocols = results.group(results.read(tmp_path / "outputs", tmp_path / "results")[0])
+    protocols = results.group(finished.read(tmp_path / "outputs", tmp_path / "results")[0])
     assert sorted(provenance.anchors(protocols).values()) == ["run-digits-a-b", "run-digits-a-b-"]

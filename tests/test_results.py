@@ -11,7 +11,8 @@ from rich.console import Console
 from resnet_repro import report
 from resnet_repro.config import make_job
 from resnet_repro.errors import UserError
-from resnet_repro.results import arch_label, group, identity, read
+from resnet_repro.finished import arch_label, read
+from resnet_repro.results import group, identity
 from tests.synthetic_runs import config, departures, write_example, write_run
 from tests.test_config import composed
 

@@ -25,7 +25,8 @@ from resnet_repro.evidence import (
     two_depths,
     untrained,
 )
-from resnet_repro.results import Cell, Protocol, Run
+from resnet_repro.finished import Run
+from resnet_repro.results import Cell, Protocol
 
 MARGIN = 1.0  # points of error: less counts as no degradation; plain-110 loses over 50 [v1 Sec. 4.2]
 EARLY = 0.25  # of the steps: before the rate is lowered for the first time

@@ -8,7 +8,8 @@ import yaml
 
 from resnet_repro import ablation_rules, claim_rules
 from resnet_repro.evidence import SPLITS, NotEnough, held_out
-from resnet_repro.results import PAPERS, Protocol
+from resnet_repro.finished import PAPERS
+from resnet_repro.results import Protocol
 
 Verdict = Literal["holds", "does not hold", "not enough runs"]
 

@@ -7,7 +7,7 @@ from markupsafe import Markup
 
 from resnet_repro.evidence import SPLITS
 from resnet_repro.figures import LIMITS
-from resnet_repro.results import Run
+from resnet_repro.finished import Run
 
 MAX_POINTS = 200
 WIDTH, HEIGHT = 440, 190  # pixels, of the whole

@@ -18,8 +18,9 @@ from rich.console import Console
 from resnet_repro import verdicts
 from resnet_repro.errors import UserError
 from resnet_repro.evidence import SPLITS
+from resnet_repro.finished import read
 from resnet_repro.login import is_logged_in, wandb_mode
-from resnet_repro.results import Protocol, group, identity, read
+from resnet_repro.results import Protocol, group, identity
 from resnet_repro.verdicts import Tables
 
 TITLE = "ResNets by depth and architecture, paper versus ours"

@@ -6,7 +6,8 @@ import statistics
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from resnet_repro.results import Cell, Protocol, Run
+from resnet_repro.finished import Run
+from resnet_repro.results import Cell, Protocol
 
 UNTRAINED = 50.0  # % training error above which a network has learned too little for a question about depth or units
 SPLITS = {"train": "training", "test": "test", "val": "validation"}

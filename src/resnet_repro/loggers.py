@@ -92,13 +92,13 @@ class LenientWandbLogger(WandbLogger):
 
 
 def wandb_logger(
-    config: dict[str, Any], folder: RunDir, *, name: str, group: str, about: dict[str, Any]
+    config: dict[str, Any], folder: RunDir, *, name: str, group: str, labels: dict[str, str]
 ) -> WandbLogger:
     """A W&B run that goes on when the run does, named, grouped by sweep and tagged.
 
     Args:
         folder: of the run; what `metrics.csv` and `timing.csv` hold there is logged where W&B does not have it.
-        about: what W&B is to know of the run beside its config.
+        labels: what W&B is to know of the run beside its config.
     """
     os.environ.setdefault("WANDB_SILENT", "true")  # the sweep says once, at its end, where the runs are
     arch, depth, data = config["arch"], config["depth"], config["data"]["name"]
@@ -114,7 +114,7 @@ def wandb_logger(
             tags=[arch["name"], kind, data],
             save_dir=config["outputs"],  # one folder for all runs, so that `wandb leet` shows them together
             offline=mode == "offline",
-            config={**config, **about},
+            config={**config, **labels},
             settings=wandb.Settings(finish_timeout=config["logger"]["upload_seconds"], finish_timeout_raises=True),
         )
         run = made.experiment  # starts it: here, where a failure can be told

@@ -14,18 +14,10 @@ from resnet_repro.rules import COMPARATORS
 from resnet_repro.rundir import RunDir, read_json, write_json
 
 NOT_TRAINING = (
-    *("ablation_rules.py", "claim_rules.py", "claims.py", "cli.py", "display.py", "evidence.py", "experiment.py"),
-    *(
-        "curve_svg.py",
-        "figures.py",
-        "gallery.py",
-        "keep.py",
-        "layer_figures.py",
-        "page.py",
-        "paper.py",
-        "provenance.py",
-    ),
-    *("readme.py", "report.py", "results.py", "verdicts.py"),
+    *("ablation_rules.py", "claim_rules.py", "claims.py", "cli.py", "curve_svg.py", "dashboard.py"),
+    *("display.py", "evidence.py", "experiment.py", "figures.py", "finished.py", "gallery.py"),
+    *("keep.py", "layer_figures.py", "page.py", "paper.py", "provenance.py", "readme.py"),
+    *("report.py", "results.py", "verdicts.py"),
 )
 """What only shows runs: no job imports it, and a run may go on after a change to it."""
 

@@ -19,8 +19,9 @@ from PIL import Image
 from resnet_repro import paper, provenance, verdicts
 from resnet_repro.display import duration
 from resnet_repro.evidence import SPLITS
+from resnet_repro.finished import DATA_TITLES
 from resnet_repro.gallery import Drawn
-from resnet_repro.results import DATA_TITLES, Cell, Protocol
+from resnet_repro.results import Cell, Protocol
 from resnet_repro.verdicts import MIN_RUNS, Tables, Verdict
 
 DASH = "–"

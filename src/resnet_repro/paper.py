@@ -167,7 +167,10 @@ def conditions(config: Config) -> list[str]:
     return parts + ([hardware["precision"]] if hardware["precision"] != "32-true" else [])
 
 
-def printed(manifest: dict[str, Any]) -> dict[str, float]:
-    """The printed error in % beside a run's own `test/error`; empty where there is none or it may not be compared."""
+def printed_error(manifest: dict[str, Any]) -> float | None:
+    """The printed error in % to set beside a run's own; None where there is none or it may not be compared.
+
+    Config and departures are all that is read of the manifest.
+    """
     row = None if deviations(manifest) else published(manifest["config"])
-    return {} if row is None or row.number is None else {"paper/error": row.number}
+    return None if row is None else row.number

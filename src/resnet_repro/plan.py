@@ -14,6 +14,8 @@ from resnet_repro.config import Config, Job, family, is_comparator, result_keys
 from resnet_repro.data import cifar
 from resnet_repro.errors import UserError
 from resnet_repro.login import is_logged_in
+from resnet_repro.paper import printed_error
+from resnet_repro.results import identity
 from resnet_repro.rundir import InUse, RunDir, read_json, write_json
 
 
@@ -138,7 +140,9 @@ def claim(job: Job, *, group: str, command: str) -> dict[str, Any]:
     if run.is_done:
         return before
     run.path.mkdir(parents=True, exist_ok=True)
-    asked = {"group": group, "command": command} | before | job.description
+    # what reports say of such a run is known here: no job imports what reports
+    labels = {"labels": identity(job.description), "paper_error": printed_error(job.description)}
+    asked = {"group": group, "command": command} | before | job.description | labels
     write_json(run.job, asked)
     return asked
 

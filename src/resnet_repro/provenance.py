@@ -10,7 +10,8 @@ import yaml
 
 from resnet_repro import curve_svg, paper
 from resnet_repro.config import flatten
-from resnet_repro.results import Protocol, Run, differences
+from resnet_repro.finished import Run
+from resnet_repro.results import Protocol, differences
 
 NETWORK = ("order", "shortcut", "mix")  # of a cell: what makes it a network of a paper, at whatever depth
 FILES = ("manifest.json", "metrics.csv", "responses.csv", "gradients.csv", "train.log")

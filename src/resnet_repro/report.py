@@ -13,7 +13,8 @@ from rich.table import Table
 
 from resnet_repro import claims, figures, gallery, page, paper, verdicts
 from resnet_repro.config import LR, LR_WITHOUT_BATCH_NORM
-from resnet_repro.results import Cell, Protocol, group, read
+from resnet_repro.finished import read
+from resnet_repro.results import Cell, Protocol, group
 from resnet_repro.verdicts import Tables, Verdict
 
 COLORS = {"holds": "green", "does not hold": "red", "not enough runs": "yellow"}

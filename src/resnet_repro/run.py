@@ -26,11 +26,9 @@ from resnet_repro.layers import GradientNorms, write_responses
 from resnet_repro.lit import LitClassifier
 from resnet_repro.loggers import CsvLogger, finish_wandb, wandb_logger
 from resnet_repro.manifest import git_commit, of_run, weights_sha256
-from resnet_repro.paper import printed
 from resnet_repro.process_group import check_same, from_first, joined
 from resnet_repro.ranks import Rank
 from resnet_repro.recompute import recompute_units
-from resnet_repro.results import identity
 from resnet_repro.rundir import RunDir, read_json, write_json
 from resnet_repro.schedule import eval_every
 
@@ -93,7 +91,7 @@ def run(path: Path, job: dict[str, Any] | None = None, rank: Rank | None = None)
         try:
             trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
         except BaseException:
-            _finish_wandb(folder, loggers, None)
+            _finish_wandb(folder, loggers, {}, exit_code=1)
             raise
 
         manifest = of_run(
@@ -107,7 +105,8 @@ def run(path: Path, job: dict[str, Any] | None = None, rank: Rank | None = None)
             device = trainer.strategy.root_device
             write_responses(folder.responses, model.net.to(device), data.unaugmented(device, at_most=NUM_MEASURED))
             write_json(folder.manifest, manifest)
-            _finish_wandb(folder, loggers, manifest)
+            summary = {"images_per_s": manifest["images_per_s"], "paper/error": job["paper_error"]}
+            _finish_wandb(folder, loggers, manifest["results"] | summary, exit_code=0)
     return manifest
 
 
@@ -147,8 +146,7 @@ def _loggers(
 ) -> list[Logger]:
     loggers: list[Logger] = [CsvLogger(folder, splits=splits, first_step=first_step)]
     if config["logger"]["name"] == "wandb":
-        about = identity({"config": config, "departures": job["departures"]})
-        loggers.append(wandb_logger(config, folder, name=job["name"], group=job["group"], about=about))
+        loggers.append(wandb_logger(config, folder, name=job["name"], group=job["group"], labels=job["labels"]))
     return loggers
 
 
@@ -212,17 +210,12 @@ def _refuse_other_hardware(begun: dict[str, Any], now: dict[str, Any]) -> None:
         raise UserError(f"{values}: give the old values to go on, or resume=false to begin anew")
 
 
-def _finish_wandb(folder: RunDir, loggers: list[Logger], manifest: dict[str, Any] | None) -> None:
-    """Close the W&B run, of a finished run with its results, and write down where its data is that W&B lacks."""
+def _finish_wandb(folder: RunDir, loggers: list[Logger], summary: dict[str, Any], *, exit_code: int) -> None:
+    """Close the W&B run and write down where its data is that W&B does not have."""
     for logger in loggers:
-        if not isinstance(logger, WandbLogger):
-            continue
-        if manifest is None:
-            left = finish_wandb(logger, folder, {}, exit_code=1)
-        else:
-            summary = {**manifest["results"], "images_per_s": manifest["images_per_s"], **printed(manifest)}
-            left = finish_wandb(logger, folder, summary, exit_code=0)
-        write_json(folder.status, {**folder.read_status(), "wandb_left": left})
+        if isinstance(logger, WandbLogger):
+            left = finish_wandb(logger, folder, summary, exit_code=exit_code)
+            write_json(folder.status, {**folder.read_status(), "wandb_left": left})
 
 
 def _quiet() -> None:

@@ -1,0 +1,137 @@
+"""Finished runs, as they lie on the disk: a record, curves, and what they are called."""
+
+import csv
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from resnet_repro.config import flatten
+from resnet_repro.errors import UserError
+
+# What changes no result, or is a coordinate of a cell. All else in a config is the protocol.
+NOT_PROTOCOL = {"arch", "depth", "seed", "init_from", "hardware", "logger", "resume", "jobs", "outputs", "protocol"}
+NOT_DATA = {"root", "download", "loader", "num_workers"}
+NOT_SCHEDULE = {"warmup", "log_every", "eval_every", "eval_batch_size"}  # a warm-up belongs to an architecture
+PAPERS = ("paper_v1", "paper_v2")  # their recipes differ in the warm-up alone: their runs stand side by side
+DATA_TITLES = {"digits": "Digits", "cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "imagenet": "ImageNet"}
+FIRST_COMMAND = "python train.py -m depth=20,56,110 arch=plain,resnet_v2 data=digits"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One finished run. `curves` holds the columns of metrics.csv; an empty cell is nan."""
+
+    directory: Path
+    manifest: dict[str, Any] = field(repr=False)
+    curves: dict[str, list[float]] = field(repr=False)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return self.manifest["config"]
+
+    @property
+    def results(self) -> dict[str, Any]:
+        return self.manifest["results"]
+
+    @property
+    def depth(self) -> int | None:
+        """None of a comparator: another library's network."""
+        return self.config["depth"]
+
+    @property
+    def seed(self) -> int:
+        return self.config["seed"]
+
+    @property
+    def label(self) -> str:
+        """Data and name: where the run lies below outputs/."""
+        return f"{self.directory.parent.name}/{self.directory.name}"
+
+    @property
+    def arch(self) -> str:
+        return arch_label(self.manifest)
+
+    @property
+    def protocol(self) -> str:
+        """Data, schedule and all else that must be equal before two runs may be averaged or compared."""
+        rest = _without(self.config, NOT_PROTOCOL)
+        rest["data"] = _without(rest["data"], NOT_DATA)
+        usual = set() if "schedule.lr" in self.manifest["departures"] else {"lr"}  # may belong to the architecture, too
+        rest["schedule"] = _without(rest["schedule"], NOT_SCHEDULE | usual)
+        if (name := self.config["protocol"]["name"]) not in PAPERS:
+            rest["protocol"] = name
+        return json.dumps(rest, sort_keys=True)
+
+
+def _without(mapping: dict[str, Any], keys: set[str]) -> dict[str, Any]:
+    return {key: value for key, value in mapping.items() if key not in keys}
+
+
+def arch_label(manifest: dict[str, Any]) -> str:
+    """Name of an architecture: `resnet_v1`, and what departs from it: `resnet_v1 B`, `resnet_v1 paper_v2`; a
+    comparator's with the library that it is from: `alexnet (torchvision) image_size=64`.
+    """
+    extra = {
+        key.split(".")[-1]: value
+        for key, value in manifest["departures"].items()
+        if key.startswith("arch.") or key in ("schedule.warmup", "init_from")
+    }
+    shortcut = [str(extra.pop("shortcut"))] if "shortcut" in extra else []
+    words = [f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}" for key, value in extra.items()]
+    other_paper = [name] if (name := manifest["departures"].get("protocol")) in PAPERS else []
+    arch = manifest["config"]["arch"]
+    source = [f"({arch['source']})"] if "source" in arch else []
+    return " ".join([arch["name"], *source, *other_paper, *shortcut, *words])
+
+
+def title(config: dict[str, Any]) -> str:
+    """`CIFAR-10, 400 steps, 5,000 images held out`, of a flat config or of a run's flat protocol."""
+    data = DATA_TITLES.get(config["data.name"], config["data.name"])
+    held_out = config.get("data.val_size") or 0
+    protocol = f", {config['protocol']}" if "protocol" in config else ""
+    return f"{data}{protocol}, {config['schedule.steps']:,} steps" + (
+        f", {held_out:,} images held out" if held_out else ""
+    )
+
+
+def read(*folders: Path) -> tuple[list[Run], list[str]]:
+    """All finished runs below `folders`, and the labels of those that are not finished; a copied run counts once.
+
+    Raises UserError where no run is finished.
+    """
+    runs: list[Run] = []
+    unfinished: list[str] = []
+    for directory in [directory for folder in folders for directory in sorted(folder.glob("*/*/"))]:
+        if directory.parent.name in {"report", "wandb"} or directory.parent.name.startswith("."):
+            continue
+        try:
+            run = _load(directory)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            unfinished.append(f"{directory.parent.name}/{directory.name} (damaged)")
+            continue
+        if run is None:
+            unfinished.append(f"{directory.parent.name}/{directory.name}")
+        elif all(run.manifest != other.manifest for other in runs):
+            runs.append(run)
+    if not runs:
+        raise UserError(f"{folders[0]} holds no finished run, and a report needs one: run `{FIRST_COMMAND}` first.")
+    return runs, unfinished
+
+
+def _load(directory: Path) -> Run | None:
+    """The run in a directory, None where it is not finished. A damaged one raises whatever reading it raises."""
+    manifest_file = directory / "manifest.json"
+    if not manifest_file.exists():
+        return None
+    manifest = json.loads(manifest_file.read_text(encoding="utf-8"))
+    if manifest["state"] != "done":
+        return None
+    with (directory / "metrics.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    curves = {key: [float(row[key] or "nan") for row in rows] for key in (rows[0] if rows else ())}
+    run = Run(directory, manifest, curves)
+    # What the report rests on is asked for here, so that a manifest that lacks it is damaged and not a traceback.
+    run.arch, run.protocol, run.seed, run.results, run.manifest["num_parameters"], curves["step"]
+    title(dict(flatten(run.config)))
+    return run
