@@ -84,14 +84,19 @@ def test_an_online_run_logs_every_row_once_and_what_it_is_told_apart_by(
     assert server.unknown == []
 
 
-def test_a_run_that_was_stopped_offline_is_one_folder_that_uploads_every_row_once(
-    wandb_server: Callable[..., WandbServer], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    folder, server = prepared(tmp_path / "outputs"), wandb_server()
+def stopped_at_step_10(home: Path, monkeypatch: pytest.MonkeyPatch) -> RunDir:
+    folder = prepared(home / "outputs")
     with monkeypatch.context() as patch:
         interrupt_at(10, patch)
         with pytest.raises(Stopped, match="stopped at step 10"):
             train(folder.path)
+    return folder
+
+
+def test_a_run_that_was_stopped_offline_is_one_folder_that_uploads_every_row_once(
+    wandb_server: Callable[..., WandbServer], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    server, folder = wandb_server(), stopped_at_step_10(tmp_path, monkeypatch)
     train(folder.path)
     (offline,) = (tmp_path / "outputs" / "wandb").glob("offline-run-*")
     wandb("sync", offline, home=tmp_path, server=server)
@@ -102,11 +107,7 @@ def test_a_run_that_was_stopped_offline_is_one_folder_that_uploads_every_row_onc
 def test_a_run_that_was_stopped_and_uploaded_goes_on_offline_behind_what_was_uploaded(
     wandb_server: Callable[..., WandbServer], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    folder, server = prepared(tmp_path / "outputs"), wandb_server()
-    with monkeypatch.context() as patch:
-        interrupt_at(10, patch)
-        with pytest.raises(Stopped, match="stopped at step 10"):
-            train(folder.path)
+    server, folder = wandb_server(), stopped_at_step_10(tmp_path, monkeypatch)
     offline = tmp_path / "outputs" / "wandb"
     wandb("sync", *offline.glob("offline-run-*"), home=tmp_path, server=server)
     train(folder.path)
