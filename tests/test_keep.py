@@ -15,6 +15,7 @@ from resnet_repro.errors import UserError
 from resnet_repro.finished import read
 from resnet_repro.keep import keep
 from resnet_repro.rundir import RunDir
+from tests.commands import ROOT
 from tests.commands import run as command
 from tests.synthetic_runs import write_run
 
@@ -93,3 +94,15 @@ def test_the_command_says_in_one_line_what_it_needs(tmp_path: Path) -> None:
         assert result.returncode == status, result.stderr
         assert said in result.stdout + result.stderr
         assert len((result.stdout + result.stderr).strip().splitlines()) == 1
+
+
+def test_the_readmes_numbers_are_those_of_the_kept_runs() -> None:
+    runs, unfinished = read(ROOT / "results")
+    assert unfinished == []
+    kept = {
+        (run.config["arch"]["name"], run.depth): run.results for run in runs if run.config["data"]["name"] == "cifar10"
+    }
+    for arch, words in {"plain": "plain", "resnet_v2": "residual (v2)"}.items():
+        for split, name in {"train": "training", "val": "validation"}.items():
+            shown = " | ".join(f"{kept[arch, depth][f'{split}/error']:.1f} %" for depth in (20, 56))
+            assert f"| {words}, {name} error | {shown} |" in (ROOT / "README.md").read_text(encoding="utf-8")
