@@ -50,6 +50,7 @@ def test_a_fresh_checkout_reports_the_kept_runs(tmp_path: Path) -> None:
     status, output = command("report.py", home=tmp_path)
     assert status == 0, output
     assert "plain-20" in output
+    assert "1 run is kept in results/: digits/plain-20-s0" in output
     assert (tmp_path / "outputs" / "report" / "index.html").exists()
 
 

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from resnet_repro import claims, figures, gallery, page, paper, verdicts
 from resnet_repro.config import LR, LR_WITHOUT_BATCH_NORM
-from resnet_repro.finished import read
+from resnet_repro.finished import Run, read
 from resnet_repro.results import Cell, Protocol, group
 from resnet_repro.verdicts import Tables, Verdict
 
@@ -41,8 +41,7 @@ def write(outputs: Path, console: Console, *, kept: Sequence[Path] = ()) -> Path
         _print_section(part, console)
     if tables := verdicts.with_numbers(judged):
         verdicts.show(tables, console)
-    counted = {run.directory for protocol in protocols for run in protocol.runs}
-    notes = _notes(unfinished, [run.label for run in runs if run.directory not in counted]) + _rates(protocols)
+    notes = _notes(runs, protocols, unfinished, kept=kept) + _rates(protocols)
     for note in notes:
         console.print(note, markup=False, highlight=False, soft_wrap=True)
     (folder / "report.json").write_text(_to_json(sections, tables, notes), encoding="utf-8")
@@ -52,9 +51,16 @@ def write(outputs: Path, console: Console, *, kept: Sequence[Path] = ()) -> Path
     return file
 
 
-def _notes(unfinished: list[str], repeated: list[str]) -> list[str]:
-    """One line each on the runs that the report leaves out."""
-    reasons = {"not finished": unfinished, "left out, as a later run has the same network and seed": repeated}
+def _notes(runs: list[Run], protocols: list[Protocol], unfinished: list[str], *, kept: Sequence[Path]) -> list[str]:
+    """One line each on the runs that the report leaves out, and on those that were made elsewhere."""
+    counted = {run.directory for protocol in protocols for run in protocol.runs}
+    reasons = {
+        "not finished": unfinished,
+        "left out, as a later run has the same network and seed": [r.label for r in runs if r.directory not in counted],
+    } | {
+        f"kept in {folder}/": [r.label for r in runs if r.directory.is_relative_to(folder) and r.directory in counted]
+        for folder in kept
+    }
     return [
         f"{len(labels)} {'run is' if len(labels) == 1 else 'runs are'} {reason}: {', '.join(labels)}"
         for reason, labels in reasons.items()
