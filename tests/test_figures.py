@@ -45,6 +45,20 @@ def test_validation_error_is_drawn_and_named_where_there_is_no_test_set(tmp_path
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["training error", "validation error"]
 
 
+def test_a_long_title_stays_within_its_figure(tmp_path: Path) -> None:
+    for arch in ("plain", "resnet_v1"):
+        run = write_run(tmp_path, arch, data__name="cifar10", data__val_size=5_000, schedule__steps=4_000)
+        write_layers(run, stds=[1.0] * 19, gradients={1: [1.0] * 19})
+    (protocol,) = group(read(tmp_path)[0])
+    drawn = [figure for each in gallery.draw(protocol) for figure in (each.wide, each.narrow) if figure]
+    assert len(drawn) >= 4  # curves wide and narrow, responses, gradients
+    for figure in drawn:
+        figure.draw_without_rendering()
+        assert figure._suptitle is not None
+        box = figure._suptitle.get_window_extent()
+        assert figure.bbox.x0 <= box.x0 < box.x1 <= figure.bbox.x1
+
+
 def test_labels_keep_their_order_and_distance() -> None:
     placed = figures.spread([0.02, 0.021, 0.5, 0.02], gap=0.1)
     ordered = sorted(placed)

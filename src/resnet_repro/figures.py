@@ -1,6 +1,7 @@
 """Training curves as the papers draw them: error over steps, networks side by side. [v1 Fig. 6, v2 Figs. 3 and 5]"""
 
 import math
+import textwrap
 from pathlib import Path
 from typing import NamedTuple
 
@@ -139,7 +140,7 @@ def curves(protocol: Protocol, panels: Panels, *, columns: int = MAX_COLUMNS) ->
             axes.set_ylabel("error (%)")
     for axes in grid[len(panels) :]:
         axes.remove()
-    figure.suptitle(protocol.title, fontsize=12)
+    headline(figure, protocol.title)
     legend = [
         Line2D([], [], color="#444444", label="training error", **STYLE["train"]),  # type: ignore[arg-type]
         Line2D([], [], color="#444444", label={"test": "test error", "val": "validation error"}[bold], **STYLE[bold]),  # type: ignore[arg-type]
@@ -195,6 +196,11 @@ def spread(heights: list[float], *, gap: float) -> list[float]:
     for i in range(1, len(y)):
         y[i] = max(y[i], y[i - 1] + gap)
     return [y[order.index(i)] for i in range(len(heights))]
+
+
+def headline(figure: Figure, text: str) -> None:
+    """The title over all panels, on as many lines as the figure's width asks for."""
+    figure.suptitle(textwrap.fill(text, int(10 * figure.get_figwidth())), fontsize=12)  # 10 letters an inch
 
 
 def save(figure: Figure, path: Path) -> None:

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from resnet_repro.evidence import layer_table
-from resnet_repro.figures import COLORS, MAIN
+from resnet_repro.figures import COLORS, MAIN, headline
 from resnet_repro.results import Cell, Protocol
 
 PAPER_TOP = 3.0  # of v1 Fig. 7's y axis
@@ -73,7 +73,7 @@ def response_figure(protocol: Protocol) -> Figure | None:
         grid[0, column].legend(frameon=False, fontsize=8, ncols=2)
     for axes in grid[:, 0]:
         axes.set_ylabel("standard deviation")
-    figure.suptitle(f"{protocol.title}: responses of the 3x3 layers", fontsize=12)
+    headline(figure, f"{protocol.title}: responses of the 3x3 layers")
     return figure
 
 
@@ -107,7 +107,7 @@ def gradient_figure(protocol: Protocol) -> Figure | None:
         axes.set_ylabel("gradient norm")
     handles = {line.get_label(): line for axes in grid.flat for line in axes.lines}
     figure.legend(handles=list(handles.values()), loc="outside lower center", ncols=5, frameon=False, fontsize=9)
-    figure.suptitle(f"{protocol.title}: L2 norms of the layers' gradients", fontsize=12)
+    headline(figure, f"{protocol.title}: L2 norms of the layers' gradients")
     return figure
 
 
