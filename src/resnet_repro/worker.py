@@ -198,15 +198,17 @@ def _wait_for(processes: Sequence[BaseProcess]) -> tuple[int, int]:
     """Until all have ended: number and exit code of the first that did not end well, or rank 0's where all did."""
     first: tuple[int, int] | None = None
     deadline = math.inf
-    while alive := [process for process in processes if process.exitcode is None]:
-        wait([process.sentinel for process in alive], timeout=0.5 if first else None)
-        bad = [(n, p.exitcode) for n, p in enumerate(processes) if p.exitcode not in (None, DONE, STOPPED)]
+    while True:
+        # Looked at once a round, as one that is ending has no exit code yet when its sentinel wakes this process.
+        exitcodes = [process.exitcode for process in processes]
+        bad = [(n, code) for n, code in enumerate(exitcodes) if code not in (None, DONE, STOPPED)]
         if bad and not first:  # where several have ended by now, the one that was killed made the others fail
-            first, deadline = (
-                min(((n, code or 0) for n, code in bad), key=lambda end: end[1]),
-                time.monotonic() + GRACE_S,
-            )
+            first = min(((n, code or 0) for n, code in bad), key=lambda end: end[1])
+            deadline = time.monotonic() + GRACE_S
+        alive = [process for process, code in zip(processes, exitcodes, strict=True) if code is None]
+        if not alive:
+            return first or (0, exitcodes[0] or 0)
         if time.monotonic() > deadline:
             for process in alive:
                 process.kill()
-    return first or (0, processes[0].exitcode or 0)
+        wait([process.sentinel for process in alive], timeout=0.5 if first else None)
