@@ -61,7 +61,7 @@ RELU = pytest.mark.parametrize("relu", [False, True])
 def test_values_gradients_and_statistics_are_those_of_float64(
     dtype: torch.dtype, c: int, adds: bool, relu: bool
 ) -> None:
-    compare_with_float64(dtype, c, adds=adds, relu=relu)
+    assert_equal_to_float64(dtype, c, adds=adds, relu=relu)
 
 
 @needs_compiler
@@ -74,10 +74,10 @@ def test_older_processors_compute_the_same(
     compiler = tmp_path / "cc"
     compiler.write_text(f'#!/bin/sh\nPATH={PATH}\nexec {COMPILER} "$@" -march={processor}\n')
     compiler.chmod(0o755)
-    compare_with_float64(dtype, 48, adds=True, relu=True)
+    assert_equal_to_float64(dtype, 48, adds=True, relu=True)
 
 
-def compare_with_float64(dtype: torch.dtype, c: int, *, adds: bool, relu: bool) -> None:
+def assert_equal_to_float64(dtype: torch.dtype, c: int, *, adds: bool, relu: bool) -> None:
     x, h, dy = tensors(dtype, c)
     norm = norm_of(c, relu=relu)
     exact = nn.BatchNorm2d(c).double()
