@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from resnet_repro.cli import errors_for_people
 from tests.commands import ROOT, environment, imported_modules, run
 
 
@@ -116,6 +117,21 @@ def test_part_of_cifar10_is_named_for_what_it_is(cifar10_root: Path, tmp_path: P
     status, said = run("train.py", f"data.root={cifar10_root}", home=tmp_path)
     assert status == 2
     assert "has every training file and no test_batch.bin: pass data.val_size=5000" in said
+
+
+def test_a_ctrl_c_that_a_librarys_clean_up_turned_into_another_error_ends_as_a_ctrl_c(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # and put back afterwards: errors_for_people sets it
+
+    def read_a_file_as_hydra_does() -> None:
+        try:
+            raise KeyboardInterrupt
+        finally:
+            raise NameError("file")
+
+    with pytest.raises(SystemExit, match="130"), errors_for_people():
+        read_a_file_as_hydra_does()
 
 
 def test_help_shows_the_options_that_matter_and_examples_without_torch(tmp_path: Path) -> None:

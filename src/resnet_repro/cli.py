@@ -26,16 +26,23 @@ def errors_for_people() -> Iterator[None]:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # has Hydra raise instead of printing pages
     try:
         yield
-    except UserError as error:
-        _exit(str(error))
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except (HydraException, OmegaConfBaseException) as error:
-        _exit(explain(error))
-    except OSError as error:
-        if error.filename is None:
-            raise
-        _exit(f"{error.filename}: {error.strerror}; if the folder is the matter, choose another with outputs=FOLDER")
+    except BaseException as error:
+        if _is_ctrl_c(error):
+            sys.exit(130)
+        if isinstance(error, UserError):
+            _exit(str(error))
+        if isinstance(error, (HydraException, OmegaConfBaseException)):
+            _exit(explain(error))
+        if isinstance(error, OSError) and error.filename is not None:
+            mend = "if the folder is the matter, choose another with outputs=FOLDER"
+            _exit(f"{error.filename}: {error.strerror}; {mend}")
+        raise
+
+
+def _is_ctrl_c(error: BaseException) -> bool:
+    """Whether it is a Ctrl-C, or what a library's clean-up made of one: Hydra closes a file that was never opened."""
+    before = error.__context__
+    return isinstance(error, KeyboardInterrupt) or (before is not None and _is_ctrl_c(before))
 
 
 def _exit(line: str) -> None:
