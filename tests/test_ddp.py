@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import torch
 import torch.nn.functional as F
@@ -152,44 +151,6 @@ def test_a_run_on_ranks_that_was_killed_goes_on_bit_for_bit(num_ranks: int, tmp_
     assert after["weights_sha256"] == before["weights_sha256"]
     curves = [next((tmp_path / f).glob("outputs/*/*/metrics.csv")).read_bytes() for f in ("undisturbed", "killed")]
     assert curves[0] == curves[1]
-
-
-def ranks_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
-    """The processes of the one job that runs, rank 0 first."""
-    (job,) = (p for p in descendants(process) if len(p.children()) == 2 and p.children()[0].children() == [])
-    return sorted(job.children(), key=lambda p: p.pid)
-
-
-@pytest.mark.parametrize("victim", [pytest.param(0, marks=pytest.mark.slow), 1])
-def test_killing_one_rank_ends_the_job_on_all_within_seconds(victim: int, tmp_path: Path) -> None:
-    options = ("depth=8", "data=digits", "schedule.steps=20000", "hardware=ddp_2cpu", "logger=csv")
-    process = start("train.py", *options, home=tmp_path)
-    wait_for_step(tmp_path / "outputs", 5, num_runs=1)
-    children, ranks = descendants(process), ranks_of(process)
-    killed = time.monotonic()
-    ranks[victim].kill()
-    output, _ = process.communicate(timeout=30)
-    assert time.monotonic() - killed < 10
-    assert process.returncode == 1
-    assert f"rank {victim} was killed by SIGKILL (out of memory?)" in output
-    assert_gone(children)
-
-
-def test_the_first_rank_that_fails_gives_the_reason(tmp_path: Path) -> None:
-    path = prepared(tmp_path, *TINY, "depth=8", "hardware.devices=2")
-    code = (
-        "import sys; from pathlib import Path; from resnet_repro import worker\n"
-        "import resnet_repro.data.module as m\n"
-        "original = m.InMemoryData.train_dataloader\n"
-        "def train_dataloader(self):\n"
-        "    if self.trainer.global_rank == 1: raise ValueError('a broken disk')\n"
-        "    return original(self)\n"
-        "m.InMemoryData.train_dataloader = train_dataloader\n"
-        "worker.work(Path(sys.argv[1]), fork_ranks=True)\n"
-    )
-    result = subprocess.run([sys.executable, "-c", code, path], start_new_session=False, check=False, timeout=60)
-    assert result.returncode == 1
-    assert RunDir(path).read_status()["reason"] == "rank 1: ValueError: a broken disk"
 
 
 @pytest.mark.slow

@@ -1,12 +1,21 @@
-"""The processes of one run: how the one that started them learns that they have ended."""
+"""The ranks of one run: one that ends badly ends the others, and is the one that is told."""
 
 import os
+import subprocess
+import sys
+import time
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 
+import psutil
 import pytest
 
 from resnet_repro import worker
+from resnet_repro.rundir import RunDir
 from resnet_repro.worker import IN_USE
+from tests.commands import assert_gone, descendants, start, wait_for_step
+from tests.test_ddp import TINY
+from tests.test_run import prepared
 
 
 class Ending(BaseProcess):
@@ -52,3 +61,41 @@ def test_the_rank_that_was_killed_is_the_one_that_is_told(looks: int, monkeypatc
     assert worker._wait_for(processes) == (1, -9)
     done: list[BaseProcess] = [Ending(exitcode=0, looks=looks), Ending(exitcode=0)]
     assert worker._wait_for(done) == (0, 0)
+
+
+def ranks_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    """The processes of the one job that runs, rank 0 first."""
+    (job,) = (p for p in descendants(process) if len(p.children()) == 2 and p.children()[0].children() == [])
+    return sorted(job.children(), key=lambda p: p.pid)
+
+
+@pytest.mark.parametrize("victim", [pytest.param(0, marks=pytest.mark.slow), 1])
+def test_killing_one_rank_ends_the_job_on_all_within_seconds(victim: int, tmp_path: Path) -> None:
+    options = ("depth=8", "data=digits", "schedule.steps=20000", "hardware=ddp_2cpu", "logger=csv")
+    process = start("train.py", *options, home=tmp_path)
+    wait_for_step(tmp_path / "outputs", 5, num_runs=1)
+    children, ranks = descendants(process), ranks_of(process)
+    killed = time.monotonic()
+    ranks[victim].kill()
+    output, _ = process.communicate(timeout=30)
+    assert time.monotonic() - killed < 10
+    assert process.returncode == 1
+    assert f"rank {victim} was killed by SIGKILL (out of memory?)" in output
+    assert_gone(children)
+
+
+def test_the_first_rank_that_fails_gives_the_reason(tmp_path: Path) -> None:
+    path = prepared(tmp_path, *TINY, "depth=8", "hardware.devices=2")
+    code = (
+        "import sys; from pathlib import Path; from resnet_repro import worker\n"
+        "import resnet_repro.data.module as m\n"
+        "original = m.InMemoryData.train_dataloader\n"
+        "def train_dataloader(self):\n"
+        "    if self.trainer.global_rank == 1: raise ValueError('a broken disk')\n"
+        "    return original(self)\n"
+        "m.InMemoryData.train_dataloader = train_dataloader\n"
+        "worker.work(Path(sys.argv[1]), fork_ranks=True)\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code, path], start_new_session=False, check=False, timeout=60)
+    assert result.returncode == 1
+    assert RunDir(path).read_status()["reason"] == "rank 1: ValueError: a broken disk"
