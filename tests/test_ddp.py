@@ -183,6 +183,7 @@ def started_by_hand(num_ranks: int, *options: tuple[str, ...], home: Path, port:
     return [(process.wait(90), process.communicate()[0]) for process in processes]
 
 
+@pytest.mark.slow
 def test_ranks_that_were_given_different_options_refuse_to_train(tmp_path: Path) -> None:
     options = ("depth=8", "data=digits", "schedule.steps=20", "hardware=ddp_2cpu", "logger=csv")
     ended = started_by_hand(2, (*options, "seed=0"), (*options, "seed=1"), home=tmp_path, port=29533)

@@ -172,6 +172,7 @@ def test_residual_units_of_v1_and_plain_end_in_one_operation() -> None:
 DEPARTS = ("hardware.fused=true",)
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_a_fused_run_learns_as_the_usual_one_does(tmp_path: Path) -> None:
     """The same batches and float32: nearly the same first losses, and after 200 steps the same error but for noise."""

@@ -69,7 +69,8 @@ def ranks_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
     return sorted(job.children(), key=lambda p: p.pid)
 
 
-@pytest.mark.parametrize("victim", [pytest.param(0, marks=pytest.mark.slow), 1])
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
 def test_killing_one_rank_ends_the_job_on_all_within_seconds(victim: int, tmp_path: Path) -> None:
     options = ("depth=8", "data=digits", "schedule.steps=20000", "hardware=ddp_2cpu", "logger=csv")
     process = start("train.py", *options, home=tmp_path)
@@ -84,6 +85,7 @@ def test_killing_one_rank_ends_the_job_on_all_within_seconds(victim: int, tmp_pa
     assert_gone(children)
 
 
+@pytest.mark.slow
 def test_the_first_rank_that_fails_gives_the_reason(tmp_path: Path) -> None:
     path = prepared(tmp_path, *TINY, "depth=8", "hardware.devices=2")
     code = (

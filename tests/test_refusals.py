@@ -50,6 +50,7 @@ def append(path: Path, text: str) -> None:
         file.write(text)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_after_a_change_of_texts_and_figures_and_not_after_one_of_the_training(
     checkout: Path, tmp_path: Path
 ) -> None:

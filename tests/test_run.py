@@ -121,8 +121,8 @@ WARMUP = ("depth=14", "schedule.warmup={lr: 0.01, until_error: 200.0}", "schedul
         (("arch=resnet_v1", "arch.shortcut=dropout"), 13),  # draws from the global generator
         (("data.loader=dataloader", "data.num_workers=1"), 13),
         (("data.val_size=100", "arch=plain"), 13),
-        (WARMUP, 13),
-        (WARMUP, 100),  # where the warm-up is judged, and nothing is evaluated
+        pytest.param(WARMUP, 13, marks=pytest.mark.slow),
+        pytest.param(WARMUP, 100, marks=pytest.mark.slow),  # where the warm-up is judged, and nothing is evaluated
     ],
 )
 def test_every_state_survives_a_stop(

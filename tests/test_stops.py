@@ -13,7 +13,7 @@ from resnet_repro.worker import STOPPED
 from tests.commands import assert_gone, descendants, manifests, run, start, wait_for_step
 from tests.test_run import prepared
 
-LONG = ("-m", "seed=0,1,2", "depth=14", "arch=plain", "data=digits", "schedule.steps=300", "logger=csv", "jobs=2")
+LONG = ("-m", "seed=0,1,2", "depth=14", "arch=plain", "data=digits", "schedule.steps=150", "logger=csv", "jobs=2")
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def test_a_sweep_that_is_stopped_saves_its_runs_leaves_no_process_and_goes_on_ex
         status, output = run("train.py", *LONG, home=tmp_path)
         assert status == 0, output
         assert output.startswith("3 jobs; 2 begun; 3 to run")
-        undisturbed = prepared(tmp_path / "undisturbed", "seed=1", "depth=14", "arch=plain", "schedule.steps=300")
+        undisturbed = prepared(tmp_path / "undisturbed", "seed=1", "depth=14", "arch=plain", "schedule.steps=150")
         job = read_json(RunDir(undisturbed).job)
         for key in ("log_every", "eval_every"):  # as `LONG` has them
             job["config"]["schedule"][key] = 11
@@ -47,7 +47,7 @@ def test_a_sweep_that_is_stopped_saves_its_runs_leaves_no_process_and_goes_on_ex
         from resnet_repro.run import run as train
 
         expected = train(undisturbed)
-        assert manifests(tmp_path / "outputs")["plain-14-s1__steps=300"]["weights_sha256"] == expected["weights_sha256"]
+        assert manifests(tmp_path / "outputs")["plain-14-s1__steps=150"]["weights_sha256"] == expected["weights_sha256"]
 
 
 @pytest.mark.parametrize("seconds", [1.0, 3.0])
@@ -86,5 +86,5 @@ def test_a_job_whose_process_is_killed_is_told_and_the_others_go_on(tmp_path: Pa
     worker.kill()
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 1
-    assert "✗ plain-14-s0__steps=300: killed by SIGKILL (out of memory?)" in output
-    assert manifests(tmp_path / "outputs").keys() == {"plain-14-s1__steps=300", "plain-14-s2__steps=300"}
+    assert "✗ plain-14-s0__steps=150: killed by SIGKILL (out of memory?)" in output
+    assert manifests(tmp_path / "outputs").keys() == {"plain-14-s1__steps=150", "plain-14-s2__steps=150"}

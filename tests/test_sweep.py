@@ -94,6 +94,7 @@ def test_every_job_is_an_offline_wandb_run_that_can_be_read_back(swept: tuple[in
     assert len(groups) == 1
 
 
+@pytest.mark.slow
 def test_a_job_that_fails_does_not_end_the_sweep_and_is_made_up_for(tmp_path: Path) -> None:
     sweep = ("-m", "depth=8,14", "arch=plain", *DIGITS, "jobs=1", "logger=csv")
     obstacle = tmp_path / "outputs/digits/plain-14-s0__steps=22/metrics.csv"
