@@ -131,6 +131,31 @@ def multiply_adds(
     return total + width * num_classes
 
 
+def kept_activations(
+    depth: object, *, family: str, image_size: int, unit: str = "auto", shortcut: str = "A", recompute: bool = False
+) -> int:
+    """Numbers that a training step keeps of one square image for its backward pass, about.
+
+    Two a convolution, each of the size of its output: what batch norm reads and what ReLU gives; one of a projection.
+    With `recompute` the inputs of the units and the insides of the largest.
+    """
+    stem = STEMS[family]
+    size, width = _ceil_div(image_size, stem.stride), stem.width
+    total = 2 * width * size**2
+    size = _ceil_div(size, stem.pool)
+    insides = [0]
+    for num_units, convs, stride in stages(depth, family=family, unit=unit):
+        for i in range(num_units):
+            outer, c_in = width * size**2, width
+            size, width = _ceil_div(size, 1 if i else stride), convs[-1][1]
+            inside = 2 * sum(c_out for _, c_out in convs) * size**2
+            if shortcut == "C" or (shortcut == "B" and (c_in != width or (stride != 1 and not i))):
+                inside += width * size**2
+            total += outer if recompute else inside
+            insides.append(inside)
+    return total + (max(insides) if recompute else 0)
+
+
 def _units_per_cifar_stage(depth: int, unit: str) -> int:
     per_n = 3 * len(UNITS[unit])  # layers that one more unit in each of the three stages adds
     n, rest = divmod(depth - 2, per_n)

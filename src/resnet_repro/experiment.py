@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from resnet_repro import paper, plan, verdicts
+from resnet_repro import devices, paper, plan, verdicts
 from resnet_repro.config import Config, Job, is_comparator, make_job, result_keys
 from resnet_repro.display import announcement, duration
 from resnet_repro.errors import UserError
@@ -125,7 +125,7 @@ def show_plan(jobs: list[Job], *, console: Console | None = None) -> int:
         todo += [job] if state != "done" else []
         drawn.add_row(job.name, state, f"{job.steps:,}", "" if state == "done" else duration(estimator.seconds(job)))
     console.print(drawn)
-    parallel = min(plan.num_parallel(jobs), max(len(todo), 1))
+    parallel = min(devices.num_parallel(jobs), max(len(todo), 1))
     seconds = estimator.wall_seconds(todo, parallel)
     is_guess = any(map(estimator.is_guess, todo))
     console.print(announcement(jobs, todo, parallel, seconds, is_guess=is_guess), highlight=False)

@@ -1,37 +1,20 @@
 """What a command would do, found out before anything starts. Imports no torch."""
 
-import ctypes
-import os
 import shutil
 import time
 from collections.abc import Iterable
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from resnet_repro import depths, origin
 from resnet_repro.config import Config, Job, family, is_comparator, result_keys
 from resnet_repro.data import cifar
+from resnet_repro.devices import on_gpu
 from resnet_repro.errors import UserError
 from resnet_repro.login import is_logged_in
 from resnet_repro.paper import printed_error
 from resnet_repro.results import identity
 from resnet_repro.rundir import InUse, RunDir, read_json, write_json
-
-
-def check_devices(jobs: list[Job]) -> None:
-    """Refuse a device that this machine has not.
-
-    Raises:
-        UserError: one line that says what to do.
-    """
-    if any(job.config["hardware"]["accelerator"] == "gpu" for job in jobs) and not gpus():
-        raise UserError("hardware=gpu needs a CUDA device and none is visible; use hardware=cpu or auto")
-    needed = max((job.num_devices for job in jobs if on_gpu(job)), default=0)
-    if needed > len(gpus()):
-        raise UserError(f"hardware.devices={needed} is more than the {len(gpus())} visible CUDA devices; ask for fewer")
-    if any(job.config["hardware"]["num_nodes"] > 1 for job in jobs):
-        raise UserError("hardware.num_nodes=2 and more needs hardware=slurm_... or torchrun on every node")
 
 
 def check_services(jobs: list[Job]) -> None:
@@ -68,37 +51,6 @@ def check_beginnings(jobs: list[Job], *, in_order: bool) -> None:
                 f"{job.name} begins with the weights of {other}, and that run is not finished: "
                 + (f"make both with -m {depths}" if in_order else "make it first, init_from=null")
             )
-
-
-@cache
-def gpus() -> list[str]:
-    """The CUDA devices that the driver shows, as CUDA_VISIBLE_DEVICES names them; asked without torch."""
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return []
-    count = ctypes.c_int(0)
-    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
-        return []
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return visible.split(",")[: count.value] if visible else [str(i) for i in range(count.value)]
-
-
-def on_gpu(job: Job) -> bool:
-    asked = job.config["hardware"]["accelerator"]
-    return asked == "gpu" or (asked == "auto" and bool(gpus()))
-
-
-def num_parallel(jobs: list[Job]) -> int:
-    """Jobs at a time: as asked, else as many as there are GPUs or CPU cores for."""
-    asked = jobs[0].config["jobs"]
-    if asked != "auto":
-        return int(asked)
-    devices = max(job.num_devices for job in jobs)
-    if any(on_gpu(job) for job in jobs):
-        return max(1, len(gpus()) // devices)
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, usable // (devices * jobs[0].config["hardware"]["num_threads"]))
 
 
 def check_folders(jobs: list[Job]) -> None:

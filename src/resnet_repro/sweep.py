@@ -17,7 +17,7 @@ from types import FrameType
 
 from rich.console import Console
 
-from resnet_repro import plan
+from resnet_repro import devices, plan
 from resnet_repro.config import Job
 from resnet_repro.display import Display, Outcome, announcement, print_results, print_wandb_hint
 from resnet_repro.errors import UserError
@@ -68,9 +68,9 @@ class Sweep:
 
     def _start(self, context: ForkServerContext | SpawnContext, job: Job) -> None:
         gpus: list[str] = []
-        if plan.on_gpu(job):
+        if devices.on_gpu(job):
             taken = list(chain.from_iterable(self.gpus.values()))
-            gpus = sorted(plan.gpus(), key=taken.count)[: job.num_devices]  # those with the fewest jobs
+            gpus = sorted(devices.gpus(), key=taken.count)[: job.num_devices]  # those with the fewest jobs
         # The server runs no operation, so a job that came from it may be forked again, into its ranks.
         kwargs = {"fork_ranks": isinstance(context, ForkServerContext)}
         process = context.Process(target=work, args=(job.dir, gpus or None), kwargs=kwargs, name=job.name)
@@ -152,10 +152,10 @@ def run_jobs(jobs: list[Job], *, console: Console | None = None) -> int:
     console = console or Console(soft_wrap=True)
     plan.check_folders(jobs)
     jobs = list({job.dir: job for job in jobs}.values())
-    plan.check_devices(jobs)
+    devices.check_devices(jobs)
     plan.check_beginnings(jobs, in_order=True)
     todo = claim_all(jobs)
-    parallel = min(plan.num_parallel(jobs), max(len(todo), 1))
+    parallel = min(devices.num_parallel(jobs), max(len(todo), 1))
     estimator = announce(console, jobs, todo, parallel)
 
     start = time.monotonic()
@@ -239,7 +239,7 @@ def start_method(jobs: list[Job]) -> ForkServerContext | SpawnContext:
     Safe means Linux and no GPU: the server runs no operation, so it has no threads and no CUDA context to inherit.
     """
     resource_tracker.ensure_running()  # here, as its start would lift the block that `Sweep._start` puts on signals
-    if not sys.platform.startswith("linux") or any(plan.on_gpu(job) for job in jobs):
+    if not sys.platform.startswith("linux") or any(devices.on_gpu(job) for job in jobs):
         return mp.get_context("spawn")
     threads = str(jobs[0].config["hardware"]["num_threads"])
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
