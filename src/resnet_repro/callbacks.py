@@ -49,12 +49,15 @@ class Recorder(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._since, self._since_step = time.perf_counter(), trainer.global_step
+        self.first_step_s: float | None = None
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         assert isinstance(module, LitClassifier)
         step, s = trainer.global_step, self.schedule
+        if self.first_step_s is None:
+            self._first_step(step)
         if (s["steps"] - step) % log_every(s) == 0:  # counted from the end: the last row's window is a whole one
             self._training_row(step, module)
             if self.diverged_at or step == s["steps"]:
@@ -64,6 +67,14 @@ class Recorder(pl.Callback):
             self._write(trainer, step)
         elif time.monotonic() - self._last_status > 0.5:
             self._write_status(trainer)
+
+    def _first_step(self, step: int) -> None:
+        """It compiles what is compiled and records what is recorded: that time is no speed of the others."""
+        now = time.perf_counter()
+        self.first_step_s = round(now - self._since, 2)
+        print(f"step {step}: the first one took {self.first_step_s} s, compiling included", flush=True)
+        if (self.schedule["steps"] - step) % log_every(self.schedule) != 0:  # else this row has no other step
+            self._since, self._since_step = now, step
 
     def _training_row(self, step: int, module: LitClassifier) -> None:
         row = _values("train", module.train_metric)  # waits for the device

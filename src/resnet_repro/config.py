@@ -12,7 +12,7 @@ Config = dict[str, Any]
 
 # What a result depends on; the rest (folders, loggers, how many at a time) may differ between two commands for a run.
 RESULT_GROUPS = ("arch", "data", "schedule")
-RESULT_HARDWARE = ("precision", "channels_last", "fused", "num_threads", "devices", "num_nodes")
+RESULT_HARDWARE = ("precision", "channels_last", "fused", "compile", "graph", "num_threads", "devices", "num_nodes")
 RESULT_KEYS = ("depth", "seed", "init_from", "protocol.name", *(f"hardware.{key}" for key in RESULT_HARDWARE))
 NOT_RESULT_KEYS = (
     *("data.root", "data.download", "data.num_workers"),

@@ -24,6 +24,8 @@ def check_devices(jobs: list[Job]) -> None:
     """
     if any(job.config["hardware"]["accelerator"] == "gpu" for job in jobs) and not gpus():
         raise UserError("hardware=gpu needs a CUDA device and none is visible; use hardware=cpu or auto")
+    if any(job.config["hardware"]["graph"] and not on_gpu(job) for job in jobs):
+        raise UserError("hardware.graph=true needs a CUDA device; leave it out on a CPU")
     needed = max((job.num_devices for job in jobs if on_gpu(job)), default=0)
     if needed > len(gpus()):
         raise UserError(f"hardware.devices={needed} is more than the {len(gpus())} visible CUDA devices; ask for fewer")

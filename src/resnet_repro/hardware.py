@@ -7,9 +7,12 @@ import sys
 from typing import Any
 
 import torch
+from torch import nn
 
 from resnet_repro.errors import UserError
 from resnet_repro.fused import can_compile, kernels
+from resnet_repro.resnet import ResNet
+from resnet_repro.unit import ResidualUnit
 
 
 def settle(hardware: dict[str, Any]) -> dict[str, Any]:
@@ -35,7 +38,9 @@ def settle(hardware: dict[str, Any]) -> dict[str, Any]:
         settled["precision"] = "bf16-mixed" if native_bf16 else "32-true"
     if settled["channels_last"] == "auto":
         settled["channels_last"] = native_bf16 or on_x86
-    fusable = accelerator == "cpu" and settled["channels_last"]
+    if settled["graph"] and accelerator != "gpu":
+        raise UserError("hardware.graph=true needs a CUDA device; leave it out on a CPU")
+    fusable = accelerator == "cpu" and settled["channels_last"] and not settled["compile"]
     if settled["fused"] == "auto":
         measured = on_x86 and sys.platform == "linux" and settled["num_threads"] == 1
         settled["fused"] = fusable and measured and can_compile()
@@ -44,6 +49,21 @@ def settle(hardware: dict[str, Any]) -> dict[str, Any]:
             raise UserError("hardware.fused=true needs a CPU and hardware.channels_last=true; use hardware.fused=auto")
         kernels()
     return settled
+
+
+def compile_regions(net: nn.Module) -> None:
+    """Have torch.compile compile every residual unit, the stem and the head; another library's network whole.
+
+    Units of one shape share their code, so that compiling takes as long at depth 1001 as at 20.
+    """
+    import torch._dynamo  # takes a second
+
+    torch._dynamo.config.recompile_limit = 64  # shapes of units, times training and evaluation, times batch sizes
+    regions = [net]
+    if isinstance(net, ResNet):
+        regions = [net.stem, net.head, *(module for module in net.modules() if isinstance(module, ResidualUnit))]
+    for region in regions:
+        region.compile(dynamic=False)
 
 
 def keep_freed_memory() -> None:

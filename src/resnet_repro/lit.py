@@ -7,12 +7,15 @@ import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
+from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Tensor
 from torchmetrics import Metric
 
+from resnet_repro.data.batches import DeviceBatches
 from resnet_repro.networks import build
 from resnet_repro.process_group import share_buffers
 from resnet_repro.schedule import last_rate, learning_rate
+from resnet_repro.whole_step import WholeStep, WholeStepSGD
 
 
 class LossAndError(Metric):
@@ -68,6 +71,8 @@ class LitClassifier(pl.LightningModule):
         self.train_metric, self.warmup_metric = LossAndError(), LossAndError()
         self.eval_metrics = torch.nn.ModuleList(LossAndError() for _ in splits)
         self.trains_on = config.get("init_from") is not None
+        self.automatic_optimization = not config["hardware"]["graph"]  # else `WholeStep` does it all
+        self.whole_step: WholeStep | None = None
         self.lr = 0.0
         """Rate of the newest update."""
         self.warmup_ended_at: int | None = None
@@ -76,14 +81,30 @@ class LitClassifier(pl.LightningModule):
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n classes"]:
         return self.net(x)
 
-    def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:
-        images, labels = batch
-        logits = self.net(images)
-        loss = F.cross_entropy(logits, labels)
+    def training_step(self, batch: Sequence[Tensor] | Tensor, batch_idx: int) -> Tensor:
+        if isinstance(batch, Tensor):
+            logits, labels, loss = self._whole_step(batch)
+        else:
+            images, labels = batch
+            logits = self.net(images)
+            loss = F.cross_entropy(logits, labels)
         self.train_metric.update(logits.detach(), labels, loss.detach())
         if self.awaits_error:
             self.warmup_metric.update(logits.detach(), labels, loss.detach())
         return loss
+
+    def _whole_step(self, choices: Int[Tensor, "k batch"]) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits, labels and loss of the batch of these random choices, the update done."""
+        optimizer = self.optimizers()
+        assert isinstance(optimizer, LightningOptimizer)
+        if self.whole_step is None:
+            assert isinstance(optimizer.optimizer, WholeStepSGD)
+            batches = self.trainer.train_dataloader
+            assert isinstance(batches, DeviceBatches)
+            self.whole_step = WholeStep(self.net, optimizer.optimizer, batches.batch, choices)
+        self.whole_step.set_inputs(choices, self.lr)
+        optimizer.step()  # by Lightning's hand, which counts
+        return self.whole_step.logits, self.whole_step.labels, self.whole_step.loss
 
     def validation_step(self, batch: Sequence[Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
         images, labels = batch
@@ -99,13 +120,10 @@ class LitClassifier(pl.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         s = self.schedule
-        return torch.optim.SGD(
-            self.net.parameters(),
-            lr=s["lr"],
-            momentum=s["momentum"],
-            weight_decay=s["weight_decay"],
-            nesterov=s["nesterov"],
-        )
+        options = {key: s[key] for key in ("lr", "momentum", "weight_decay", "nesterov")}
+        if self.automatic_optimization:
+            return torch.optim.SGD(self.net.parameters(), **options)
+        return WholeStepSGD(self.net.parameters(), **options, fused=True)  # its rate may be a tensor on the device
 
     @property
     def awaits_error(self) -> bool:
@@ -120,8 +138,9 @@ class LitClassifier(pl.LightningModule):
             self.lr = last_rate(self.schedule)
         else:
             self.lr = learning_rate(self.global_step, self.schedule, warmup_ended_at=self.warmup_ended_at)
-        for group in self.trainer.optimizers[0].param_groups:
-            group["lr"] = self.lr
+        if self.automatic_optimization:
+            for group in self.trainer.optimizers[0].param_groups:
+                group["lr"] = self.lr
 
     def _judge_warmup(self) -> None:
         """End v1's warm-up once the error over 100 batches is below its threshold.

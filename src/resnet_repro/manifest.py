@@ -72,6 +72,7 @@ def of_run(
         "packages": {name: version(name) for name in PACKAGES},
         "machine": machine(accelerator),
         "wall_time_s": round(recorder.elapsed_s, 1),
+        "first_step_s": recorder.first_step_s,
         "images_per_s": round(statistics.median(recorder.rates), 1) if recorder.rates else None,
         "peak_memory_mb": peak_memory_mb(accelerator),
         "group": job["group"],

@@ -24,7 +24,8 @@ def recompute_units(net: nn.Module) -> None:
 def _recomputed(unit: ResidualUnit, forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     if not unit.training:
         return forward(x)
-    output = checkpoint(forward, x, use_reentrant=False, context_fn=partial(_contexts, unit))
+    drops = any(isinstance(module, nn.Dropout) for module in unit.modules())  # else a CUDA graph could not record it
+    output = checkpoint(forward, x, use_reentrant=False, context_fn=partial(_contexts, unit), preserve_rng_state=drops)
     assert isinstance(output, Tensor)
     return output
 

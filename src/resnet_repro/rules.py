@@ -75,6 +75,8 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "hardware.channels_last": _one_of("auto", True, False),
     "hardware.fused": _one_of("auto", True, False),
     "hardware.recompute": _one_of(True, False),
+    "hardware.compile": _one_of(True, False),
+    "hardware.graph": _one_of(True, False),
     "hardware.num_threads": (_number(int, 1), "a whole number of CPU threads a job, at least 1"),
     "hardware.checkpoint_minutes": (_number(float, 0), "a number of minutes"),
     "hardware.checkpoint_steps": (
@@ -110,6 +112,13 @@ def check(flat: dict[str, Any]) -> None:
             f"schedule.batch_size={batch_size} does not divide by {world_size} devices; nearest are "
             + " and ".join(map(str, near))
         )
+    if flat["hardware.graph"] and (world_size > 1 or flat.get("data.loader") != "device"):
+        raise UserError(
+            "hardware.graph=true is for one GPU with all images on it: use it with hardware.devices=1 and "
+            "data.loader=device, or leave it out"
+        )
+    if flat["hardware.compile"] and (others := [k for k in ("fused", "recompute") if flat[f"hardware.{k}"] is True]):
+        raise UserError(f"hardware.compile=true and hardware.{others[0]}=true exclude each other; use one of them")
     if flat.get("arch.shortcut") == "none" and flat["arch.mix"] != "add":
         raise UserError(f"arch.mix={flat['arch.mix']} needs a shortcut; with arch.shortcut=none use arch.mix=add")
 

@@ -21,7 +21,7 @@ from resnet_repro.construct import begin_as
 from resnet_repro.data.module import InMemoryData
 from resnet_repro.errors import UserError
 from resnet_repro.fused import fuse
-from resnet_repro.hardware import keep_freed_memory, settle
+from resnet_repro.hardware import compile_regions, keep_freed_memory, settle
 from resnet_repro.layers import GradientNorms, write_responses
 from resnet_repro.lit import LitClassifier
 from resnet_repro.loggers import CsvLogger, finish_wandb, wandb_logger
@@ -70,6 +70,8 @@ def run(path: Path, job: dict[str, Any] | None = None, rank: Rank | None = None)
         fuse(model.net)
     if hardware["recompute"]:
         recompute_units(model.net)
+    if hardware["compile"]:
+        compile_regions(model.net)
 
     with joined(rank, accelerator=hardware["accelerator"]) as environment:
         if from_first(folder.is_done):  # by another sweep, while rank 0 waited for the folder

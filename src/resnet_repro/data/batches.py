@@ -72,6 +72,7 @@ class DeviceBatches:
     half of the images mirrored. [v1 Sec. 4.2]
     [open: whether the zeros are put around before or after the mean is subtracted: after]
     [open: the scale of the pixels: 0 to 1; the batch norm after the first convolution cancels it]
+    With `as_choices` only the random choices, int64 [4, batch], for a step that makes `batch` of them itself.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class DeviceBatches:
         num_steps: int,
         rank: int = 0,
         world_size: int = 1,
+        as_choices: bool = False,
     ) -> None:
         assert batch_size % world_size == 0
         self.size = images.shape[-1]
@@ -105,6 +107,7 @@ class DeviceBatches:
         share = batch_size // world_size
         self.share = slice(rank * share, (rank + 1) * share)  # of every global batch
         self.num_steps = num_steps
+        self.as_choices = as_choices
         self.step = 0
 
     def __len__(self) -> int:
@@ -116,16 +119,16 @@ class DeviceBatches:
     def load_state_dict(self, state: dict[str, int]) -> None:
         self.step = state["step"]
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor] | Tensor]:
         epoch = -1
         while self.step < self.num_steps:
             if epoch != self.step // self.steps_per_epoch:
                 epoch = self.step // self.steps_per_epoch
                 draw = draw_epoch(epoch, **self.draw_args)
-                draw = EpochDraw(*(d[:, self.share].to(self.images.device) for d in draw))
+                choices = torch.stack([d[:, self.share] for d in draw], dim=1).to(self.images.device)
             within = self.step % self.steps_per_epoch
             self.step += 1
-            yield self.batch(*(d[within] for d in draw))
+            yield choices[within] if self.as_choices else self.batch(*choices[within])
 
     def batch(self, which: Tensor, top: Tensor, left: Tensor, mirrored: Tensor) -> tuple[Tensor, Tensor]:
         """The augmented images, float32 [batch, c, size, size], and their labels, int64 [batch]."""

@@ -42,6 +42,7 @@ class InMemoryData(pl.LightningDataModule):
     def __init__(self, config: dict[str, Any]) -> None:
         super().__init__()
         self.data, self.schedule, self.seed = config["data"], config["schedule"], config["seed"]
+        self.as_choices = config["hardware"]["graph"]
         images = read(self.data)
         self.checksum = images.checksum
         self.train, val = split(images.train, self.data["val_size"])
@@ -64,6 +65,7 @@ class InMemoryData(pl.LightningDataModule):
             num_steps=self.schedule["steps"],
             rank=self.trainer.global_rank,
             world_size=self.trainer.world_size,
+            as_choices=self.as_choices,
         )
         return batches if on_device else ComparisonLoader(batches, num_workers=self.data["num_workers"])
 
