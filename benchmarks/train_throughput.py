@@ -1,6 +1,6 @@
-"""Training images/s of ResNet-20, batch 128, beside the usual loop, on this machine's CPU.
+"""Training images/s of CIFAR networks, batch 128, beside the usual loop, on this machine's CPU.
 
-    python benchmarks/train_throughput.py [FOLDER OF CIFAR-10] [--rounds 3] [--steps 100] [--depth 20]
+    python benchmarks/train_throughput.py [FOLDER OF CIFAR-10] [--rounds 3] [--steps 100] [--depths 20 56] [--compile]
 
 Both sides compute with one thread and take turns. Each side's figure is its fastest round: what else runs on a machine
 only ever slows a side down. Prints a table in Markdown, with all rounds.
@@ -9,6 +9,9 @@ only ever slows a side down. Prints a table in Markdown, with all rounds.
   first step (imports, data, compiling fused.c) is left out, as it is on the other side, and compiling is printed.
 - the usual loop: torchvision's CIFAR10 with RandomCrop, RandomHorizontalFlip, ToTensor and Normalize, a DataLoader
   with worker processes (they may use the other cores), float32, contiguous; the same network, loss and SGD.
+- the same loop in bf16 autocast; with `--compile` also through torch.compile, its compiling not counted. [timm has none
+  of the CIFAR networks, so the compiled one is the same network as on the other sides]
+- the floor: what the convolutions' multiply-adds alone take at the rate of a large bf16 matrix product on one thread.
 """
 
 import argparse
@@ -17,8 +20,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from datetime import date
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytorch_lightning as pl
@@ -29,6 +35,7 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 
 from resnet_repro.data import cifar
+from resnet_repro.depths import multiply_adds
 from resnet_repro.fused import can_compile
 from resnet_repro.manifest import machine
 from resnet_repro.resnet import ResNet
@@ -63,20 +70,43 @@ def official_dataset(root: Path) -> torchvision.datasets.CIFAR10:
     return dataset
 
 
-def usual(dataset: torchvision.datasets.CIFAR10, *, depth: int, steps: int, num_workers: int) -> float:
+def usual(
+    dataset: torchvision.datasets.CIFAR10,
+    *,
+    depth: int,
+    steps: int,
+    num_workers: int,
+    bf16: bool = False,
+    compiles: bool = False,
+) -> float:
     """images/s of the usual loop, its first five steps left out."""
     torch.manual_seed(0)
     net = ResNet(depth=depth, family="cifar", num_classes=10)
+    if compiles:
+        net.compile()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
     loader = DataLoader(dataset, BATCH_SIZE, shuffle=True, num_workers=num_workers, drop_last=True)
     for step, (images, labels) in zip(range(steps), loader, strict=False):
         if step == 5:
             start = time.perf_counter()
-        loss = F.cross_entropy(net(images), labels)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
+            loss = F.cross_entropy(net(images), labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     return BATCH_SIZE * (steps - 5) / (time.perf_counter() - start)
+
+
+def floor(*, depth: int) -> float:
+    """images/s if nothing but multiply-adds took time, forward and two backward, at a matrix product's rate."""
+    a, b = (torch.randn(1024, 1024, dtype=torch.bfloat16) for _ in range(2))
+    seconds = []
+    for _ in range(20):
+        start = time.perf_counter()
+        a @ b
+        seconds.append(time.perf_counter() - start)
+    rate = 1024**3 / min(seconds)
+    return rate / (3 * multiply_adds(depth, family="cifar", image_size=32, num_classes=10))
 
 
 def main() -> None:
@@ -84,22 +114,11 @@ def main() -> None:
     parser.add_argument("root", nargs="?", type=Path, default=Path("data"))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=100)
-    parser.add_argument("--depth", type=int, default=20)
+    parser.add_argument("--depths", type=int, nargs="+", default=[20])
+    parser.add_argument("--compile", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
     dataset = official_dataset(options.root)
-    work = {"depth": options.depth, "steps": options.steps}
-    sides = {
-        "ours": lambda: ours(options.root, **work)[0],
-        "usual loop, 2 workers": lambda: usual(dataset, num_workers=2, **work),
-        "usual loop, no workers": lambda: usual(dataset, num_workers=0, **work),
-    }
-    rates: dict[str, list[float]] = {name: [] for name in sides}
-    for number in range(options.rounds):
-        for name, side in sides.items():
-            rates[name].append(side())
-            print(f"round {number + 1} of {options.rounds}, {name}: {rates[name][-1]:,.0f} images/s", file=sys.stderr)
-    fastest = {name: max(values) for name, values in rates.items()}
 
     settings = ours(options.root, depth=8, steps=1)[1]
     start = time.perf_counter()
@@ -107,14 +126,33 @@ def main() -> None:
     compiling = f"fused.c {compiled} in {time.perf_counter() - start:.1f} s before the first step, not counted"
     about = machine("cpu")
     versions = f"torch {torch.__version__}, torchvision {torchvision.__version__}, pytorch-lightning {pl.__version__}"
-    print(f"ResNet-{options.depth}, batch {BATCH_SIZE}, training images/s, one thread; {date.today()}")
+    print(f"ResNet (v1), batch {BATCH_SIZE}, training images/s, one thread; {date.today()}")
     print(f"{about['cpu']}, {psutil.cpu_count(logical=False)} cores; {platform.python_version()}, {versions}")
     print(f"ours: {settings}; {compiling}")
     print(f"`python benchmarks/train_throughput.py FOLDER {' '.join(sys.argv[2:])}`".replace(" `", "`") + "\n")
-    print("| | images/s | all rounds | ours is |\n|---|---:|---|---:|")
-    for name, rate in fastest.items():
-        every = ", ".join(f"{value:,.0f}" for value in rates[name])
-        print(f"| {name} | {rate:,.0f} | {every} | {fastest['ours'] / rate:.2f} times |")
+    print("| depth | | images/s | all rounds | ours is |\n|---:|---|---:|---|---:|", flush=True)
+    for depth in options.depths:
+        work: dict[str, Any] = {"depth": depth, "steps": options.steps}
+        usually = partial(usual, dataset, num_workers=2, **work)
+        sides: dict[str, Callable[[], float]] = {
+            "ours": lambda work=work: ours(options.root, **work)[0],
+            "usual loop, float32, 2 workers": usually,
+            "usual loop, float32, no workers": partial(usual, dataset, num_workers=0, **work),
+            "usual loop, bf16 autocast, 2 workers": partial(usually, bf16=True),
+        }
+        if options.compile:
+            sides["the same through torch.compile"] = partial(usually, bf16=True, compiles=True)
+        rates: dict[str, list[float]] = {name: [] for name in sides}
+        for number in range(options.rounds):
+            for name, side in sides.items():
+                rates[name].append(side())
+                print(f"{number + 1} of {options.rounds}, {depth}, {name}: {rates[name][-1]:,.0f}/s", file=sys.stderr)
+        fastest = {name: max(values) for name, values in rates.items()}
+        every = {name: ", ".join(f"{value:,.0f}" for value in values) for name, values in rates.items()}
+        fastest["floor: multiply-adds alone"], every["floor: multiply-adds alone"] = floor(depth=depth), ""
+        for name, rate in fastest.items():
+            ratio = fastest["ours"] / rate
+            print(f"| {depth} | {name} | {rate:,.0f} | {every[name]} | {ratio:.2f} times |", flush=True)
 
 
 if __name__ == "__main__":
