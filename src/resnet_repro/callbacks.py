@@ -37,6 +37,8 @@ class Recorder(pl.Callback):
         """The newest value of every column."""
         self.rates: list[float] = []
         """images/s of every row: training only, evaluation left out."""
+        self.first_step_s: float | None = None
+        """Of this process; None where it had none to take."""
         self._row: dict[str, float] = {}
         self._last_status = 0.0
 
@@ -49,7 +51,6 @@ class Recorder(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._since, self._since_step = time.perf_counter(), trainer.global_step
-        self.first_step_s: float | None = None
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -60,6 +60,7 @@ def run(path: Path, job: dict[str, Any] | None = None, rank: Rank | None = None)
     torch.set_num_threads(hardware["num_threads"])
     keep_freed_memory()
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what deterministic mode needs on a GPU
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # nothing here reads such
     pl.seed_everything(config["seed"], verbose=False)
 
     data = InMemoryData(config)
