@@ -105,18 +105,15 @@ def unpack(root: Path) -> None:
             raise UserError(f"could not unpack {root / ARCHIVES[split]}: {' '.join(str(error).split())}") from error
 
 
-def checksum(root: Path) -> str:
-    """SHA-256 over the path below `root` and the size in bytes of every image, in the order of the paths.
+def checksum(root: Path, *splits: Photos) -> str:
+    """SHA-256 over the path below `root` and the size in bytes of every image, in order.
 
     Not over the 150 GB of their contents, which would take longer to read than many a run: an image that was replaced
     by one of the same size goes unnoticed.
     """
     digest = hashlib.sha256()
-    for split in ARCHIVES:
-        for name in _classes(root / split):
-            for path in sorted(_names(root / split / name)):
-                relative = Path(path).relative_to(root).as_posix()
-                digest.update(f"{relative} {Path(path).stat().st_size}\n".encode())
+    for path in (path for split in splits for path in split.paths):
+        digest.update(f"{path.relative_to(root).as_posix()} {path.stat().st_size}\n".encode())
     return digest.hexdigest()
 
 
