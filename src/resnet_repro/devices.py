@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from functools import cache
 
 from resnet_repro import depths
-from resnet_repro.config import Config, Job, family, is_comparator
+from resnet_repro.config import Config, Job, family, is_comparator, of_photos
 from resnet_repro.errors import UserError
 
 MAX_RUNS_PER_GPU = 4
@@ -113,7 +113,9 @@ def memory_needed(config: Config) -> float:
     """
     arch, data, hardware = config["arch"], config["data"], config["hardware"]
     channels, size, _ = data["image"]
-    images = 1.2 * data["num_train"] * channels * (size + 2 * data["pad"]) ** 2  # uint8; a fifth more for the test
+    images = 0.0
+    if not of_photos(data):  # all of them are on the GPU as uint8, a fifth more for the test
+        images = 1.2 * data["num_train"] * channels * (size + 2 * data["pad"]) ** 2
     if is_comparator(config):
         return GPU_OVERHEAD + images
     kept = depths.kept_activations(

@@ -1,0 +1,143 @@
+"""What becomes of a photograph on its way into the network: cut out and resized on the host, the rest on the device."""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, UInt8
+from torch import Tensor
+
+from resnet_repro.data.batches import Normalisation
+from resnet_repro.data.decode import resize, shorter_side
+
+CROP = 224  # pixels: what the papers' networks see, and what their shorter sides refer to
+NUM_ATTEMPTS = 10  # at a rectangle that fits, before the middle is taken
+NUM_UNIFORM = 3 + 2 * NUM_ATTEMPTS
+AREA, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
+"""Of an aspect-ratio crop: its share of the image, its width over its height. [v2 Table 5, reference GoogLeNet]"""
+EIGENVALUES = (0.2175, 0.0188, 0.0045)
+EIGENVECTORS = ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836, -0.6948, 0.4203))
+"""Of the colours of ImageNet's pixels, 0 to 1; a row a channel, a column a component. [fb.resnet.torch, imagenet.lua]
+
+[open: v1's reference, AlexNet, multiplies by the eigenvalues of the covariance, which depend on the pixels' unit, and
+prints none. These are what the authors' laboratory released ResNets with]
+"""
+
+
+class Box(NamedTuple):
+    """A rectangle of an image, in its own pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+class Draw(NamedTuple):
+    """The random choices of one sample."""
+
+    uniform: list[float]
+    """`NUM_UNIFORM` numbers from 0 to below 1: for mirroring, the corner, and the shape of the rectangle."""
+    colour: np.ndarray
+    """float32 [3], added to red, green and blue, in units of the full range."""
+
+
+class Crop(NamedTuple):
+    """A training image as it is sent to the device, and what is left to do with it there."""
+
+    pixels: UInt8[Tensor, "3 size size"]
+    mirrored: bool
+    colour: np.ndarray
+    """As of its `Draw`."""
+
+
+def draws(seed: int, step: int, *, batch_size: int, colour: float) -> list[Draw]:
+    """Of every sample of batch `step`: functions of (seed, step, position), whoever makes the sample and when.
+
+    Args:
+        colour: standard deviation of a component's share, 0.1 in AlexNet. [v1 Sec. 3.4, reference 21]
+    """
+    rng = np.random.Generator(np.random.PCG64([seed, step]))
+    uniform = rng.random((batch_size, NUM_UNIFORM)).tolist()
+    shares = colour * rng.standard_normal((batch_size, 3)) * EIGENVALUES
+    return [*map(Draw, uniform, (shares @ np.array(EIGENVECTORS).T).astype(np.float32))]
+
+
+Chooser = Callable[[int, int, list[float]], Box]
+"""From an image's height and width and the numbers of its draw to the rectangle that is cut out."""
+
+
+def scale_box(height: int, width: int, uniform: list[float], *, shorter_side: tuple[int, int]) -> Box:
+    """Where a 224 x 224 crop comes from of the image resized to a random shorter side. [v1 Sec. 3.4]
+
+    [deviates: cut out before it is resized, at a whole pixel of the source: off by up to half of one, and what is
+    beyond its edge does not shine in]
+    """
+    low, high = shorter_side
+    short = min(height, width)
+    side = max(1, round(short * CROP / (low + int(uniform[3] * (high - low + 1)))))
+    return _placed(height, width, side, side, uniform)
+
+
+def scale_aspect_box(height: int, width: int, uniform: list[float]) -> Box:
+    """A rectangle of random area and aspect ratio, as torchvision's RandomResizedCrop and fb.resnet.torch choose it."""
+    low, high = (math.log(ratio) for ratio in RATIO)
+    for attempt in range(NUM_ATTEMPTS):
+        area = height * width * (AREA[0] + uniform[3 + 2 * attempt] * (AREA[1] - AREA[0]))
+        ratio = math.exp(low + uniform[4 + 2 * attempt] * (high - low))
+        h, w = round(math.sqrt(area / ratio)), round(math.sqrt(area * ratio))
+        if 0 < h <= height and 0 < w <= width:
+            return _placed(height, width, h, w, uniform)
+    h, w = min(height, round(width / RATIO[0])), min(width, round(height * RATIO[1]))  # the largest in the middle
+    return Box((height - h) // 2, (width - w) // 2, h, w)
+
+
+def _placed(height: int, width: int, h: int, w: int, uniform: list[float]) -> Box:
+    return Box(int(uniform[1] * (height - h + 1)), int(uniform[2] * (width - w + 1)), h, w)
+
+
+def chooser(data: dict[str, Any]) -> Chooser:
+    """What `data.augment` names."""
+    if data["augment"] == "scale_aspect":
+        return scale_aspect_box
+    low, high = data["shorter_side"]
+    return partial(scale_box, shorter_side=(low, high))
+
+
+def crop(image: UInt8[Tensor, "3 h w"], box: Box, size: int) -> UInt8[Tensor, "3 size size"]:
+    """The rectangle of an image, resized to a square."""
+    top, left, height, width = box
+    return resize(image[:, top : top + height, left : left + width], size, size)
+
+
+def centre_crop(image: UInt8[Tensor, "3 h w"], *, side: int, size: int) -> UInt8[Tensor, "3 size size"]:
+    """The middle of the image resized to a shorter side."""
+    resized = shorter_side(image, side)
+    top, left = ((length - size) // 2 for length in resized.shape[1:])
+    return resized[:, top : top + size, left : left + size]
+
+
+def augment(image: UInt8[Tensor, "3 h w"], draw: Draw, *, choose: Chooser, size: int, flip: bool) -> Crop:
+    """The random crop of an image; half are to be mirrored, where `flip` allows it."""
+    box = choose(image.shape[1], image.shape[2], draw.uniform)
+    return Crop(crop(image, box, size), flip and draw.uniform[0] < 0.5, draw.colour)
+
+
+def finish(
+    pixels: UInt8[Tensor, "n 3 size size"],
+    mirrored: Bool[Tensor, " n"],
+    colour: Float[Tensor, "n 3"],
+    normalisation: Normalisation,
+) -> Float[Tensor, "n 3 size size"]:
+    """What the device does: colour, normalisation, mirroring; float32.
+
+    [open: whether the mean is subtracted before or after mirroring: before. It is the same for an image's mirror]
+    """
+    x = pixels.to(torch.float32, memory_format=torch.contiguous_format)
+    if colour.any():
+        x = x + 255 * colour[:, :, None, None]
+    x = x / normalisation.scale - normalisation.mean
+    return torch.where(mirrored[:, None, None, None], x.flip(-1), x)
