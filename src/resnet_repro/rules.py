@@ -36,6 +36,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "init_from": (lambda v: v is None or _number(int, 1)(v), "null or the depth of a shallower run"),
     "resume": _one_of(True, False),
     "plan": _one_of(True, False),
+    "summary": _one_of(True, False),
     "arch.order": _one_of("original", "bn_after_add", "relu_before_add", "relu_only_preact", "full_preact"),
     "arch.shortcut": _one_of("auto", "A", "B", "C", "dropout", "none"),
     "arch.mix": _one_of("add", "half_shortcut", "half_both", "exclusive_gate", "shortcut_gate"),
