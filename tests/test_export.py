@@ -36,6 +36,7 @@ def refusal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
     """What the command says where it refuses: one line."""
     monkeypatch.chdir(home)
     monkeypatch.setattr(sys, "argv", ["export", *options])
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # which the command changes
     with pytest.raises(SystemExit) as end:
         main()
     line = capsys.readouterr().err

@@ -81,6 +81,11 @@ def family(config: Config) -> str:
     return "imagenet" if config["data"]["image"][1] >= 64 else "cifar"
 
 
+def measures_top5(config: Config) -> bool:
+    """Whether the evaluations count the top-5 error, too: on data of many classes."""
+    return bool(config["data"].get("top5", False))
+
+
 def is_comparator(config: Config) -> bool:
     """Whether the network is another library's, which has no depth and none of our words."""
     return "source" in config["arch"]

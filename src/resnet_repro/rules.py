@@ -62,6 +62,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "schedule.shape": _one_of("steps", "cosine"),
     "data.normalise": _one_of("pixel", "channel"),
     "data.pad": (_number(int, 0), "a whole number of pixels"),
+    "data.top5": _one_of(True, False),
     "data.flip": _one_of(True, False),
     "outputs": (lambda v: isinstance(v, str) and v != "", "a folder"),
     "hardware.deterministic": _one_of(True, False),
@@ -110,6 +111,10 @@ def check(flat: dict[str, Any]) -> None:
         raise UserError(
             f"schedule.batch_size={batch_size} does not divide by {world_size} devices; nearest are "
             + " and ".join(map(str, near))
+        )
+    if flat.get("data.top5") and flat["data.num_classes"] <= 5:
+        raise UserError(
+            f"data.top5=true needs more than 5 classes, and there are {flat['data.num_classes']}; use false"
         )
     if flat.get("arch.shortcut") == "none" and flat["arch.mix"] != "add":
         raise UserError(f"arch.mix={flat['arch.mix']} needs a shortcut; with arch.shortcut=none use arch.mix=add")
