@@ -148,7 +148,7 @@ def test_the_recipe_is_v1_section_4_2() -> None:
         ("schedule.warmup=400", "schedule.warmup=400 is not null, {lr: 0.01, steps: 400} or"),
         ("schedule.warmup={steps: 400}", "is not null, {lr: 0.01, steps: 400} or {lr: 0.01, until_error: 80.0}"),
         ("outputs=null", "outputs=None is not a folder"),
-        ("schedule.shape=linear", "schedule.shape=linear is not one of steps, cosine"),
+        ("schedule.shape=linear", "schedule.shape=linear is not one of steps, plateau, cosine"),
         ("data.normalise=batch", "data.normalise=batch is not one of pixel, channel"),
         ("seed=-1", "seed=-1 is not a whole number from 0 on"),
         ("jobs=0", "jobs=0 is not auto or a whole number"),
@@ -183,3 +183,13 @@ def test_every_config_choice_composes_and_resolves() -> None:
             assert config["data"]["name"] == data
     for hardware in choices("hardware"):
         assert resolve(composed(f"hardware={hardware}"))["hardware"]["devices"] >= 1
+
+
+def test_the_linear_rule_keeps_rate_an_image_and_epochs() -> None:
+    asked = ("schedule.lr=auto", "schedule.steps=auto", "+schedule.protocol_batch_size=128")
+    for batch_size, lr, steps in ((128, 0.1, 64_000), (256, 0.2, 32_000), (32, 0.025, 256_000)):
+        schedule = resolve(composed(*asked, f"schedule.batch_size={batch_size}"))["schedule"]
+        assert (schedule["lr"], schedule["steps"]) == (lr, steps)
+        assert learning_rate(steps // 2, schedule) == pytest.approx(lr / 10)
+    usual = resolve(composed("schedule.batch_size=256"))["schedule"]
+    assert (usual["lr"], usual["steps"]) == (0.1, 64_000)  # nothing changes unasked

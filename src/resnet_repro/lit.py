@@ -13,7 +13,7 @@ from torchmetrics import Metric
 from resnet_repro.config import measures_top5
 from resnet_repro.networks import build
 from resnet_repro.process_group import share_buffers
-from resnet_repro.schedule import last_rate, learning_rate
+from resnet_repro.schedule import Plateau, last_rate, learning_rate
 
 
 class LossAndError(Metric):
@@ -81,6 +81,7 @@ class LitClassifier(pl.LightningModule):
         """Rate of the newest update."""
         self.warmup_ended_at: int | None = None
         """Step at which v1's warm-up saw the training error fall below its threshold."""
+        self.plateau = Plateau()
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n classes"]:
         return self.net(x)
@@ -128,7 +129,12 @@ class LitClassifier(pl.LightningModule):
         if self.trains_on:
             self.lr = last_rate(self.schedule)
         else:
-            self.lr = learning_rate(self.global_step, self.schedule, warmup_ended_at=self.warmup_ended_at)
+            self.lr = learning_rate(
+                self.global_step,
+                self.schedule,
+                warmup_ended_at=self.warmup_ended_at,
+                num_drops=self.plateau.num_drops,
+            )
         for group in self.trainer.optimizers[0].param_groups:
             group["lr"] = self.lr
 
@@ -141,8 +147,18 @@ class LitClassifier(pl.LightningModule):
             self.warmup_ended_at = self.global_step
         self.warmup_metric.reset()
 
+    def on_validation_epoch_end(self) -> None:
+        """Judge a plateau by the validation error of all ranks' images, so that all judge alike.
+
+        [open: v1 does not say whether it is the training or the validation error that plateaus]
+        """
+        if self.schedule["shape"] == "plateau":
+            metric = self.eval_metrics[self.splits.index("val")]
+            assert isinstance(metric, LossAndError)
+            self.plateau = self.plateau.after(float(metric.compute()["error"]), **self.schedule["plateau"])
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["warmup_ended_at"] = self.warmup_ended_at
+        checkpoint |= {"warmup_ended_at": self.warmup_ended_at, "plateau": list(self.plateau)}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.warmup_ended_at = checkpoint["warmup_ended_at"]
+        self.warmup_ended_at, self.plateau = checkpoint["warmup_ended_at"], Plateau(*checkpoint["plateau"])
