@@ -74,7 +74,7 @@ def main() -> None:
         if len(given) != len(sys.argv[1:]) or "run" not in given or not given.keys() <= {"run", "to", "out"}:
             raise UserError(f"give the folder of a finished run: {USAGE}")
         run, to = Path(given["run"]), given.get("to", "timm")
-        print(export(RunDir(run), to=to, out=Path(given.get("out", f"outputs/export/{run.name}-{to}"))))
+        print(export(RunDir(run), to=to, out=Path(given.get("out", f"exported/{run.name}-{to}"))))
 
 
 if __name__ == "__main__":
