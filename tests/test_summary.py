@@ -12,7 +12,7 @@ from resnet_repro.networks import build
 from tests.commands import run as command
 from tests.test_config import composed
 
-IMAGENET = ("data.image=[3,224,224]", "data.num_classes=1000")
+IMAGENET = ("data=imagenet",)
 BOTTLENECK = """\
 ⎡ 1×1, 128 ⎤
 ⎢ 3×3, 128 ⎥ × 4
@@ -25,7 +25,7 @@ def settled(*overrides: str) -> dict:
 
 def shown(*overrides: str) -> str:
     console = Console(file=io.StringIO(), width=200)
-    jobs = [make_job(composed(*overrides, f"seed={seed}"), usual=composed()) for seed in (0, 1)]
+    jobs = [make_job(composed(*overrides, f"seed={seed}"), usual=composed(*overrides)) for seed in (0, 1)]
     assert summary.show(jobs, console=console) == 0
     return console.file.getvalue()
 
@@ -83,6 +83,13 @@ def test_the_papers_count_stands_below_ours_and_seeds_are_one_network() -> None:
     assert "0.27 M" in output
     assert "v1 Table 6" in output
     assert "printed" not in shown("depth=26")  # not in the paper
+
+
+def test_the_multiply_adds_of_v1_table_1_stand_below_ours() -> None:
+    output = shown("data=imagenet", "depth=152")
+    assert "11,282,415,616" in output
+    assert "11.3 × 10⁹" in output
+    assert "v1 Table 1" in output
 
 
 def test_the_command_prints_every_network_and_makes_no_run(tmp_path: Path) -> None:
