@@ -178,7 +178,8 @@ def test_every_config_choice_composes_and_resolves() -> None:
     for arch in choices("arch"):
         for data in choices("data"):
             named = ["arch.name=resnet18"] if arch in COMPARATORS else []
-            config = resolve(composed(f"arch={arch}", f"data={data}", *named))
+            depth = "depth=18" if data == "imagenet" else "depth=20"
+            config = resolve(composed(f"arch={arch}", f"data={data}", depth, *named))
             assert config["arch"].get("source", config["arch"]["name"]) == arch
             assert config["data"]["name"] == data
     for hardware in choices("hardware"):
@@ -193,3 +194,45 @@ def test_the_linear_rule_keeps_rate_an_image_and_epochs() -> None:
         assert learning_rate(steps // 2, schedule) == pytest.approx(lr / 10)
     usual = resolve(composed("schedule.batch_size=256"))["schedule"]
     assert (usual["lr"], usual["steps"]) == (0.1, 64_000)  # nothing changes unasked
+
+
+IMAGENET = {"paper_v1": ("plateau", 600_000), "paper_v2": ("steps", 450_360), "modern": ("cosine", 450_360)}
+
+
+@pytest.mark.parametrize("protocol", IMAGENET)
+def test_on_imagenet_each_paper_has_its_own_schedule(protocol: str) -> None:
+    config = resolve(composed("data=imagenet", "depth=50", f"protocol={protocol}"))
+    schedule = config["schedule"]
+    assert (schedule["shape"], schedule["steps"]) == IMAGENET[protocol]
+    assert (schedule["lr"], schedule["batch_size"], schedule["warmup"]) == (0.1, 256, None)
+    if protocol != "modern":
+        assert schedule["batch_size"] // config["protocol"]["devices"] == 32
+
+
+def test_v2_divides_the_rate_of_imagenet_after_30_and_60_epochs_whatever_the_batch() -> None:
+    for batch_size, lr in ((256, 0.1), (512, 0.2), (32, 0.0125)):
+        options = ("data=imagenet", "depth=200", "arch=resnet_v2", f"schedule.batch_size={batch_size}")
+        schedule = resolve(composed(*options))["schedule"]
+        epoch = schedule["steps"] / 90
+        assert epoch * batch_size == pytest.approx(1_281_167, rel=2e-4)  # an epoch's last batch is left out
+        for epochs, rate in ((0, lr), (29.99, lr), (30, lr / 10), (59.99, lr / 10), (60, lr / 100), (89.99, lr / 100)):
+            assert learning_rate(round(epochs * epoch), schedule) == pytest.approx(rate)
+
+
+@pytest.mark.parametrize("depth", [18, 34, 50, 101, 152, 200])
+@pytest.mark.parametrize("arch", ["plain", "resnet_v1", "resnet_v2"])
+def test_every_imagenet_network_of_the_papers_composes(arch: str, depth: int) -> None:
+    config = resolve(composed("data=imagenet", f"arch={arch}", f"depth={depth}", "arch.stride_on=3x3"))
+    assert config["arch"]["shortcut"] == ("none" if arch == "plain" else "B")
+    assert config["arch"]["unit"] == ("basic" if depth < 50 else "bottleneck")
+
+
+def test_what_follows_from_the_batch_shows_in_no_name() -> None:
+    assert name("resnet_v1", "imagenet", "depth=50", "schedule.batch_size=64") == "resnet_v1-50-s0__batch_size=64"
+    asked = ("depth=50", "schedule.batch_size=64", "schedule.lr=0.1")
+    assert name("resnet_v1", "imagenet", *asked) == "resnet_v1-50-s0__batch_size=64__lr=0.1"
+
+
+def test_the_recipe_of_cifar_alone_is_refused_on_imagenet() -> None:
+    with pytest.raises(UserError, match="official_lua is a recipe for CIFAR; on ImageNet use paper_v1"):
+        resolve(composed("data=imagenet", "depth=50", "protocol=official_lua"))

@@ -7,8 +7,7 @@ import pytest
 import torch
 from torchmetrics.classification import MulticlassAccuracy
 
-from resnet_repro.config import make_job
-from resnet_repro.errors import UserError
+from resnet_repro.config import measures_top5
 from resnet_repro.lit import LossAndError
 from resnet_repro.run import run
 from resnet_repro.rundir import RunDir
@@ -42,7 +41,7 @@ def test_a_run_on_data_that_asks_for_it_records_the_top5_error_of_what_it_evalua
     assert list(rows[0]) == ["step", "epoch", "lr", *measured]
 
 
-def test_top5_of_five_classes_is_refused() -> None:
-    config = composed("data=digits", "+data.top5=true", "data.num_classes=5")
-    with pytest.raises(UserError, match=r"data\.top5=true needs more than 5 classes, and there are 5; use false"):
-        make_job(config, usual=composed("data=digits"))
+def test_the_top5_error_of_imagenet_is_measured_where_there_are_more_than_five_classes() -> None:
+    assert measures_top5(composed("data=imagenet"))
+    assert not measures_top5(composed("data=imagenet", "data.num_classes=5"))
+    assert not measures_top5(composed("data=cifar100"))

@@ -91,8 +91,9 @@ def of_photos(data: Config) -> bool:
 
 
 def measures_top5(config: Config) -> bool:
-    """Whether the evaluations count the top-5 error, too: on data of many classes."""
-    return bool(config["data"].get("top5", False))
+    """Whether the evaluations count the top-5 error, too: where the data asks for it and has more than five classes."""
+    data = config["data"]
+    return bool(data.get("top5", False)) and data["num_classes"] > 5
 
 
 def is_comparator(config: Config) -> bool:
@@ -129,9 +130,12 @@ def _proportional(schedule: Config, *, lr: float) -> Config:
     """A schedule whose `auto` values are settled by the linear rule: the rate is in proportion to the batch, the steps
     are those of as many epochs as the recipe has. `lr` is for the recipe's batch.
     """
-    rules.check_keys({f"schedule.{key}": schedule[key] for key in ("batch_size", "protocol_steps")})
     batch_size = schedule["batch_size"]
-    times = batch_size / schedule.get("protocol_batch_size", batch_size)
+    recipe = {"protocol_batch_size": batch_size} | schedule
+    rules.check_keys(
+        {f"schedule.{key}": recipe[key] for key in ("batch_size", "protocol_batch_size", "protocol_steps")}
+    )
+    times = batch_size / recipe["protocol_batch_size"]
     auto = {"lr": lr * times, "steps": round(schedule["protocol_steps"] / times)}
     return schedule | {key: value for key, value in auto.items() if schedule[key] == "auto"}
 
@@ -194,7 +198,11 @@ def make_job(config: Config, *, usual: Config) -> Job:
     config = resolve({**config, "data": _counted(config["data"])})
     like = {"arch": config["arch"] | {"lr": usual["arch"]["lr"]}} if is_comparator(config) else {}
     asked = result_keys(config)
-    expected = result_keys(resolve({**usual, "depth": config["depth"], **like}))
+    batch_size = {"batch_size": config["schedule"]["batch_size"]}  # what is in proportion to it departs from nothing
+    expected = result_keys(
+        resolve({**usual, "depth": config["depth"], **like, "schedule": usual["schedule"] | batch_size})
+    )
+    expected["schedule.batch_size"] = usual["schedule"]["batch_size"]
     if like:
         expected["arch.image_size"] = usual["arch"]["image_size"]
     departures = {

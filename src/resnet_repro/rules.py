@@ -140,12 +140,10 @@ def check(flat: dict[str, Any]) -> None:
             f"schedule.batch_size={batch_size} does not divide by {world_size} devices; nearest are "
             + " and ".join(map(str, near))
         )
+    if flat["protocol.name"] == "official_lua" and flat.get("data.family") == "imagenet":
+        raise UserError("protocol=official_lua is a recipe for CIFAR; on ImageNet use paper_v1, paper_v2 or modern")
     if flat["schedule.shape"] == "plateau":
         _check_plateau(flat)
-    if flat.get("data.top5") and flat["data.num_classes"] <= 5:
-        raise UserError(
-            f"data.top5=true needs more than 5 classes, and there are {flat['data.num_classes']}; use false"
-        )
     if flat.get("arch.shortcut") == "none" and flat["arch.mix"] != "add":
         raise UserError(f"arch.mix={flat['arch.mix']} needs a shortcut; with arch.shortcut=none use arch.mix=add")
 
