@@ -148,7 +148,7 @@ def test_the_recipe_is_v1_section_4_2() -> None:
         ("schedule.warmup=400", "schedule.warmup=400 is not null, {lr: 0.01, steps: 400} or"),
         ("schedule.warmup={steps: 400}", "is not null, {lr: 0.01, steps: 400} or {lr: 0.01, until_error: 80.0}"),
         ("outputs=null", "outputs=None is not a folder"),
-        ("schedule.shape=linear", "schedule.shape=linear is not one of steps, cosine"),
+        ("schedule.shape=linear", "schedule.shape=linear is not one of steps, plateau, cosine"),
         ("data.normalise=batch", "data.normalise=batch is not one of pixel, channel"),
         ("seed=-1", "seed=-1 is not a whole number from 0 on"),
         ("jobs=0", "jobs=0 is not auto or a whole number"),
@@ -178,8 +178,61 @@ def test_every_config_choice_composes_and_resolves() -> None:
     for arch in choices("arch"):
         for data in choices("data"):
             named = ["arch.name=resnet18"] if arch in COMPARATORS else []
-            config = resolve(composed(f"arch={arch}", f"data={data}", *named))
+            depth = "depth=18" if data == "imagenet" else "depth=20"
+            config = resolve(composed(f"arch={arch}", f"data={data}", depth, *named))
             assert config["arch"].get("source", config["arch"]["name"]) == arch
             assert config["data"]["name"] == data
     for hardware in choices("hardware"):
         assert resolve(composed(f"hardware={hardware}"))["hardware"]["devices"] >= 1
+
+
+def test_the_linear_rule_keeps_rate_an_image_and_epochs() -> None:
+    asked = ("schedule.lr=auto", "schedule.steps=auto", "+schedule.protocol_batch_size=128")
+    for batch_size, lr, steps in ((128, 0.1, 64_000), (256, 0.2, 32_000), (32, 0.025, 256_000)):
+        schedule = resolve(composed(*asked, f"schedule.batch_size={batch_size}"))["schedule"]
+        assert (schedule["lr"], schedule["steps"]) == (lr, steps)
+        assert learning_rate(steps // 2, schedule) == pytest.approx(lr / 10)
+    usual = resolve(composed("schedule.batch_size=256"))["schedule"]
+    assert (usual["lr"], usual["steps"]) == (0.1, 64_000)  # nothing changes unasked
+
+
+IMAGENET = {"paper_v1": ("plateau", 600_000), "paper_v2": ("steps", 450_360), "modern": ("cosine", 450_360)}
+
+
+@pytest.mark.parametrize("protocol", IMAGENET)
+def test_on_imagenet_each_paper_has_its_own_schedule(protocol: str) -> None:
+    config = resolve(composed("data=imagenet", "depth=50", f"protocol={protocol}"))
+    schedule = config["schedule"]
+    assert (schedule["shape"], schedule["steps"]) == IMAGENET[protocol]
+    assert (schedule["lr"], schedule["batch_size"], schedule["warmup"]) == (0.1, 256, None)
+    if protocol != "modern":
+        assert schedule["batch_size"] // config["protocol"]["devices"] == 32
+
+
+def test_v2_divides_the_rate_of_imagenet_after_30_and_60_epochs_whatever_the_batch() -> None:
+    for batch_size, lr in ((256, 0.1), (512, 0.2), (32, 0.0125)):
+        options = ("data=imagenet", "depth=200", "arch=resnet_v2", f"schedule.batch_size={batch_size}")
+        schedule = resolve(composed(*options))["schedule"]
+        epoch = schedule["steps"] / 90
+        assert epoch * batch_size == pytest.approx(1_281_167, rel=2e-4)  # an epoch's last batch is left out
+        for epochs, rate in ((0, lr), (29.99, lr), (30, lr / 10), (59.99, lr / 10), (60, lr / 100), (89.99, lr / 100)):
+            assert learning_rate(round(epochs * epoch), schedule) == pytest.approx(rate)
+
+
+@pytest.mark.parametrize("depth", [18, 34, 50, 101, 152, 200])
+@pytest.mark.parametrize("arch", ["plain", "resnet_v1", "resnet_v2"])
+def test_every_imagenet_network_of_the_papers_composes(arch: str, depth: int) -> None:
+    config = resolve(composed("data=imagenet", f"arch={arch}", f"depth={depth}", "arch.stride_on=3x3"))
+    assert config["arch"]["shortcut"] == ("none" if arch == "plain" else "B")
+    assert config["arch"]["unit"] == ("basic" if depth < 50 else "bottleneck")
+
+
+def test_what_follows_from_the_batch_shows_in_no_name() -> None:
+    assert name("resnet_v1", "imagenet", "depth=50", "schedule.batch_size=64") == "resnet_v1-50-s0__batch_size=64"
+    asked = ("depth=50", "schedule.batch_size=64", "schedule.lr=0.1")
+    assert name("resnet_v1", "imagenet", *asked) == "resnet_v1-50-s0__batch_size=64__lr=0.1"
+
+
+def test_the_recipe_of_cifar_alone_is_refused_on_imagenet() -> None:
+    with pytest.raises(UserError, match="official_lua is a recipe for CIFAR; on ImageNet use paper_v1"):
+        resolve(composed("data=imagenet", "depth=50", "protocol=official_lua"))

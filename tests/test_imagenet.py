@@ -223,9 +223,10 @@ def test_the_modern_protocol_takes_aspect_ratio_crops_and_the_papers_do_not() ->
     assert (paper["augment"], paper["normalise"]) == ("scale", "pixel")
 
 
-def test_imagenet_itself_is_trained_for_90_epochs_without_a_departure() -> None:
-    job = make_job(composed("data=imagenet", "depth=50"), usual=composed("data=imagenet"))
-    assert job.name == "resnet_v1-50-s0"
+def test_v2_is_trained_on_imagenet_itself_for_90_epochs_without_a_departure() -> None:
+    asked = ("data=imagenet", "arch=resnet_v2")
+    job = make_job(composed(*asked, "depth=50"), usual=composed(*asked))
+    assert job.name == "resnet_v2-50-s0"
     schedule, data = job.config["schedule"], job.config["data"]
     assert schedule["protocol_steps"] == 90 * (data["num_train"] // schedule["batch_size"])
     assert [m / schedule["protocol_steps"] for m in schedule["milestones"]] == [1 / 3, 2 / 3]

@@ -1,8 +1,10 @@
 """The learning rate of every step, as the papers state it."""
 
 import pytest
+import torch
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from resnet_repro.schedule import eval_every, learning_rate, log_every, scaled
+from resnet_repro.schedule import Plateau, eval_every, learning_rate, log_every, scaled
 
 RECIPE = {
     "lr": 0.1,
@@ -59,3 +61,18 @@ def test_a_short_run_is_drawn_with_enough_points() -> None:
     short = recipe | {"steps": 400}
     assert (log_every(short), eval_every(short)) == (20, 80)
     assert (log_every(recipe | {"steps": 1}), eval_every(recipe | {"steps": 1})) == (1, 1)
+
+
+def test_a_plateau_is_what_pytorch_calls_one() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for patience, threshold in ((0, 0.0), (2, 0.01), (5, 0.1)):
+        optimiser = torch.optim.SGD([torch.zeros(1)], lr=0.1)
+        reference = ReduceLROnPlateau(optimiser, factor=0.1, patience=patience, threshold=threshold, eps=0)
+        plateau = Plateau()
+        for step in range(60):
+            error = 50.0 / (1 + step) + float(torch.rand((), generator=generator))
+            reference.step(error)
+            plateau = plateau.after(error, patience=patience, threshold=threshold)
+            rate = learning_rate(step, RECIPE | {"shape": "plateau"}, num_drops=plateau.num_drops)
+            assert rate == pytest.approx(optimiser.param_groups[0]["lr"])
+        assert plateau.num_drops > 0

@@ -29,6 +29,10 @@ class JobLauncher(Launcher):
 
         self._refuse_another_launcher(job_overrides)
         request = make_jobs(self._compose, job_overrides)
+        if request.summary:
+            from resnet_repro.summary import show  # torch
+
+            sys.exit(show(request.jobs))
         if request.plan:
             sys.exit(show_plan(request.jobs))
         if self.slurm:

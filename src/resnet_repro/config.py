@@ -61,9 +61,11 @@ class Job:
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The leaves of a nested mapping as ("schedule.lr", 0.1); `warmup` is one leaf, as it is one choice."""
+    """The leaves of a nested mapping as ("schedule.lr", 0.1); `warmup` and `plateau` are a leaf each, as each is one
+    choice.
+    """
     for key, value in config.items():
-        if isinstance(value, Mapping) and key != "warmup":
+        if isinstance(value, Mapping) and key not in ("warmup", "plateau"):
             yield from flatten(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value
@@ -88,6 +90,12 @@ def of_photos(data: Config) -> bool:
     return "crop" in data
 
 
+def measures_top5(config: Config) -> bool:
+    """Whether the evaluations count the top-5 error, too: where the data asks for it and has more than five classes."""
+    data = config["data"]
+    return bool(data.get("top5", False)) and data["num_classes"] > 5
+
+
 def is_comparator(config: Config) -> bool:
     """Whether the network is another library's, which has no depth and none of our words."""
     return "source" in config["arch"]
@@ -103,6 +111,7 @@ def resolve(config: Config) -> Config:
         config = _resolve_comparator(config)
         rules.check(dict(flatten(config)))
         return config
+    config = {**config, "schedule": _proportional(config["schedule"], lr=LR)}
     rules.check(dict(flatten(config)))
     depth, schedule = config["depth"], dict(config["schedule"])
     arch = settled(config["arch"], depth=depth, family=family(config))
@@ -117,20 +126,34 @@ def resolve(config: Config) -> Config:
     return {**config, "arch": arch, "schedule": schedule, "init_from": init_from}
 
 
+def _proportional(schedule: Config, *, lr: float) -> Config:
+    """A schedule whose `auto` values are settled by the linear rule: the rate is in proportion to the batch, the steps
+    are those of as many epochs as the recipe has. `lr` is for the recipe's batch.
+    """
+    batch_size = schedule["batch_size"]
+    recipe = {"protocol_batch_size": batch_size} | schedule
+    rules.check_keys(
+        {f"schedule.{key}": recipe[key] for key in ("batch_size", "protocol_batch_size", "protocol_steps")}
+    )
+    times = batch_size / recipe["protocol_batch_size"]
+    auto = {"lr": lr * times, "steps": round(schedule["protocol_steps"] / times)}
+    return schedule | {key: value for key, value in auto.items() if schedule[key] == "auto"}
+
+
 def _resolve_comparator(config: Config) -> Config:
     """What holds for another library's network: no depth, its own rate, no warm-up for depth, no fused batch norm."""
     rules.check_comparator(dict(flatten(config)))
     from resnet_repro import networks  # torch: the only configs that ask for it before a run's own process
 
-    arch, schedule = config["arch"], config["schedule"]
+    arch = config["arch"]
     facts = networks.inspect(config)
-    lr = (LR if facts.has_batch_norm else LR_WITHOUT_BATCH_NORM) if schedule["lr"] == "auto" else schedule["lr"]
+    schedule = _proportional(config["schedule"], lr=LR if facts.has_batch_norm else LR_WITHOUT_BATCH_NORM)
     warmup = None if schedule["warmup"] and "min_depth" in schedule["warmup"] else schedule["warmup"]
     return {
         **config,
         "depth": None,
         "arch": {**arch, "multiply_adds": facts.multiply_adds},
-        "schedule": {**schedule, "lr": lr, "warmup": warmup},
+        "schedule": {**schedule, "warmup": warmup},
         "hardware": {**config["hardware"], "fused": False},
     }
 
@@ -175,7 +198,11 @@ def make_job(config: Config, *, usual: Config) -> Job:
     config = resolve({**config, "data": _counted(config["data"])})
     like = {"arch": config["arch"] | {"lr": usual["arch"]["lr"]}} if is_comparator(config) else {}
     asked = result_keys(config)
-    expected = result_keys(resolve({**usual, "depth": config["depth"], **like}))
+    batch_size = {"batch_size": config["schedule"]["batch_size"]}  # what is in proportion to it departs from nothing
+    expected = result_keys(
+        resolve({**usual, "depth": config["depth"], **like, "schedule": usual["schedule"] | batch_size})
+    )
+    expected["schedule.batch_size"] = usual["schedule"]["batch_size"]
     if like:
         expected["arch.image_size"] = usual["arch"]["image_size"]
     departures = {

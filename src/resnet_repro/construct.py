@@ -10,14 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from resnet_repro import checkpoints
 from resnet_repro.errors import UserError
 from resnet_repro.layers import ChannelMoments
-from resnet_repro.lit import LitClassifier
-from resnet_repro.manifest import weights_sha256
 from resnet_repro.resnet import ResNet
 from resnet_repro.rundir import RunDir, read_json
 from resnet_repro.unit import ResidualUnit
+from resnet_repro.weights import trained
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 
@@ -41,7 +39,8 @@ def begin_as(deep: nn.Module, run: RunDir, images: Batches) -> dict[str, Any]:
             f"{run.path} is not finished, and its weights are what this run begins with: make that one first"
         )
     manifest = read_json(run.manifest)
-    shallow = _trained(run, manifest)
+    shallow = trained(run)
+    assert isinstance(shallow, ResNet)
     device = next(iter(images))[0].device
     construct(deep.to(device), shallow.to(device), images)
     return {
@@ -49,22 +48,6 @@ def begin_as(deep: nn.Module, run: RunDir, images: Batches) -> dict[str, Any]:
         "weights_sha256": manifest["weights_sha256"],
         **agreement(deep, shallow, images),
     }
-
-
-def _trained(run: RunDir, manifest: dict[str, Any]) -> ResNet:
-    net = LitClassifier(manifest["config"], splits=[]).net
-    assert isinstance(net, ResNet)
-    if manifest["config"]["hardware"]["channels_last"]:  # other layouts are other kernels, which round otherwise
-        net.to(memory_format=torch.channels_last)
-    newest = checkpoints.newest_checkpoint(run)
-    if newest:
-        state = checkpoints.read(newest[0])["state_dict"]
-        net.load_state_dict({key.removeprefix("net."): state[key] for key in state if key.startswith("net.")})
-    if newest is None or weights_sha256(net) != manifest["weights_sha256"]:
-        raise UserError(
-            f"{run.checkpoints} does not hold the weights of the finished run; make it anew with resume=false"
-        )
-    return net
 
 
 @torch.no_grad()

@@ -133,10 +133,11 @@ def announcement(jobs: list[Job], todo: list[Job], parallel: int, seconds: float
 def print_results(console: Console, outcomes: dict[Job, Outcome], *, seconds: float) -> None:
     """The table of every job that the command named: errors and times, or why there are none."""
     results = {job: _results(job) for job in outcomes}
-    splits = [split for split in SPLITS if any(f"{split}/error" in values for values in results.values())]
+    errors = [(s, f"{s}/error") for s in SPLITS] + [(f"{s} top-5", f"{s}/error_top5") for s in SPLITS]
+    errors = [(heading, key) for heading, key in errors if any(key in values for values in results.values())]
     table = Table(title=f"Error in % after the last step; {duration(seconds)} in all", title_justify="left")
     table.add_column("run", overflow="fold")
-    for heading in ("", *splits, "steps", "time", "images/s"):
+    for heading in ("", *dict(errors), "steps", "time", "images/s"):
         table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
     for job, outcome in outcomes.items():
         values = results[job]
@@ -144,7 +145,7 @@ def print_results(console: Console, outcomes: dict[Job, Outcome], *, seconds: fl
         table.add_row(
             job.name,
             f"{MARKS[outcome.state]} {outcome.state}",
-            *(f"{values[f'{s}/error']:.2f}" if f"{s}/error" in values else "" for s in splits),
+            *(f"{values[key]:.2f}" if key in values else "" for _, key in errors),
             f"{values.get('step', 0):,}",
             duration(values["elapsed_s"] if "elapsed_s" in values else manifest.get("wall_time_s", 0.0)),
             f"{manifest['images_per_s']:,.0f}" if manifest.get("images_per_s") else "",

@@ -27,6 +27,7 @@ class Request:
     """What a command asks for: its jobs, each once, and which of them reproduce which rows of the papers."""
 
     plan: bool = False
+    summary: bool = False
     jobs: list[Job] = field(default_factory=list)
     tables: dict[str, dict[Published, list[Job]]] = field(default_factory=dict)
 
@@ -46,7 +47,7 @@ def make_jobs(compose: Compose, commands: Sequence[Sequence[str]]) -> Request:
 
     def add(config: Config, groups: dict[str, Any]) -> Job:
         usual, _ = composed(*(f"{group}={groups[group]}" for group in GROUPS))
-        ours = {name: value for name, value in config.items() if name not in ("experiment", "plan")}
+        ours = {name: value for name, value in config.items() if name not in ("experiment", "plan", "summary")}
         if not is_comparator(ours) and ours["arch"]["name"] != usual["arch"]["name"]:
             misnamed.add(ours["arch"]["name"])  # of a comparator of the same command: arch=plain,torchvision
             ours["arch"] = ours["arch"] | {"name": usual["arch"]["name"]}
@@ -55,7 +56,7 @@ def make_jobs(compose: Compose, commands: Sequence[Sequence[str]]) -> Request:
 
     for command in commands:
         config, groups = composed(*command)
-        request.plan = config["plan"]
+        request.plan, request.summary = config["plan"], config["summary"]
         if "experiment" not in config:
             add(config, groups)
             continue

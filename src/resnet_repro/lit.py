@@ -11,34 +11,41 @@ from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Tensor
 from torchmetrics import Metric
 
+from resnet_repro.config import measures_top5
 from resnet_repro.data.batches import DeviceBatches
 from resnet_repro.networks import build
 from resnet_repro.process_group import share_buffers
-from resnet_repro.schedule import last_rate, learning_rate
+from resnet_repro.schedule import Plateau, last_rate, learning_rate
 from resnet_repro.whole_step import WholeStep, WholeStepSGD
 
 
 class LossAndError(Metric):
-    """Mean loss and top-1 error in %, over every image since the last reset and over all ranks.
+    """Mean loss and top-1 error in %, over every image since the last reset and over all ranks; top-5 where asked for.
 
-    The state is three sums, so it is exact, and each rank's go into a checkpoint with the weights.
+    The state is sums, so it is exact, and each rank's go into a checkpoint with the weights.
     """
 
     full_state_update = False
     loss_sum: Tensor
     num_wrong: Tensor
+    num_wrong_top5: Tensor
     num_images: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, *, top5: bool = False) -> None:
         super().__init__()
+        self.top5 = top5
         self.add_state("loss_sum", torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("num_wrong", torch.tensor(0), dist_reduce_fx="sum")
+        if top5:
+            self.add_state("num_wrong_top5", torch.tensor(0), dist_reduce_fx="sum")
         self.add_state("num_images", torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, logits: Float[Tensor, "n classes"], labels: Int[Tensor, " n"], loss: Float[Tensor, ""]) -> None:
         """Add a batch and its mean loss."""
         self.loss_sum += loss * len(labels)
         self.num_wrong += (logits.argmax(1) != labels).sum()
+        if self.top5:
+            self.num_wrong_top5 += (logits.topk(5).indices != labels[:, None]).all(1).sum()
         self.num_images += len(labels)
 
     def sums(self) -> dict[str, Tensor]:
@@ -51,7 +58,9 @@ class LossAndError(Metric):
             setattr(self, name, value.to(self.device))
 
     def compute(self) -> dict[str, Tensor]:
-        return {"loss": self.loss_sum / self.num_images, "error": 100 * self.num_wrong.double() / self.num_images}
+        wrong = {"error": self.num_wrong} | ({"error_top5": self.num_wrong_top5} if self.top5 else {})
+        errors = {name: 100 * number.double() / self.num_images for name, number in wrong.items()}
+        return {"loss": self.loss_sum / self.num_images, **errors}
 
 
 class LitClassifier(pl.LightningModule):
@@ -69,7 +78,7 @@ class LitClassifier(pl.LightningModule):
         self.net = build(config)
         self.splits = splits
         self.train_metric, self.warmup_metric = LossAndError(), LossAndError()
-        self.eval_metrics = torch.nn.ModuleList(LossAndError() for _ in splits)
+        self.eval_metrics = torch.nn.ModuleList(LossAndError(top5=measures_top5(config)) for _ in splits)
         self.trains_on = config.get("init_from") is not None
         self.automatic_optimization = not config["hardware"]["graph"]  # else `WholeStep` does it all
         self.whole_step: WholeStep | None = None
@@ -77,6 +86,7 @@ class LitClassifier(pl.LightningModule):
         """Rate of the newest update."""
         self.warmup_ended_at: int | None = None
         """Step at which v1's warm-up saw the training error fall below its threshold."""
+        self.plateau = Plateau()
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n classes"]:
         return self.net(x)
@@ -137,7 +147,12 @@ class LitClassifier(pl.LightningModule):
         if self.trains_on:
             self.lr = last_rate(self.schedule)
         else:
-            self.lr = learning_rate(self.global_step, self.schedule, warmup_ended_at=self.warmup_ended_at)
+            self.lr = learning_rate(
+                self.global_step,
+                self.schedule,
+                warmup_ended_at=self.warmup_ended_at,
+                num_drops=self.plateau.num_drops,
+            )
         if self.automatic_optimization:
             for group in self.trainer.optimizers[0].param_groups:
                 group["lr"] = self.lr
@@ -151,8 +166,18 @@ class LitClassifier(pl.LightningModule):
             self.warmup_ended_at = self.global_step
         self.warmup_metric.reset()
 
+    def on_validation_epoch_end(self) -> None:
+        """Judge a plateau by the validation error of all ranks' images, so that all judge alike.
+
+        [open: v1 does not say whether it is the training or the validation error that plateaus]
+        """
+        if self.schedule["shape"] == "plateau":
+            metric = self.eval_metrics[self.splits.index("val")]
+            assert isinstance(metric, LossAndError)
+            self.plateau = self.plateau.after(float(metric.compute()["error"]), **self.schedule["plateau"])
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["warmup_ended_at"] = self.warmup_ended_at
+        checkpoint |= {"warmup_ended_at": self.warmup_ended_at, "plateau": list(self.plateau)}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.warmup_ended_at = checkpoint["warmup_ended_at"]
+        self.warmup_ended_at, self.plateau = checkpoint["warmup_ended_at"], Plateau(*checkpoint["plateau"])

@@ -26,9 +26,10 @@ class CsvLogger(Logger):
     deletes the file of a run that goes on.)
     """
 
-    def __init__(self, run: RunDir, *, splits: list[str], first_step: int) -> None:
+    def __init__(self, run: RunDir, *, splits: list[str], first_step: int, top5: bool = False) -> None:
         super().__init__()
-        measured = [f"{split}/{name}" for split in ("train", *splits) for name in ("loss", "error")]
+        names = ["loss", "error", *(["error_top5"] if top5 else [])]  # of what is evaluated
+        measured = ["train/loss", "train/error", *(f"{split}/{name}" for split in splits for name in names)]
         self.files = {run.metrics: ["step", "epoch", "lr", *measured], run.timing: ["step", "time/images_per_s"]}
         for path, columns in self.files.items():
             self._start(path, columns, first_step)

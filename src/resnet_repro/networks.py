@@ -92,12 +92,17 @@ def build(config: dict[str, Any]) -> nn.Module:
         net = LIBRARIES[arch["source"]].make(arch["name"], _image_size(config), data["num_classes"])
         return Comparator(net, image_size=arch["image_size"])
     return ResNet(
-        depth=config["depth"],
-        family=family(config),
+        **words(config),
         num_classes=data["num_classes"],
         in_channels=data["image"][0],
-        **{key: arch[key] for key in ("order", "shortcut", "mix", "unit", "gate_bias", "stride_on")},
+        gate_bias=arch["gate_bias"],
     )
+
+
+def words(config: dict[str, Any]) -> dict[str, Any]:
+    """What tells a resolved config's network, one of ours, from the others, however many its classes."""
+    arch = {key: config["arch"][key] for key in ("order", "shortcut", "mix", "unit", "stride_on")}
+    return {"depth": config["depth"], "family": family(config), **arch}
 
 
 def _image_size(config: dict[str, Any]) -> int:

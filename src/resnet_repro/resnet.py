@@ -1,9 +1,11 @@
 """ResNet: stem, stages of residual units, head; plain, v1, v2 and the ablations differ in words only."""
 
+from typing import Any
+
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from resnet_repro.depths import STEMS, stages
+from resnet_repro.depths import STEMS, stages, unit_for
 from resnet_repro.unit import ORDERS, KeepLayout, ResidualUnit, acts, conv
 
 
@@ -29,6 +31,10 @@ class ResNet(nn.Module):
         stride_on: str = "first",
     ) -> None:
         super().__init__()
+        words = {"order": order, "shortcut": shortcut, "mix": mix, "stride_on": stride_on}
+        settled = unit_for(depth, family) if unit == "auto" else unit
+        self.words: dict[str, Any] = {"depth": depth, "family": family, "unit": settled, **words}
+        """What tells the network from the others, however many its classes."""
         stem = STEMS[family]
         pool = [nn.MaxPool2d(3, stem.pool, padding=1)] if stem.pool > 1 else []
         c = stem.width
@@ -38,7 +44,6 @@ class ResNet(nn.Module):
             units = nn.Sequential()
             for i in range(num_units):
                 is_first = len(self.stages) == i == 0
-                words = {"order": order, "shortcut": shortcut, "mix": mix, "stride_on": stride_on}
                 units.append(
                     ResidualUnit(c, convs, 1 if i else stride, gate_bias=gate_bias, is_first=is_first, **words)
                 )

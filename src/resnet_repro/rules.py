@@ -31,11 +31,17 @@ def _is_warmup(value: Any) -> bool:
     return is_rate and any(_number(float, 0)(value.get(key)) for key in ("steps", "until_error"))
 
 
+def _is_plateau(value: Any) -> bool:
+    rules = {"patience": _number(int, 0), "threshold": _number(float, 0, 1)}
+    return isinstance(value, dict) and value.keys() == rules.keys() and all(rules[key](value[key]) for key in rules)
+
+
 RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "seed": (_number(int, 0, 2**31 - 1), "a whole number from 0 on"),
     "init_from": (lambda v: v is None or _number(int, 1)(v), "null or the depth of a shallower run"),
     "resume": _one_of(True, False),
     "plan": _one_of(True, False),
+    "summary": _one_of(True, False),
     "arch.order": _one_of("original", "bn_after_add", "relu_before_add", "relu_only_preact", "full_preact"),
     "arch.shortcut": _one_of("auto", "A", "B", "C", "dropout", "none"),
     "arch.mix": _one_of("add", "half_shortcut", "half_both", "exclusive_gate", "shortcut_gate"),
@@ -70,9 +76,12 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "schedule.nesterov": _one_of(True, False),
     "schedule.protocol_steps": (_number(int, 1), "a whole number of steps, at least 1"),
     "schedule.warmup": (_is_warmup, "null, {lr: 0.01, steps: 400} or {lr: 0.01, until_error: 80.0}"),
-    "schedule.shape": _one_of("steps", "cosine"),
+    "schedule.shape": _one_of("steps", "plateau", "cosine"),
+    "schedule.plateau": (_is_plateau, "{patience: 5, threshold: 0.001}: evaluations, and a share of the error"),
+    "schedule.protocol_batch_size": (_number(int, 1), "a whole number of images, at least 1"),
     "data.normalise": _one_of("pixel", "channel"),
     "data.pad": (_number(int, 0), "a whole number of pixels"),
+    "data.top5": _one_of(True, False),
     "data.flip": _one_of(True, False),
     "outputs": (lambda v: isinstance(v, str) and v != "", "a folder"),
     "hardware.deterministic": _one_of(True, False),
@@ -100,8 +109,8 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
 }
 
 
-def check(flat: dict[str, Any]) -> None:
-    """Refuse a value, or two that do not go together, of a config as `resnet_repro.config.flatten` has it.
+def check_keys(flat: dict[str, Any]) -> None:
+    """Refuse a value that is none by itself.
 
     Raises:
         UserError: at the first that breaks a rule.
@@ -109,6 +118,15 @@ def check(flat: dict[str, Any]) -> None:
     for key, (holds, rule) in RULES.items():
         if key in flat and not holds(flat[key]):
             raise UserError(f"{key}={flat[key]} is not {rule}")
+
+
+def check(flat: dict[str, Any]) -> None:
+    """Refuse a value, or two that do not go together, of a config as `resnet_repro.config.flatten` has it.
+
+    Raises:
+        UserError: at the first that breaks a rule.
+    """
+    check_keys(flat)
     if flat["jobs"] != "auto" and not _number(int, 1)(flat["jobs"]):
         raise UserError(f"jobs={flat['jobs']} is not auto or a whole number of runs at a time, at least 1")
     num_train, batch_size, val_size = flat["data.num_train"], flat["schedule.batch_size"], flat.get("data.val_size", 0)
@@ -131,8 +149,25 @@ def check(flat: dict[str, Any]) -> None:
         )
     if flat["hardware.compile"] and (others := [k for k in ("fused", "recompute") if flat[f"hardware.{k}"] is True]):
         raise UserError(f"hardware.compile=true and hardware.{others[0]}=true exclude each other; use one of them")
+    if flat["protocol.name"] == "official_lua" and flat.get("data.family") == "imagenet":
+        raise UserError("protocol=official_lua is a recipe for CIFAR; on ImageNet use paper_v1, paper_v2 or modern")
+    if flat["schedule.shape"] == "plateau":
+        _check_plateau(flat)
     if flat.get("arch.shortcut") == "none" and flat["arch.mix"] != "add":
         raise UserError(f"arch.mix={flat['arch.mix']} needs a shortcut; with arch.shortcut=none use arch.mix=add")
+
+
+def _check_plateau(flat: dict[str, Any]) -> None:
+    if "schedule.plateau" not in flat:
+        raise UserError(
+            "schedule.shape=plateau needs to know when it is one: '+schedule.plateau={patience: 5, threshold: 0.001}'"
+        )
+    if flat.get("data.val_size") == 0:
+        raise UserError(
+            "schedule.shape=plateau is judged by validation images, and none are held out; use data.val_size=5000"
+        )
+    if flat["init_from"] is not None:
+        raise UserError(f"init_from={flat['init_from']} trains on at a rate that is known; use schedule.shape=steps")
 
 
 def check_comparator(flat: dict[str, Any]) -> None:
@@ -142,10 +177,7 @@ def check_comparator(flat: dict[str, Any]) -> None:
         UserError: at the first that breaks a rule.
     """
     source, name, init_from = flat["arch.source"], flat["arch.name"], flat["init_from"]
-    for key in ("arch.source", "arch.image_size"):
-        holds, rule = RULES[key]
-        if not holds(flat[key]):
-            raise UserError(f"{key}={flat[key]} is not {rule}")
+    check_keys({key: flat[key] for key in ("arch.source", "arch.image_size")})
     if name is None:
         known = "one of " if source == "torchvision" else "any of timm.list_models(), for example "
         raise UserError(f"arch={source} needs arch.name=..., {known}{', '.join(COMPARATORS[source])}")

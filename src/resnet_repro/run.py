@@ -16,7 +16,7 @@ from pytorch_lightning.strategies import DDPStrategy
 from resnet_repro import origin
 from resnet_repro.callbacks import Checkpoint, Recorder
 from resnet_repro.checkpoints import newest_checkpoint
-from resnet_repro.config import RESULT_HARDWARE, is_comparator, of_photos, result_keys
+from resnet_repro.config import RESULT_HARDWARE, is_comparator, measures_top5, of_photos, result_keys
 from resnet_repro.construct import begin_as
 from resnet_repro.data.module import InMemoryData
 from resnet_repro.errors import UserError
@@ -160,7 +160,7 @@ def _begin_or_go_on(
 def _loggers(
     folder: RunDir, job: dict[str, Any], config: dict[str, Any], *, splits: list[str], first_step: int
 ) -> list[Logger]:
-    loggers: list[Logger] = [CsvLogger(folder, splits=splits, first_step=first_step)]
+    loggers: list[Logger] = [CsvLogger(folder, splits=splits, first_step=first_step, top5=measures_top5(config))]
     if config["logger"]["name"] == "wandb":
         loggers.append(wandb_logger(config, folder, name=job["name"], group=job["group"], labels=job["labels"]))
     return loggers

@@ -2,7 +2,7 @@
 
 import math
 from bisect import bisect_right
-from typing import Any
+from typing import Any, NamedTuple
 
 
 def scaled(protocol_step: int, *, steps: int, protocol_steps: int) -> int:
@@ -24,21 +24,47 @@ def in_warmup(step: int, schedule: dict[str, Any], *, warmup_ended_at: int | Non
     return warmup_ended_at is None or step < warmup_ended_at
 
 
-def learning_rate(step: int, schedule: dict[str, Any], *, warmup_ended_at: int | None = None) -> float:
+class Plateau(NamedTuple):
+    """How often a rate that falls when the error plateaus has fallen, and what decides when it falls next.
+
+    [v1 Sec. 3.4: "divided by 10 when the error plateaus"; open: when it does. Here as PyTorch's ReduceLROnPlateau: when
+    more than `patience` evaluations on end were no better than the best by a share of `threshold`]
+    """
+
+    best: float = math.inf
+    num_worse: int = 0
+    num_drops: int = 0
+
+    def after(self, error: float, *, patience: int, threshold: float) -> "Plateau":
+        """With an evaluation more."""
+        if error < self.best * (1 - threshold):
+            return Plateau(error, 0, self.num_drops)
+        if self.num_worse < patience:
+            return self._replace(num_worse=self.num_worse + 1)
+        return Plateau(self.best, 0, self.num_drops + 1)
+
+
+def learning_rate(
+    step: int, schedule: dict[str, Any], *, warmup_ended_at: int | None = None, num_drops: int = 0
+) -> float:
     """Rate of the update that follows `step` finished ones, 0 <= step < steps.
 
-    The base rate, divided by 10 at every milestone [v1 Sec. 4.2] or falling to 0 as half a cosine; the warm-up's rate
-    while it lasts. Milestones and cosine count from the start of training, warm-up included.
+    The base rate, divided by 10 at every milestone [v1 Sec. 4.2], at every plateau of the error, of which there were
+    `num_drops`, or falling to 0 as half a cosine; the warm-up's rate while it lasts. Milestones and cosine count from
+    the start of training, warm-up included.
     [open: v1 says only "then go back to 0.1 and continue training"]
     """
     if in_warmup(step, schedule, warmup_ended_at=warmup_ended_at):
         return float(schedule["warmup"]["lr"])
     if schedule["shape"] == "cosine":
         return float(schedule["lr"] * 0.5 * (1 + math.cos(math.pi * step / schedule["steps"])))
-    drops = [
-        scaled(m, steps=schedule["steps"], protocol_steps=schedule["protocol_steps"]) for m in schedule["milestones"]
-    ]
-    return float(schedule["lr"] * 0.1 ** bisect_right(drops, step))
+    if schedule["shape"] == "steps":
+        drops = [
+            scaled(m, steps=schedule["steps"], protocol_steps=schedule["protocol_steps"])
+            for m in schedule["milestones"]
+        ]
+        num_drops = bisect_right(drops, step)
+    return float(schedule["lr"] * 0.1**num_drops)
 
 
 def last_rate(schedule: dict[str, Any]) -> float:

@@ -1,0 +1,47 @@
+"""The top-5 error, where the data asks for it."""
+
+import csv
+from pathlib import Path
+
+import pytest
+import torch
+from torchmetrics.classification import MulticlassAccuracy
+
+from resnet_repro.config import measures_top5
+from resnet_repro.lit import LossAndError
+from resnet_repro.run import run
+from resnet_repro.rundir import RunDir
+from tests.test_config import composed
+from tests.test_run import prepared, signals_as_before
+
+__all__ = ["signals_as_before"]  # a fixture that every test uses
+
+
+def test_top5_error_equals_torchmetrics() -> None:
+    torch.manual_seed(0)
+    ours, reference = LossAndError(top5=True), MulticlassAccuracy(10, top_k=5, average="micro")
+    for size in (128, 128, 7):
+        logits, labels = torch.randn(size, 10), torch.randint(0, 10, (size,))
+        ours.update(logits, labels, torch.tensor(1.0))
+        reference.update(logits, labels)
+    values = ours.compute()
+    assert float(values["error_top5"]) == pytest.approx(100 * (1 - float(reference.compute())), abs=1e-4)
+    assert 0 < values["error_top5"] < values["error"]
+
+
+def test_a_run_on_data_that_asks_for_it_records_the_top5_error_of_what_it_evaluates(tmp_path: Path) -> None:
+    path = prepared(tmp_path, "+data.top5=true", "data.val_size=100")
+    manifest = run(path)
+    rows = list(csv.DictReader(RunDir(path).metrics.open()))
+    measured = ["train/loss", "train/error"]
+    for split in ("val", "test"):
+        measured += [f"{split}/loss", f"{split}/error", f"{split}/error_top5"]
+        assert float(rows[-1][f"{split}/error_top5"]) == manifest["results"][f"{split}/error_top5"]
+        assert manifest["results"][f"{split}/error_top5"] < manifest["results"][f"{split}/error"]
+    assert list(rows[0]) == ["step", "epoch", "lr", *measured]
+
+
+def test_the_top5_error_of_imagenet_is_measured_where_there_are_more_than_five_classes() -> None:
+    assert measures_top5(composed("data=imagenet"))
+    assert not measures_top5(composed("data=imagenet", "data.num_classes=5"))
+    assert not measures_top5(composed("data=cifar100"))
