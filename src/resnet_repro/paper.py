@@ -23,6 +23,7 @@ class Published:
     printed: str
     overrides: tuple[str, ...] = ()
     why: str = ""
+    needs: str = ""
     statistic: str = ""
     runs: int | None = None
     error: float | None = None
@@ -42,6 +43,11 @@ class Published:
     def has_number(self) -> bool:
         """Whether there is an error to set ours against; a curve has none."""
         return self.number is not None or self.above is not None
+
+    @property
+    def split(self) -> str:
+        """The images that its error is of: ImageNet's test labels are not public."""
+        return "val" if self.options.get("data") == "imagenet" else "test"
 
     @property
     def compared(self) -> str:
@@ -135,7 +141,7 @@ def why_not(rows: list[Published]) -> str:
 def published(config: Config) -> Published | None:
     """The printed row of a run's config; of several, one with a mean over runs is preferred, then the first number."""
     ours = cell_of(config)
-    rows = [row for row in registry() if row.has_number and not row.why and row.cell == ours]
+    rows = [row for row in registry() if row.has_number and not row.why and not row.needs and row.cell == ours]
     return max(rows, key=lambda row: row.mean is not None, default=None)
 
 
