@@ -10,6 +10,7 @@ import timm
 import torch
 import torchvision
 from safetensors.torch import load_file
+from torch import nn
 
 from resnet_repro import weights
 from resnet_repro.config import make_job
@@ -94,8 +95,11 @@ def test_timm_makes_the_network_of_what_is_exported(tmp_path: Path, arch: str, d
     made = trained_on_photos(tmp_path, f"arch={arch}", f"depth={depth}", "arch.stride_on=3x3")
     path = export(made, to="timm", out=tmp_path / "theirs")
     theirs = timm.create_model(f"local-dir:{tmp_path / 'theirs'}", pretrained=True)
-    ours, x = weights.trained(made), torch.randn(4, 3, 64, 64)
+    ours, back, x = weights.trained(made), weights.trained(made), torch.randn(4, 3, 64, 64)
+    nn.init.zeros_(back.head[-1].weight)
+    weights.load(back, tmp_path / "theirs")
     with torch.no_grad():
+        torch.testing.assert_close(back.eval()(x), ours.eval()(x))
         expected = ours.eval()(x)
         torch.testing.assert_close(theirs.eval()(x), expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
         if arch == "resnet_v1":
@@ -106,7 +110,7 @@ def test_timm_makes_the_network_of_what_is_exported(tmp_path: Path, arch: str, d
 
 def test_the_papers_own_stride_is_not_to_be_had_there(tmp_path: Path) -> None:
     made = trained_on_photos(tmp_path, "depth=50")
-    with pytest.raises(UserError, match=r"has arch\.stride_on=3x3, and this network arch\.stride_on=first"):
+    with pytest.raises(UserError, match=r"have arch\.stride_on=3x3, and this one has arch\.stride_on=first"):
         export(made, to="timm", out=tmp_path / "theirs")
     assert not (tmp_path / "theirs").exists()
 
@@ -117,7 +121,7 @@ def test_the_papers_own_stride_is_not_to_be_had_there(tmp_path: Path) -> None:
         ((), "give the folder of a finished run: python -m resnet_repro.export run="),
         ((f"run={RUN}", "form=timm"), "give the folder of a finished run"),
         ((f"run={RUN}", "to=keras"), "to=keras is not known; use one of torchvision, timm, ours"),
-        ((f"run={RUN}",), "timm's resnetv2 has family=imagenet, and this network family=cifar"),
+        ((f"run={RUN}",), "timm's resnetv2 have family=imagenet, and this one has family=cifar"),
         (("run=nowhere",), "nowhere holds no finished run"),
     ],
 )

@@ -160,10 +160,10 @@ def test_another_number_of_classes_is_told_by_its_shape(tmp_path, state):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        ({"shortcut": "C"}, r"arch\.shortcut=B, and this network arch\.shortcut=C"),
-        ({"stride_on": "first"}, r"arch\.stride_on=3x3, and this network arch\.stride_on=first"),
-        ({"mix": "half_both"}, r"arch\.mix=add, and this network arch\.mix=half_both"),
-        ({"order": "relu_before_add"}, r"arch\.order=original, and this network arch\.order=relu_before_add"),
+        ({"shortcut": "C"}, r"arch\.shortcut=B, and this one has arch\.shortcut=C"),
+        ({"stride_on": "first"}, r"arch\.stride_on=3x3, and this one has arch\.stride_on=first"),
+        ({"mix": "half_both"}, r"arch\.mix=add, and this one has arch\.mix=half_both"),
+        ({"order": "relu_before_add"}, r"arch\.order=original, and this one has arch\.order=relu_before_add"),
     ],
 )
 def test_a_network_that_computes_something_else_is_refused(tmp_path, words, told):
@@ -254,7 +254,7 @@ def test_a_v2_network_with_negative_scales_is_the_same_in_timm():
 
 
 def test_what_a_library_has_not_is_refused():
-    with pytest.raises(UserError, match=r"torchvision and timm has arch\.shortcut=B, and this network .*=none"):
+    with pytest.raises(UserError, match=r"torchvision and timm have arch\.shortcut=B, and this one has .*=none"):
         weights.named_as(imagenet(18, shortcut="none"), TORCHVISION)
-    with pytest.raises(UserError, match="torchvision and timm has family=imagenet, and this network family=cifar"):
+    with pytest.raises(UserError, match="torchvision and timm have family=imagenet, and this one has family=cifar"):
         weights.named_as(cifar(20, shortcut="B"), TORCHVISION)

@@ -96,7 +96,8 @@ def refuse(net: ResNet, layout: Layout, *, what: str) -> None:
         if net.words[word] not in allowed and not irrelevant:
             asked = f"arch.{word}" if word != "family" else word
             raise UserError(
-                f"{what}: {layout.library} has {asked}={allowed[0]}, and this network {asked}={net.words[word]}"
+                f"{what}: networks of {layout.library} have {asked}={allowed[0]}, and this one has "
+                f"{asked}={net.words[word]}; make one with the former"
             )
 
 

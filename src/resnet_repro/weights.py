@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from resnet_repro import checkpoints
+from resnet_repro.config import Config
 from resnet_repro.errors import UserError
 from resnet_repro.layouts import AKAMASTER, LAYOUTS, TIMM_V2, Layout, State, refuse, their_name, zeros_behind
 from resnet_repro.manifest import weights_sha256
@@ -78,7 +79,7 @@ def named_as(net: ResNet, layout: Layout | None) -> State:
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in net.state_dict().items()}
     if layout is None:
         return state
-    refuse(net, layout, what="this network is not to be had there")
+    refuse(net, layout, what="it cannot be exported there")
     if layout is TIMM_V2:
         # there the largest number comes before batch norm, whose scale must not be negative: both signs are turned
         sign = torch.where(state["stem.1.weight"] < 0, -1.0, 1.0)
@@ -166,16 +167,24 @@ def _read(source: str) -> tuple[State, dict[str, Any]]:
 
 def _tensors(path: Path, content: Any) -> tuple[State, dict[str, Any]]:
     """What a file of PyTorch holds: a state dict, or a training script's dict around one; one of ours has a config."""
-    about = content.get("hyper_parameters", {}).get("config") if isinstance(content, dict) else None
+    config = _config(content)
     for key in ("state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
     if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
         raise UserError(f"{path} holds no state dict; give a file of one")
     prefix = next((p for p in ("module.", "net.") if all(key.startswith(p) for key in content)), "")
-    if about is not None:  # the metrics' state is not the network's
+    if config:  # the metrics' state is not the network's
         content, prefix = {key: value for key, value in content.items() if key.startswith("net.")}, "net."
-    return {key.removeprefix(prefix): value for key, value in content.items()}, {} if about is None else words(about)
+    return {key.removeprefix(prefix): value for key, value in content.items()}, words(config) if config else {}
+
+
+def _config(content: Any) -> Config:
+    """Of a checkpoint of one of our networks; empty of any other file."""
+    found: Any = content
+    for key in ("hyper_parameters", "config"):
+        found = found.get(key) if isinstance(found, dict) else None
+    return found if isinstance(found, dict) and "stride_on" in found.get("arch", {}) else {}
 
 
 def _fetch(library: str, name: str) -> State:
