@@ -41,7 +41,8 @@ def begin_as(deep: nn.Module, run: RunDir, images: Batches) -> dict[str, Any]:
             f"{run.path} is not finished, and its weights are what this run begins with: make that one first"
         )
     manifest = read_json(run.manifest)
-    shallow = _trained(run, manifest)
+    shallow = trained(run, manifest)
+    assert isinstance(shallow, ResNet)
     device = next(iter(images))[0].device
     construct(deep.to(device), shallow.to(device), images)
     return {
@@ -51,9 +52,13 @@ def begin_as(deep: nn.Module, run: RunDir, images: Batches) -> dict[str, Any]:
     }
 
 
-def _trained(run: RunDir, manifest: dict[str, Any]) -> ResNet:
+def trained(run: RunDir, manifest: dict[str, Any]) -> nn.Module:
+    """The network of a finished run with the weights that its manifest tells of.
+
+    Raises:
+        UserError: where the last checkpoint does not hold them.
+    """
     net = LitClassifier(manifest["config"], splits=[]).net
-    assert isinstance(net, ResNet)
     if manifest["config"]["hardware"]["channels_last"]:  # other layouts are other kernels, which round otherwise
         net.to(memory_format=torch.channels_last)
     newest = checkpoints.newest_checkpoint(run)

@@ -86,8 +86,8 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
 }
 
 
-def check(flat: dict[str, Any]) -> None:
-    """Refuse a value, or two that do not go together, of a config as `resnet_repro.config.flatten` has it.
+def check_values(flat: dict[str, Any]) -> None:
+    """Refuse a value that none of its option's is.
 
     Raises:
         UserError: at the first that breaks a rule.
@@ -95,6 +95,15 @@ def check(flat: dict[str, Any]) -> None:
     for key, (holds, rule) in RULES.items():
         if key in flat and not holds(flat[key]):
             raise UserError(f"{key}={flat[key]} is not {rule}")
+
+
+def check(flat: dict[str, Any]) -> None:
+    """Refuse a value, or two that do not go together, of a config as `resnet_repro.config.flatten` has it.
+
+    Raises:
+        UserError: at the first that breaks a rule.
+    """
+    check_values(flat)
     if flat["jobs"] != "auto" and not _number(int, 1)(flat["jobs"]):
         raise UserError(f"jobs={flat['jobs']} is not auto or a whole number of runs at a time, at least 1")
     num_train, val_size, batch_size = (flat[k] for k in ("data.num_train", "data.val_size", "schedule.batch_size"))

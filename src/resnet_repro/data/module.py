@@ -69,14 +69,18 @@ class InMemoryData(pl.LightningDataModule):
 
     def val_dataloader(self) -> list[EvalBatches]:
         assert self.trainer is not None
-        device = self.trainer.strategy.root_device
+        shares = {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size}
+        return self.evaluation(self.trainer.strategy.root_device, **shares)
+
+    def evaluation(self, device: torch.device, *, rank: int = 0, world_size: int = 1) -> list[EvalBatches]:
+        """A rank's share of every evaluated split, in the order of `splits`."""
         return [
             EvalBatches(
                 *self._tensors(images, device),
                 **self.normalisation.to(device)._asdict(),
                 batch_size=self.schedule["eval_batch_size"],
-                rank=self.trainer.global_rank,
-                world_size=self.trainer.world_size,
+                rank=rank,
+                world_size=world_size,
             )
             for images in self.evaluated.values()
         ]

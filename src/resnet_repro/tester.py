@@ -1,0 +1,99 @@
+"""Finished runs on all images of every evaluated split: how many the networks, averaged, get wrong."""
+
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import Any
+
+import torch
+from rich.progress import track
+from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
+
+from resnet_repro.construct import trained
+from resnet_repro.data.batches import EvalBatches
+from resnet_repro.data.module import InMemoryData
+from resnet_repro.evaluate import Request
+from resnet_repro.hardware import settle
+from resnet_repro.process_group import check_same, gather, joined
+from resnet_repro.ranks import Rank
+from resnet_repro.rundir import RunDir, read_json
+from resnet_repro.views import Views, probabilities
+
+
+class Whole:
+    """Batches of small images, one view each: the image as it is.
+
+    A rank takes whole batches, every `world_size`th of them: an image is computed with the same others on any number of
+    ranks, so that not even rounding tells them apart.
+    """
+
+    def __init__(self, batches: EvalBatches, rank: Rank) -> None:
+        self.batches, self.rank = batches, rank
+
+    def __len__(self) -> int:
+        return len(range(self.rank.rank, len(self.batches), self.rank.world_size))
+
+    def __iter__(self) -> Iterator[Views]:
+        for x, labels in islice(self.batches, self.rank.rank, None, self.rank.world_size):
+            yield Views([(x, torch.arange(len(labels), device=labels.device))], labels)
+
+
+def test(request: Request, rank: Rank) -> dict[str, Any]:
+    """Do what was asked for; every rank makes this call, takes its share of the batches, and gets the whole result.
+
+    Returns:
+        `splits`: for each evaluated split the number of images and the errors in %; `precision` and `data_checksum`.
+
+    Raises:
+        UserError: where data, device or weights are not what is asked for.
+    """
+    hardware = settle({**request.config["hardware"], "fused": False})  # fused is for training
+    torch.set_num_threads(hardware["num_threads"])
+    on_gpu = hardware["accelerator"] == "gpu"
+    if on_gpu and hardware["deterministic"]:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    device = torch.device("cuda", rank.local_rank) if on_gpu else torch.device("cpu")
+    data = InMemoryData({**request.config, "hardware": hardware})
+    layout = torch.channels_last if hardware["channels_last"] else torch.contiguous_format
+    runs = map(RunDir, request.runs)
+    nets = [trained(run, read_json(run.manifest)).to(device).to(memory_format=layout).eval() for run in runs]
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=hardware["precision"] == "bf16-mixed")
+    with joined(rank, accelerator=hardware["accelerator"]), autocast, torch.inference_mode():
+        check_same({"data": data.checksum, "weights": request.weights})
+        if request.num_bn_images:
+            for net in nets:
+                recompute_bn(net, data.unaugmented(device, at_most=request.num_bn_images))
+        shares = [Whole(batches, rank) for batches in data.evaluation(device)]
+        hidden = not (rank.is_first and sys.stdout.isatty())
+        splits = {
+            split: count_errors(nets, track(share, split, disable=hidden, transient=True))
+            for split, share in zip(data.splits, shares, strict=True)
+        }
+    return {"splits": splits, "precision": hardware["precision"], "data_checksum": data.checksum}
+
+
+def recompute_bn(net: nn.Module, images: Iterable[tuple[Tensor, Tensor]]) -> None:
+    """Give each batch norm the mean and variance, over training images, of what it gets from the final weights.
+
+    The running ones are of the last weights on the way there. [v1: as its authors did, by the notes to their release]
+    [open: on which images; without augmentation] Every rank does the same, so the same comes out.
+    """
+    update_bn(images, net)
+
+
+def count_errors(nets: list[nn.Module], batches: Iterable[Views]) -> dict[str, float | int]:
+    """Number of images, and the top-1 and top-5 errors in %, over all ranks; the softmax of the networks is averaged.
+
+    Classes of equal probability are ranked in their order, as `argmax` has it. Sums of whole numbers, so exact.
+    """
+    mine = torch.zeros(3, dtype=torch.int64)
+    for batch in batches:
+        average = torch.stack([probabilities(net, batch) for net in nets]).mean(0)
+        is_label = average.argsort(dim=1, descending=True, stable=True) == batch.labels[:, None]
+        wrong = [(~is_label[:, :k].any(1)).sum() for k in (1, 5)]
+        mine += torch.tensor([len(batch.labels), *wrong])
+    num_images, top1, top5 = torch.stack(gather(mine)).sum(0).tolist()
+    return {"num_images": num_images, "error": 100 * top1 / num_images, "error_top5": 100 * top5 / num_images}
