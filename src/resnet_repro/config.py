@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from resnet_repro import depths, rules
+from resnet_repro.data import photos
 
 Config = dict[str, Any]
 
@@ -15,7 +16,8 @@ RESULT_GROUPS = ("arch", "data", "schedule")
 RESULT_HARDWARE = ("precision", "channels_last", "fused", "num_threads", "devices", "num_nodes")
 RESULT_KEYS = ("depth", "seed", "init_from", "protocol.name", *(f"hardware.{key}" for key in RESULT_HARDWARE))
 NOT_RESULT_KEYS = (
-    *("data.root", "data.download", "data.num_workers"),
+    *("data.root", "data.download", "data.num_workers", "data.num_threads", "data.skip_damaged"),
+    "data.image",  # follows from the data, and from data.crop
     *("arch.protocol", "arch.lr", "arch.multiply_adds"),  # protocol.name and schedule.lr are what is used
 )
 
@@ -78,7 +80,12 @@ def result_keys(config: Config) -> Config:
 
 def family(config: Config) -> str:
     """Which of the papers' two families of networks the data asks for."""
-    return "imagenet" if config["data"]["image"][1] >= 64 else "cifar"
+    return str(config["data"].get("family", "cifar"))
+
+
+def of_photos(data: Config) -> bool:
+    """Whether the images are files that are read as training goes, each of its own size, and not held in memory."""
+    return "crop" in data
 
 
 def is_comparator(config: Config) -> bool:
@@ -165,7 +172,7 @@ def make_job(config: Config, *, usual: Config) -> Job:
     Raises:
         UserError: where the config breaks a rule.
     """
-    config = resolve(config)
+    config = resolve({**config, "data": _counted(config["data"])})
     like = {"arch": config["arch"] | {"lr": usual["arch"]["lr"]}} if is_comparator(config) else {}
     asked = result_keys(config)
     expected = result_keys(resolve({**usual, "depth": config["depth"], **like}))
@@ -182,6 +189,15 @@ def make_job(config: Config, *, usual: Config) -> Job:
         others = {key: value for key, value in departures.items() if key != "init_from"}
         begins_with = run_name({**config, "depth": config["init_from"]}, others)
     return Job(config, name, Path(config["outputs"]) / config["data"]["name"] / name, departures, begins_with)
+
+
+def _counted(data: Config) -> Config:
+    """Of photographs the numbers of classes and training images that there are; where there are none, as it says."""
+    root = Path(data["root"]).expanduser() if of_photos(data) else None
+    if root is None or not all((root / split).is_dir() for split in photos.ARCHIVES):
+        return data
+    found = photos.count(root)
+    return {**data, "num_train": found.num_train, "num_classes": found.num_classes}
 
 
 def run_name(config: Config, departures: Config) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
-from resnet_repro.config import Config
+from resnet_repro.config import Config, of_photos
 from resnet_repro.errors import UserError
 from resnet_repro.rules import COMPARATORS
 from resnet_repro.rundir import RunDir, read_json, write_json
@@ -33,15 +33,17 @@ def source_sha256(package: Path) -> str:
     return digest.hexdigest()
 
 
-LIBRARIES = ("torch", *COMPARATORS)
+DECODERS = ["simplejpeg", "pillow"]
+LIBRARIES = ("torch", *COMPARATORS, *DECODERS)
 CODE = {"code_sha256": source_sha256(Path(__file__).parent), "torch": version("torch")}
 """Of the code that runs: read when it is imported, so that editing a file under a long sweep does not matter."""
 
 
 def code(config: Config) -> dict[str, str]:
-    """What makes a run of this config: this code, torch and, of a comparator, the library that has its network."""
+    """What makes a run of this config: this code, torch, a comparator's own library, what decodes photographs."""
     source = config["arch"].get("source")
-    return CODE if source is None else {**CODE, source: version(source)}
+    libraries = ([] if source is None else [source]) + DECODERS * of_photos(config["data"])
+    return {**CODE, **{library: version(library) for library in libraries}}
 
 
 def record(

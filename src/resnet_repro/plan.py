@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from resnet_repro import depths, origin
-from resnet_repro.config import Config, Job, family, is_comparator, result_keys
-from resnet_repro.data import cifar
+from resnet_repro.config import Config, Job, family, is_comparator, of_photos, result_keys
+from resnet_repro.data import cifar, photos
 from resnet_repro.errors import UserError
 from resnet_repro.login import is_logged_in
 from resnet_repro.paper import printed_error
@@ -35,7 +35,7 @@ def check_devices(jobs: list[Job]) -> None:
 
 
 def check_services(jobs: list[Job]) -> None:
-    """Refuse a data folder or a W&B login that is not there; fetch CIFAR where nothing is there and that is allowed.
+    """Refuse a data folder or a W&B login that is not there; unpack ImageNet, fetch CIFAR where that is allowed.
 
     Raises:
         UserError: one line that says what to do.
@@ -43,8 +43,12 @@ def check_services(jobs: list[Job]) -> None:
     for config in (job.config["logger"] for job in jobs):
         if config["name"] == "wandb" and config["mode"] == "online" and not is_logged_in():
             raise UserError("logger.mode=online needs a W&B login: run `wandb login`, or leave logger.mode=auto")
+    sources = [job.config["data"] for job in jobs if "root" in job.config["data"]]
+    for root in sorted({Path(data["root"]).expanduser() for data in sources if of_photos(data)}):
+        photos.unpack(root)
+        photos.count(root)
     keys = ("name", "root", "val_size", "download")
-    for source in sorted({tuple(data[k] for k in keys) for job in jobs if "root" in (data := job.config["data"])}):
+    for source in sorted({tuple(data[k] for k in keys) for data in sources if not of_photos(data)}):
         name, root, val_size, download = source
         if cifar.locate(name, Path(root), val_size=val_size, download=download).needs_download:
             cifar.download(name, Path(root))

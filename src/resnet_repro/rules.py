@@ -47,6 +47,18 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "data.val_size": (_number(int, 0), "a whole number of images, 0 for no validation split"),
     "data.loader": _one_of("device", "dataloader"),
     "data.num_workers": (_number(int, 0), "a whole number from 0 on"),
+    "data.num_threads": (lambda v: v == "auto" or _number(int, 1)(v), "auto or a whole number of threads, at least 1"),
+    "data.family": _one_of("cifar", "imagenet"),
+    "data.crop": (_number(int, 1), "a whole number of pixels, at least 1"),
+    "data.augment": _one_of("scale", "scale_aspect"),
+    "data.shorter_side": (
+        lambda v: isinstance(v, list) and len(v) == 2 and all(map(_number(int, 224), v)) and v == sorted(v),
+        "the smallest and the largest shorter side, [256,480], at least 224",
+    ),
+    "data.test_side": (_number(int, 224), "a whole number of pixels, at least 224"),
+    "data.colour": (_number(float, 0), "a number from 0 on"),
+    "data.num_mean_images": (_number(int, 1), "a whole number of images, at least 1"),
+    "data.skip_damaged": _one_of(True, False),
     "schedule.steps": (_number(int, 1), "a whole number of steps, at least 1"),
     "schedule.batch_size": (_number(int, 1), "a whole number of images, at least 1"),
     "schedule.eval_batch_size": (_number(int, 1), "a whole number of images, at least 1"),
@@ -106,7 +118,7 @@ def check(flat: dict[str, Any]) -> None:
     check_values(flat)
     if flat["jobs"] != "auto" and not _number(int, 1)(flat["jobs"]):
         raise UserError(f"jobs={flat['jobs']} is not auto or a whole number of runs at a time, at least 1")
-    num_train, val_size, batch_size = (flat[k] for k in ("data.num_train", "data.val_size", "schedule.batch_size"))
+    num_train, batch_size, val_size = flat["data.num_train"], flat["schedule.batch_size"], flat.get("data.val_size", 0)
     left = max(num_train - val_size, 0)
     if not left:
         raise UserError(f"data.val_size={val_size} leaves 0 of {num_train} images to train on; v1 takes 5000 of 50000")

@@ -5,7 +5,7 @@ import os
 import time
 import warnings
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytorch_lightning as pl
 import torch
@@ -16,7 +16,7 @@ from pytorch_lightning.strategies import DDPStrategy
 from resnet_repro import origin
 from resnet_repro.callbacks import Checkpoint, Recorder
 from resnet_repro.checkpoints import newest_checkpoint
-from resnet_repro.config import RESULT_HARDWARE, is_comparator, result_keys
+from resnet_repro.config import RESULT_HARDWARE, is_comparator, of_photos, result_keys
 from resnet_repro.construct import begin_as
 from resnet_repro.data.module import InMemoryData
 from resnet_repro.errors import UserError
@@ -26,11 +26,14 @@ from resnet_repro.layers import GradientNorms, write_responses
 from resnet_repro.lit import LitClassifier
 from resnet_repro.loggers import CsvLogger, finish_wandb, wandb_logger
 from resnet_repro.manifest import git_commit, of_run, weights_sha256
-from resnet_repro.process_group import check_same, from_first, joined
+from resnet_repro.process_group import check_same, from_first, gather, joined
 from resnet_repro.ranks import Rank
 from resnet_repro.recompute import recompute_units
 from resnet_repro.rundir import RunDir, read_json, write_json
 from resnet_repro.schedule import eval_every
+
+if TYPE_CHECKING:
+    from resnet_repro.data.imagenet import ImageNetData
 
 NUM_MEASURED = 2_000
 """Training images at most that layer responses are measured on: enough for two digits. [open: v1 does not say]"""
@@ -62,7 +65,7 @@ def run(path: Path, job: dict[str, Any] | None = None, rank: Rank | None = None)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what deterministic mode needs on a GPU
     pl.seed_everything(config["seed"], verbose=False)
 
-    data = InMemoryData(config)
+    data = _data(config)
     model = LitClassifier(config, splits=data.splits)
     if hardware["channels_last"]:
         model.net.to(memory_format=torch.channels_last)
@@ -77,7 +80,7 @@ def run(path: Path, job: dict[str, Any] | None = None, rank: Rank | None = None)
         checkpoint = _begin_or_go_on(folder, job, config, model, data, rank=rank, commit=commit)
         first_step = int(checkpoint.stem.split("-")[1]) if checkpoint else 0
         schedule = config["schedule"]
-        steps_per_epoch = len(data.train.y) // schedule["batch_size"]
+        steps_per_epoch = data.num_train // schedule["batch_size"]
         recorder = Recorder(folder, schedule=schedule, steps_per_epoch=steps_per_epoch, start=start)
         # Agreeing has the host wait for a GPU, which should have the next steps' work by then.
         agree_every = 10 if rank.world_size > 1 and hardware["accelerator"] == "gpu" else 1
@@ -94,9 +97,11 @@ def run(path: Path, job: dict[str, Any] | None = None, rank: Rank | None = None)
             _finish_wandb(folder, loggers, {}, exit_code=1)
             raise
 
+        data.damaged.update(*gather(data.damaged))
         manifest = of_run(
             folder, job, config, model.net, recorder, step=trainer.global_step, num_images=data.num_evaluated
         ) | {
+            "damaged_images": sorted(data.damaged),
             "git_commit": commit,
             "wandb_url": next((logger.experiment.url for logger in loggers if isinstance(logger, WandbLogger)), None),
         }
@@ -110,12 +115,20 @@ def run(path: Path, job: dict[str, Any] | None = None, rank: Rank | None = None)
     return manifest
 
 
+def _data(config: dict[str, Any]) -> "InMemoryData | ImageNetData":
+    if not of_photos(config["data"]):
+        return InMemoryData(config)
+    from resnet_repro.data.imagenet import ImageNetData  # torchvision: only where it is needed
+
+    return ImageNetData(config)
+
+
 def _begin_or_go_on(
     folder: RunDir,
     job: dict[str, Any],
     config: dict[str, Any],
     model: LitClassifier,
-    data: InMemoryData,
+    data: "InMemoryData | ImageNetData",
     *,
     rank: Rank,
     commit: str | None,

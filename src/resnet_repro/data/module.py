@@ -47,6 +47,8 @@ class InMemoryData(pl.LightningDataModule):
         self.train, val = split(images.train, self.data["val_size"])
         self.evaluated = {name: i for name, i in (("val", val), ("test", images.test)) if i is not None}
         self.splits = list(self.evaluated)
+        self.num_train = len(self.train.y)
+        self.damaged: set[str] = set()  # checksums tell of any
         self.num_evaluated = {name: len(i.y) for name, i in self.evaluated.items()}
         self.normalisation = normalisation(self.train.x, self.data["normalise"])
 

@@ -1,0 +1,122 @@
+"""ImageNet, or any tree of photographs in folders of classes, as one LightningDataModule."""
+
+import os
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+from resnet_repro.data import augment, photos
+from resnet_repro.data.batches import Normalisation
+from resnet_repro.data.photos import Photos
+from resnet_repro.data.stream import Damage, EvalBatches, Source, TrainBatches
+
+
+class ImageNetData(pl.LightningDataModule):
+    """Training batches, and the validation split's centre crops.
+
+    `splits` is ["val"]: the labels of the test images are not public, and every table of the papers but one is of
+    the validation images. [v1 Sec. 4.1]
+    """
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        super().__init__()
+        self.data, self.schedule, self.seed = config["data"], config["schedule"], config["seed"]
+        root = Path(self.data["root"]).expanduser()
+        self.train, self.val = photos.find(root, "train"), photos.find(root, "val")
+        self.checksum = photos.checksum(root, self.train, self.val)
+        self.num_train = len(self.train.labels)
+        self.splits = ["val"]
+        self.damage = Damage(skip=self.data["skip_damaged"])
+        self.num_threads = _num_threads(config)
+        self.crop = self.data["crop"]
+        self.make_centre = partial(
+            augment.centre_crop, side=_in_proportion(self.data["test_side"], self.crop), size=self.crop
+        )
+        self.normalisation = self._measure()
+
+    @property
+    def damaged(self) -> set[str]:
+        """Paths of the images that were left out so far."""
+        return self.damage.paths
+
+    @property
+    def num_evaluated(self) -> dict[str, int]:
+        """Images of each split, those left out not counted."""
+        return {"val": sum(str(path) not in self.damaged for path in self.val.paths)}
+
+    def train_dataloader(self) -> TrainBatches:
+        make = partial(
+            augment.augment,
+            choose=augment.chooser(self.data),
+            size=self.crop,
+            flip=self.data["flip"],
+            colour=self.data["colour"],
+        )
+        schedule = {"batch_size": self.schedule["batch_size"], "num_steps": self.schedule["steps"]}
+        return TrainBatches(self._shared(self.train), make, seed=self.seed, **schedule)
+
+    def val_dataloader(self) -> list[EvalBatches]:
+        return [EvalBatches(self._shared(self.val), self.make_centre, batch_size=self.schedule["eval_batch_size"])]
+
+    def unaugmented(self, device: torch.device, *, at_most: int | None = None) -> EvalBatches:
+        """The centre crops of the training images: of all of them, or of so many, evenly spaced."""
+        source = self._source(self.train, device, self.normalisation)
+        which = _evenly(self.num_train, at_most)
+        return EvalBatches(source, self.make_centre, batch_size=self.schedule["eval_batch_size"], which=which)
+
+    def _source(self, found: Photos, device: torch.device, like: Normalisation) -> Source:
+        return Source(found, self.damage, like.to(device), device, self.num_threads)
+
+    def _shared(self, found: Photos) -> Source:
+        assert self.trainer is not None
+        source = self._source(found, self.trainer.strategy.root_device, self.normalisation)
+        source.rank, source.world_size = self.trainer.global_rank, self.trainer.world_size
+        return source
+
+    def _measure(self) -> Normalisation:
+        """The mean of each pixel, or mean and std of each channel, of `data.num_mean_images` training images.
+
+        [open: v1 subtracts "the per-pixel mean" and does not say of what. Here of the centre crops of evenly spaced
+        training images and their mirrors; all 1.28 million would take longer than an epoch's share of anything else]
+        """
+        nothing = Normalisation(torch.zeros(3, self.crop, self.crop), 1.0)
+        source = self._source(self.train, torch.device("cpu"), nothing)
+        which = _evenly(self.num_train, self.data["num_mean_images"])
+        total = torch.zeros((3, self.crop, self.crop), dtype=torch.int64)  # exact, so in whatever order
+        squares, num = torch.zeros(3, dtype=torch.int64), 0
+        for found in EvalBatches(source, self.make_centre, batch_size=100, which=which).crops():
+            for made, _ in found:
+                x = made.pixels.long()
+                total += x
+                squares += (x * x).sum((1, 2))
+                num += 1
+        mean = (total + total.flip(-1)).double() / (2 * num)
+        if self.data["normalise"] == "pixel":
+            return Normalisation((mean / 255).float(), 255.0)
+        by_channel = mean.mean((1, 2))
+        std = (squares.double() / (num * self.crop**2) - by_channel**2).sqrt()
+        scaled = (by_channel / std).float()[:, None, None]
+        return Normalisation(scaled.expand(3, self.crop, self.crop), std.float()[:, None, None])
+
+
+def _in_proportion(side: int, crop: int) -> int:
+    """A shorter side that goes with a crop of 224, for another crop."""
+    return round(side * crop / augment.CROP)
+
+
+def _evenly(number: int, at_most: int | None) -> slice:
+    return slice(None, None, 1 if at_most is None else -(-number // at_most))
+
+
+def _num_threads(config: dict[str, Any]) -> int:
+    """As asked, else one on a CPU, whose cores train, and beside a GPU this process's part of the cores."""
+    asked, hardware = config["data"]["num_threads"], config["hardware"]
+    if asked != "auto":
+        return int(asked)
+    if hardware["accelerator"] != "gpu":
+        return 1
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, usable // hardware["devices"])

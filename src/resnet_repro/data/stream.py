@@ -1,0 +1,194 @@
+"""Batches of photographs that are read, decoded and cut out by threads while the device works on those before."""
+
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+
+from resnet_repro.data import augment
+from resnet_repro.data.augment import Crop
+from resnet_repro.data.batches import Normalisation
+from resnet_repro.data.decode import Damaged, read
+from resnet_repro.data.photos import Photos
+from resnet_repro.errors import UserError
+
+T = TypeVar("T")
+AHEAD = 2  # batches that are in the making while one is used: enough for an uneven one, and little memory
+
+
+def in_threads(groups: Iterable[list[Callable[[], T]]], *, num_threads: int) -> Iterator[list[T]]:
+    """The results of each group of calls, in order, with the next groups' calls under way.
+
+    Threads and not processes: decoding and resizing leave Python's lock alone, nothing is copied between processes,
+    and none is left behind by a run that is killed.
+    """
+    pool = ThreadPoolExecutor(num_threads, thread_name_prefix="decode")
+    begun: deque[list[Future[T]]] = deque()
+    remaining = iter(groups)
+    try:
+        while True:
+            for group in islice(remaining, AHEAD + 1 - len(begun)):
+                begun.append([pool.submit(call) for call in group])
+            if not begun:
+                return
+            yield [future.result() for future in begun.popleft()]
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+@dataclass
+class Damage:
+    """What becomes of an image that cannot be read: the run's end, or it is left out, and told once."""
+
+    skip: bool
+    paths: set[str] = field(default_factory=set)
+    """The images that were left out."""
+
+    def read(self, path: Path) -> UInt8[Tensor, "3 h w"] | None:
+        try:
+            return read(path)
+        except Damaged as damaged:
+            if not self.skip:
+                raise
+            if str(path) not in self.paths:
+                print(f"left out: {damaged}", file=sys.stderr, flush=True)
+            self.paths.add(str(path))
+            return None
+
+
+@dataclass
+class Source:
+    """Photographs and how they are read: what training and evaluation share."""
+
+    photos: Photos
+    damage: Damage
+    normalisation: Normalisation
+    device: torch.device
+    num_threads: int
+    rank: int = 0
+    world_size: int = 1
+
+    def send(self, crops: list[Crop], labels: list[int]) -> tuple[Float[Tensor, "n 3 s s"], Int[Tensor, " n"]]:
+        """The images to the device as uint8, ready for the network there, and their labels."""
+        if not crops:
+            raise UserError(f"no image of a batch can be read, {len(self.damage.paths)} in all: mend data.root")
+        on_gpu = self.device.type == "cuda"
+        size = crops[0].pixels.shape[-1]
+        pixels = torch.empty((len(crops), size, size, 3), dtype=torch.uint8, pin_memory=on_gpu)
+        torch.stack([crop.pixels.permute(1, 2, 0) for crop in crops], out=pixels)
+        mirrored = torch.tensor([crop.mirrored for crop in crops])
+        colour = torch.from_numpy(np.stack([crop.colour for crop in crops])).float()
+        pixels, mirrored, colour, y = (
+            tensor.to(self.device, non_blocking=on_gpu) for tensor in (pixels, mirrored, colour, torch.tensor(labels))
+        )
+        return augment.finish(pixels.permute(0, 3, 1, 2), mirrored, colour, self.normalisation), y
+
+
+class TrainBatches:
+    """An endless training set: iterating yields batch `step`, `step + 1`, ... of a run, whatever epoch they fall in.
+
+    Batch k of a run is a function of (seed, k), as `DeviceBatches` has it: of an epoch's random order its own part,
+    each image cut out as `augment.generator` of (seed, step, position) tells. So no number of threads, ranks or
+    interruptions changes it. A damaged image that is left out makes its batch smaller.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        make: Callable[[Tensor, np.random.Generator], Crop],
+        *,
+        batch_size: int,
+        seed: int,
+        num_steps: int,
+    ) -> None:
+        assert batch_size % source.world_size == 0
+        self.source, self.make, self.batch_size, self.seed, self.num_steps = source, make, batch_size, seed, num_steps
+        self.steps_per_epoch = len(source.photos.labels) // batch_size
+        self.step = 0
+
+    def __len__(self) -> int:
+        return self.num_steps
+
+    def state_dict(self) -> dict[str, int | list[str]]:
+        return {"step": self.step, "damaged": sorted(self.source.damage.paths)}
+
+    def load_state_dict(self, state: dict[str, int | list[str]]) -> None:
+        assert isinstance(state["step"], int)
+        assert isinstance(state["damaged"], list)
+        self.step = state["step"]
+        self.source.damage.paths.update(state["damaged"])
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for samples in in_threads(self._steps(), num_threads=self.source.num_threads):
+            found = [sample for sample in samples if sample is not None]
+            self.step += 1  # what was handed out, not what threads are ahead
+            yield self.source.send([crop for crop, _ in found], [label for _, label in found])
+
+    def _steps(self) -> Iterator[list[Callable[[], tuple[Crop, int] | None]]]:
+        share = self.batch_size // self.source.world_size
+        first = self.source.rank * share
+        epoch = -1
+        for step in range(self.step, self.num_steps):
+            if epoch != step // self.steps_per_epoch:
+                epoch = step // self.steps_per_epoch
+                order = epoch_order(epoch, seed=self.seed, num_images=len(self.source.photos.labels))
+            begin = step % self.steps_per_epoch * self.batch_size + first
+            positions = range(first, first + share)
+            yield [
+                partial(self._sample, int(which), step, position)
+                for which, position in zip(order[begin : begin + share], positions, strict=True)
+            ]
+
+    def _sample(self, which: int, step: int, position: int) -> tuple[Crop, int] | None:
+        image = self.source.damage.read(self.source.photos.paths[which])
+        if image is None:
+            return None
+        rng = augment.generator(self.seed, step, position)
+        return self.make(image, rng), int(self.source.photos.labels[which])
+
+
+def epoch_order(epoch: int, *, seed: int, num_images: int) -> Int[np.ndarray, " n"]:
+    """A random order of all images; those that do not fill a last batch sit the epoch out, as on CIFAR."""
+    entropy = np.random.SeedSequence([seed, epoch], spawn_key=(1,))  # another stream than any sample's
+    return np.random.Generator(np.random.PCG64(entropy)).permutation(num_images)
+
+
+class EvalBatches:
+    """Every image of a split once, as it is: its centre crop, normalised as in training. A rank sees its share."""
+
+    def __init__(
+        self, source: Source, make: Callable[[Tensor], Tensor], *, batch_size: int, which: slice = slice(None)
+    ) -> None:
+        self.source, self.make, self.batch_size = source, make, batch_size
+        self.indices = range(len(source.photos.labels))[which][source.rank :: source.world_size]
+
+    def __len__(self) -> int:
+        return -(-len(self.indices) // self.batch_size)
+
+    def crops(self) -> Iterator[list[tuple[Crop, int]]]:
+        """The batches as they are on the host; one is smaller by its damaged images, or empty."""
+        calls: list[Callable[[], tuple[Crop, int] | None]] = [partial(self._sample, index) for index in self.indices]
+        groups = (calls[begin : begin + self.batch_size] for begin in range(0, len(calls), self.batch_size))
+        for samples in in_threads(groups, num_threads=self.source.num_threads):
+            yield [sample for sample in samples if sample is not None]
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for found in self.crops():
+            if found:
+                yield self.source.send([crop for crop, _ in found], [label for _, label in found])
+
+    def _sample(self, index: int) -> tuple[Crop, int] | None:
+        image = self.source.damage.read(self.source.photos.paths[index])
+        if image is None:
+            return None
+        return Crop(self.make(image), False, np.zeros(3)), int(self.source.photos.labels[index])

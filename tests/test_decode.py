@@ -1,0 +1,99 @@
+"""Image files of every kind become the right pixels, and a damaged one is named."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageOps
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms import functional as reference
+
+from resnet_repro.data.decode import ORIENTATION, Damaged, read, shorter_side
+from tests.photo_files import PHOTOS, needs_photos, scene
+
+
+def by_pillow(path):
+    with Image.open(path) as image:
+        return torch.from_numpy(np.array(ImageOps.exif_transpose(image).convert("RGB"))).permute(2, 0, 1)
+
+
+@needs_photos
+def test_photographs_have_the_pixels_that_pillow_reads():
+    for path in sorted(PHOTOS.iterdir()):
+        torch.testing.assert_close(read(path), by_pillow(path), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_a_jpeg_of_every_mode_is_read_as_rgb(tmp_path, mode):
+    path = tmp_path / "image.jpg"
+    scene().convert(mode).save(path, quality=95)
+    expected = np.array(scene().convert(mode).convert("RGB"), np.int16).transpose(2, 0, 1)
+    image = read(path)
+    assert (image.dtype, image.shape) == (torch.uint8, (3, 48, 64))
+    assert np.abs(image.numpy() - expected).mean() < 3
+    torch.testing.assert_close(image, by_pillow(path), rtol=0, atol=1 if mode == "CMYK" else 0)  # ink is rounded
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P"])
+def test_a_png_of_every_mode_is_read_as_rgb_whatever_it_is_called(tmp_path, mode):
+    path = tmp_path / "n02105855_2933.JPEG"  # ImageNet has such a file
+    scene().convert(mode).save(path, "PNG")
+    expected = np.array(scene().convert(mode).convert("RGB")).transpose(2, 0, 1)
+    np.testing.assert_array_equal(read(path).numpy(), expected)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_an_image_is_upright_as_its_exif_has_it(tmp_path, orientation):
+    path, upright = tmp_path / "image.jpg", scene()
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    undo = {5: 5, 6: 8, 7: 7, 8: 6}.get(orientation, orientation)  # the others are their own inverse
+    exif_of_undo = Image.Exif()
+    exif_of_undo[ORIENTATION] = undo
+    stored = upright.copy()
+    stored.info["exif"] = exif_of_undo.tobytes()
+    stored.getexif()[ORIENTATION] = undo
+    ImageOps.exif_transpose(stored).save(path, quality=95, exif=exif)
+    image = read(path)
+    assert image.shape == (3, 48, 64)
+    assert np.abs(image.numpy() - np.array(upright, np.int16).transpose(2, 0, 1)).mean() < 3
+
+
+def test_a_truncated_jpeg_is_named(tmp_path):
+    whole, path = tmp_path / "whole.jpg", tmp_path / "cut.jpg"
+    scene(200, 300).save(whole, quality=95)
+    path.write_bytes(whole.read_bytes()[:-1000])
+    with pytest.raises(Damaged, match=r"cut.jpg is damaged \(.*truncated.*\): replace it, .*data.skip_damaged=true"):
+        read(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n1234", b"<html>404</html>"])
+def test_a_file_that_is_no_image_is_named_in_one_line(tmp_path, content):
+    path = tmp_path / "image.jpg"
+    path.write_bytes(content)
+    with pytest.raises(Damaged, match=r"image.jpg is damaged") as error:
+        read(path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(Damaged, match=r"gone.jpg is damaged \(No such file"):
+        read(tmp_path / "gone.jpg")
+
+
+def test_harmless_bytes_behind_the_pixels_are_no_damage(tmp_path):
+    path = tmp_path / "image.jpg"
+    scene().save(path, quality=95)
+    content = path.read_bytes()
+    path.write_bytes(content[:-2] + b"\x00" * 7 + content[-2:])  # "extraneous bytes before marker", as in ImageNet
+    torch.testing.assert_close(read(path), by_pillow(path), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("size", [20, 48, 100])
+@pytest.mark.parametrize(("height", "width"), [(48, 64), (75, 50), (333, 500)])
+def test_the_shorter_side_is_resized_as_torchvision_does_it(height, width, size):
+    image = torch.from_numpy(np.array(scene(height, width))).permute(2, 0, 1)
+    ours = shorter_side(image, size)
+    theirs = reference.resize(scene(height, width), size, InterpolationMode.BILINEAR)
+    assert min(ours.shape[1:]) == size
+    difference = ours.numpy().astype(int) - np.array(theirs, int).transpose(2, 0, 1)
+    assert np.abs(difference).max() <= 1

@@ -1,0 +1,251 @@
+"""Training on photographs: runs that go on, runs on two ranks, and what is refused before anything starts."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+
+from resnet_repro.callbacks import Stopped
+from resnet_repro.config import make_job
+from resnet_repro.data import imagenet
+from resnet_repro.data.imagenet import ImageNetData
+from resnet_repro.errors import UserError
+from resnet_repro.hardware import keep_freed_memory
+from resnet_repro.plan import claim
+from resnet_repro.run import run
+from resnet_repro.rundir import RunDir, read_json
+from tests import commands
+from tests.photo_files import MINI, make_tree, needs_mini
+from tests.test_config import composed
+from tests.test_ddp import in_ranks
+from tests.test_run import interrupt_at, signals_as_before  # noqa: F401 (a fixture that is always used)
+
+SMALL = ("data=imagenet", "depth=18", "data.crop=32", "schedule.batch_size=16", "schedule.eval_batch_size=50")
+SMALL += ("logger=csv", "schedule.lr=0.01", "hardware.precision=32-true", "hardware.fused=false")
+
+
+def prepared(outputs: Path, root: Path, *overrides: str) -> Path:
+    """A run folder as the sweep leaves it to the job's process."""
+    config = composed(*SMALL, f"data.root={root}", *overrides, f"outputs={outputs}")
+    job = make_job(config, usual=composed("data=imagenet"))
+    claim(job, group="test", command="python train.py")
+    return job.dir
+
+
+def module(root: Path, *overrides: str) -> ImageNetData:
+    config = make_job(composed(*SMALL, f"data.root={root}", *overrides), usual=composed("data=imagenet")).config
+    return ImageNetData(config)
+
+
+@needs_mini
+@pytest.mark.slow
+def test_resnet_18_learns_to_tell_photographs_apart(tmp_path: Path) -> None:
+    options = ("schedule.steps=180", "schedule.batch_size=32", "schedule.shape=cosine", "data.crop=48")
+    results = run(prepared(tmp_path, MINI, *options))["results"]
+    assert results["train/error"] < 75  # of ten classes: 90 by chance
+    assert results["val/error"] < 75
+
+
+@needs_mini
+def test_a_run_is_told_by_its_validation_images_and_named_by_what_is_not_imagenet(tmp_path: Path) -> None:
+    path = prepared(tmp_path, MINI, "schedule.steps=3")
+    manifest = run(path)
+    assert manifest["results"]["num_val_images"] == 200
+    assert 0 < manifest["results"]["val/error"] <= 100
+    assert not [key for key in manifest["results"] if key.startswith("test")]
+    assert manifest["damaged_images"] == []
+    assert "num_train=600__num_classes=10__crop=32" in path.name
+    assert RunDir(path).responses.exists()
+
+
+@pytest.mark.parametrize("root", [pytest.param(MINI, marks=needs_mini), None])
+def test_resumed_run_equals_uninterrupted_run_bitwise(
+    root: Path | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With another number of threads afterwards; on the small tree in its second epoch, which begins with step 5."""
+    root = root or make_tree(tmp_path / "photos", num=11)
+    options = ("schedule.steps=9", "schedule.batch_size=4", "schedule.eval_every=3")
+    whole = prepared(tmp_path / "whole", root, *options)
+    before = run(whole)
+    path = prepared(tmp_path / "stopped", root, *options)
+    with monkeypatch.context() as patch:
+        interrupt_at(7, patch)
+        with pytest.raises(Stopped, match="stopped at step 7"):
+            run(path)
+    after = run(prepared(tmp_path / "stopped", root, *options, "data.num_threads=3"))
+    assert after["weights_sha256"] == before["weights_sha256"]
+    assert RunDir(path).metrics.read_bytes() == RunDir(whole).metrics.read_bytes()
+
+
+@needs_mini
+def test_two_ranks_train_one_run_and_validate_each_image_once(tmp_path: Path) -> None:
+    status, said = commands.run(
+        "train.py", *SMALL, f"data.root={MINI}", "schedule.steps=6", "hardware=ddp_2cpu", home=tmp_path
+    )
+    assert status == 0, said
+    (manifest,) = commands.manifests(tmp_path / "outputs").values()
+    assert manifest["results"]["num_val_images"] == 200
+    assert manifest["config"]["hardware"]["devices"] == 2
+
+
+@needs_mini
+@pytest.mark.slow
+def test_a_run_on_two_ranks_that_was_stopped_goes_on_bit_for_bit(tmp_path: Path) -> None:
+    options = ("schedule.steps=42", "hardware.devices=2", "hardware.accelerator=cpu", "hardware.checkpoint_steps=39")
+    weights = []
+    for folder in ("whole", "again"):
+        path = prepared(tmp_path / folder, MINI, *options)
+        in_ranks(2, run_rank, path)
+        weights.append(read_json(path / "manifest.json")["weights_sha256"])
+        if folder == "whole":
+            continue
+        (path / "manifest.json").unlink()
+        RunDir(path).checkpoint_files()[0].unlink()  # what is left is of step 39
+        in_ranks(2, run_rank, path)
+        weights.append(read_json(path / "manifest.json")["weights_sha256"])
+    assert len(set(weights)) == 1
+
+
+def run_rank(path: Path, job: dict[str, Any], rank: Any) -> None:
+    run(path, job, rank)
+
+
+def test_a_damaged_training_image_is_named_or_left_out_and_listed_as_asked(tmp_path: Path) -> None:
+    root = make_tree(tmp_path / "photos", num=10)
+    damaged = root / "train" / "cat" / "3.JPEG"
+    damaged.write_bytes(damaged.read_bytes()[:-80])
+    options = ("schedule.batch_size=4", "schedule.steps=5")
+    with pytest.raises(UserError, match=r"cat/3.JPEG is damaged \(.*\): replace it, remove it, or pass data.skip_dam"):
+        run(prepared(tmp_path, root, *options))
+    path = prepared(tmp_path, root, *options, "data.skip_damaged=true")
+    manifest = run(path)
+    assert manifest["damaged_images"] == [str(damaged)]
+    assert manifest["results"]["num_val_images"] == 20
+
+
+def test_a_damaged_validation_image_that_is_left_out_is_not_counted(tmp_path: Path) -> None:
+    root = make_tree(tmp_path / "photos", num=10)
+    (root / "val" / "dog" / "7.JPEG").write_bytes(b"no image")
+    options = ("schedule.batch_size=4", "schedule.steps=5", "data.skip_damaged=true")
+    assert run(prepared(tmp_path, root, *options))["results"]["num_val_images"] == 19
+
+
+@pytest.mark.parametrize("normalise", ["pixel", "channel"])
+@needs_mini
+def test_normalisation_is_that_of_the_centre_crops(normalise: str) -> None:
+    data = module(MINI, f"data.normalise={normalise}", "data.num_mean_images=100")
+    every = range(0, 600, 6)
+    crops = torch.stack([data.make_centre(data.damage.read(data.train.paths[i])) for i in every]).double()
+    mean, scale = data.normalisation
+    if normalise == "pixel":
+        assert scale == 255
+        torch.testing.assert_close(mean.double(), (crops + crops.flip(-1)).mean(0) / 510, atol=1e-6, rtol=0)
+        torch.testing.assert_close(mean, mean.flip(-1))
+    else:
+        x = crops / scale - mean
+        torch.testing.assert_close(x.mean((0, 2, 3)), torch.zeros(3).double(), atol=1e-4, rtol=0)
+        torch.testing.assert_close(x.std((0, 2, 3)), torch.ones(3).double(), atol=1e-4, rtol=0)
+
+
+@needs_mini
+def test_the_training_images_as_they_are_can_be_seen_whole_or_in_part() -> None:
+    data = module(MINI)
+    whole = [y for _, y in data.unaugmented(torch.device("cpu"))]
+    assert torch.equal(torch.cat(whole), torch.from_numpy(data.train.labels))
+    part = torch.cat([y for _, y in data.unaugmented(torch.device("cpu"), at_most=60)])
+    assert torch.equal(part.bincount(), torch.full((10,), 6))
+
+
+def test_threads_are_one_on_a_cpu_and_a_share_of_the_cores_beside_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(16), raising=False)
+    number = imagenet._num_threads
+    cpu, gpus = {"accelerator": "cpu", "devices": 4}, {"accelerator": "gpu", "devices": 4}
+    assert number({"data": {"num_threads": "auto"}, "hardware": cpu}) == 1
+    assert number({"data": {"num_threads": "auto"}, "hardware": gpus}) == 4
+    assert number({"data": {"num_threads": 7}, "hardware": gpus}) == 7
+
+
+# --- before anything starts -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def refused(tmp_path: Path) -> Iterator[Callable[..., str]]:
+    """What a command says that is refused, in one line and without torch."""
+
+    def said(*options: str) -> str:
+        status, text, modules = commands.imported_modules("data=imagenet", "depth=18", *options, home=tmp_path)
+        assert status == 2, text
+        assert text.strip().count("\n") == 0
+        assert "torch" not in modules
+        return text
+
+    return said
+
+
+def test_a_folder_without_the_images_is_refused_before_the_start(tmp_path: Path, refused: Callable[..., str]) -> None:
+    assert "data.root=data/imagenet is no folder: give a folder with train/CLASS/ and val/CLASS/" in refused()
+    root = make_tree(tmp_path / "photos")
+    shutil.rmtree(root / "val")
+    assert f"data.root={root} has no val/: give a folder" in refused(f"data.root={root}")
+
+
+def test_a_class_that_is_not_trained_on_is_refused_before_the_start(
+    tmp_path: Path, refused: Callable[..., str]
+) -> None:
+    root = make_tree(tmp_path / "photos")
+    shutil.rmtree(root / "train" / "dog")
+    assert "val/dog is no class of" in refused(f"data.root={root}", "schedule.batch_size=2")
+
+
+@pytest.mark.parametrize(
+    ("option", "rule"),
+    [
+        ("data.crop=0", "data.crop=0 is not a whole number of pixels, at least 1"),
+        ("data.shorter_side=[480,256]", "is not the smallest and the largest shorter side, [256,480], at least 224"),
+        ("data.test_side=200", "data.test_side=200 is not a whole number of pixels, at least 224"),
+        ("data.augment=mixup", "data.augment=mixup is not one of scale, scale_aspect"),
+        ("data.num_threads=0", "data.num_threads=0 is not auto or a whole number of threads, at least 1"),
+    ],
+)
+def test_an_option_that_makes_no_sense_is_refused(option: str, rule: str) -> None:
+    with pytest.raises(UserError) as error:
+        make_job(composed(*SMALL, option), usual=composed("data=imagenet"))
+    assert rule in str(error.value)
+
+
+def test_the_modern_protocol_takes_aspect_ratio_crops_and_the_papers_do_not() -> None:
+    modern, paper = (composed(*SMALL, *more)["data"] for more in (["protocol=modern"], []))
+    assert (modern["augment"], modern["normalise"]) == ("scale_aspect", "channel")
+    assert (paper["augment"], paper["normalise"]) == ("scale", "pixel")
+
+
+def test_imagenet_itself_is_trained_for_90_epochs_without_a_departure() -> None:
+    job = make_job(composed("data=imagenet", "depth=50"), usual=composed("data=imagenet"))
+    assert job.name == "resnet_v1-50-s0"
+    schedule, data = job.config["schedule"], job.config["data"]
+    assert schedule["protocol_steps"] == 90 * (data["num_train"] // schedule["batch_size"])
+    assert [m / schedule["protocol_steps"] for m in schedule["milestones"]] == [1 / 3, 2 / 3]
+    assert job.config["arch"]["shortcut"] == "B"
+    assert schedule["warmup"] is None
+
+
+@needs_mini
+@pytest.mark.slow
+def test_the_loaders_memory_is_flat_over_an_epoch() -> None:
+    keep_freed_memory()
+    data = module(MINI, "data.crop=224", "data.num_threads=2", "schedule.steps=120")
+
+    class Trainer:  # as much of one as a loader asks for
+        strategy = type("Strategy", (), {"root_device": torch.device("cpu")})
+        global_rank, world_size = 0, 1
+
+    data.trainer = Trainer()  # type: ignore[assignment]
+    used = []
+    for _ in data.train_dataloader():
+        used.append(psutil.Process().memory_info().rss / 2**20)
+    assert len(used) == 120
+    assert max(used[60:]) < max(used[20:60]) + 10  # MiB; a batch is 9.6 as float32

@@ -1,0 +1,95 @@
+"""Which images a folder holds, in what order, and what is refused of it."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from torchvision.datasets import ImageFolder
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+from resnet_repro.data import photos
+from resnet_repro.errors import UserError
+from tests.photo_files import MINI, make_tree, needs_mini
+
+
+@needs_mini
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_the_images_of_a_tree_are_those_of_torchvision_in_its_order(split):
+    ours, theirs = photos.find(MINI, split), ImageFolder(MINI / split)
+    assert [(str(path), label) for path, label in zip(ours.paths, ours.labels, strict=True)] == theirs.samples
+    assert ours.classes == theirs.classes
+    assert ours.labels.dtype == np.int64
+
+
+@needs_mini
+def test_a_tree_is_counted_without_torch():
+    code = (
+        "import sys; from pathlib import Path; from resnet_repro.data import photos\n"
+        "print(*photos.count(Path(sys.argv[1])), 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, MINI], check=True, capture_output=True, text=True)
+    assert done.stdout.split() == ["10", "600", "200", "False"]
+
+
+def test_the_endings_of_image_files_are_those_of_torchvision():
+    assert photos.EXTENSIONS == IMG_EXTENSIONS
+
+
+def test_a_class_without_validation_images_keeps_its_number(tmp_path):
+    make_tree(tmp_path, classes=("cat", "dog", "eel"))
+    for file in (tmp_path / "val" / "cat").iterdir():
+        file.unlink()
+    (tmp_path / "val" / "cat").rmdir()
+    assert set(photos.find(tmp_path, "val").labels.tolist()) == {1, 2}
+
+
+def test_a_root_that_is_no_folder_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"nowhere is no folder: give a folder with train/CLASS/ and val/CLASS/"):
+        photos.count(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_root_without_a_split_is_refused(tmp_path, split):
+    make_tree(tmp_path)
+    (tmp_path / split).rename(tmp_path / "other")
+    with pytest.raises(UserError, match=rf"has no {split}/: give a folder with train/CLASS/ and val/CLASS/"):
+        photos.count(tmp_path)
+
+
+def test_images_outside_of_classes_are_refused(tmp_path):
+    make_tree(tmp_path)
+    (tmp_path / "train" / "cat").rename(tmp_path / "cat")
+    (tmp_path / "train" / "dog").rename(tmp_path / "dog")
+    with pytest.raises(UserError, match=r"train has no folder of a class: put the images into"):
+        photos.count(tmp_path)
+
+
+def test_a_validation_class_that_is_not_trained_on_is_refused(tmp_path):
+    make_tree(tmp_path)
+    (tmp_path / "val" / "dog").rename(tmp_path / "val" / "wolf")
+    with pytest.raises(UserError, match=r"val/wolf is no class of .*train: move it away, or add it there"):
+        photos.count(tmp_path)
+
+
+def test_a_class_without_images_is_refused(tmp_path):
+    make_tree(tmp_path)
+    (tmp_path / "train" / "eel").mkdir()
+    (tmp_path / "train" / "eel" / "notes.txt").touch()
+    with pytest.raises(UserError, match=r"train/eel has no image"):
+        photos.count(tmp_path)
+
+
+def test_checksum_sees_a_name_and_a_size_that_change(tmp_path):
+    root = make_tree(tmp_path)
+
+    def checksum():
+        return photos.checksum(root, photos.find(root, "train"), photos.find(root, "val"))
+
+    before = checksum()
+    assert checksum() == before
+    first = root / "train" / "cat" / "0.JPEG"
+    first.write_bytes(first.read_bytes() + b"\x00")
+    longer = checksum()
+    first.rename(first.with_name("9.JPEG"))
+    assert len({before, longer, checksum()}) == 3
