@@ -162,7 +162,7 @@ def test_the_same_test_again_replaces_its_entry_and_another_is_added(home: Path)
             ["run=RUN", "test=10crop"],
             "needs images larger than the network's 8 pixels, as data=imagenet has; digits is",
         ),
-        (["run=RUN", "data.root=x"], "data.root=x: digits needs no folder; leave data.root out"),
+        (["run=RUN", "data.root=x"], "data.root is not an option of data=digits; leave it out"),
         (["run=RUN", "batch_size=0"], "batch_size=0 is not a whole number of images, at least 1"),
         (["run=RUN", "recompute_bn=7"], "recompute_bn=7 is not true or false"),
         (["run=RUN", "bn_images=1.5"], "bn_images=1.5 is not a whole number of images, at least 1"),

@@ -13,7 +13,8 @@ from typing import Any
 from rich.console import Console
 
 from resnet_repro import plan, rules
-from resnet_repro.config import Config, Job, flatten, is_comparator
+from resnet_repro.config import Config, Job, flatten, is_comparator, of_photos
+from resnet_repro.data import photos
 from resnet_repro.errors import UserError
 from resnet_repro.evaluations import TESTS, Request, entry, record, show
 from resnet_repro.ranks import Rank, given
@@ -21,6 +22,9 @@ from resnet_repro.rundir import RunDir, read_json
 from resnet_repro.worker import FAILED, STOP_SIGNALS, STOPPED, follow_parent, run_ranks
 
 GIVE_RUN = "give run=outputs/cifar10/plain-20-s0, or several as an ensemble, run=FOLDER,FOLDER"
+
+SEEN = ("name", "num_classes", "image", "val_size", "normalise", "num_mean_images", "test_side")
+"""Of a data config: what a tested network sees depends on it."""
 
 
 def make_request(options: Config) -> Request:
@@ -33,6 +37,7 @@ def make_request(options: Config) -> Request:
         UserError: one line that says what to do.
     """
     rules.check_values(dict(flatten({"hardware": options["hardware"]})))
+    rules.check_values({f"data.{key}": value for key, value in options["data"].items() if value is not None})
     test, batch_size, num_bn_images = (options[key] for key in ("test", "batch_size", "bn_images"))
     if str(test) not in TESTS:
         raise UserError(f"test={test} is not known; use one of {', '.join(TESTS)}")
@@ -45,10 +50,11 @@ def make_request(options: Config) -> Request:
     configs = [_config_of(RunDir(path)) for path in runs]
     config = _agreed(configs)
     _check_test(str(test), configs)
-    root = options["data"]["root"]
-    if root is not None and "root" not in config["data"]:
-        raise UserError(f"data.root={root}: {config['data']['name']} needs no folder; leave data.root out")
-    data = {**config["data"], **({} if root is None else {"root": root})}
+    given = {key: value for key, value in options["data"].items() if value is not None}
+    for key in given:
+        if key not in config["data"]:
+            raise UserError(f"data.{key} is not an option of data={config['data']['name']}; leave it out")
+    data = {**config["data"], **given}
     schedule = {**config["schedule"], **({} if batch_size is None else {"eval_batch_size": batch_size})}
     hardware = {**options["hardware"], **_number_format(options["hardware"], configs)}
     config = {**config, "data": data, "schedule": schedule, "hardware": hardware, "logger": {"name": "csv"}}
@@ -73,18 +79,10 @@ def _config_of(run: RunDir) -> Config:
 
 def _agreed(configs: list[Config]) -> Config:
     """The first run's config, where all have the same data."""
-    same = [
-        {
-            key: value
-            for key, value in config["data"].items()
-            if key not in ("root", "download", "loader", "num_workers")
-        }
-        for config in configs
-    ]
-    for other in same[1:]:
-        differ = sorted(key for key in same[0] | other if same[0].get(key) != other.get(key))
-        if differ:
-            values = ", ".join(f"data.{key} is {same[0].get(key)} and {other.get(key)}" for key in differ)
+    first = configs[0]["data"]
+    for other in (config["data"] for config in configs[1:]):
+        if differ := [key for key in SEEN if first.get(key) != other.get(key)]:
+            values = ", ".join(f"data.{key} is {first.get(key)} and {other.get(key)}" for key in differ)
             raise UserError(f"an ensemble's runs must be trained on the same data: {values}; give runs that are")
     return configs[0]
 
@@ -92,7 +90,7 @@ def _agreed(configs: list[Config]) -> Config:
 def _check_test(test: str, configs: list[Config]) -> None:
     """Refuse what the data cannot have, as its images are no larger than what a network sees, or a network cannot."""
     data = configs[0]["data"]
-    if test != "1crop" and data["name"] != "imagenet":
+    if test != "1crop" and not of_photos(data):
         raise UserError(
             f"test={test} needs images larger than the network's {data['image'][1]} pixels, as data=imagenet has; "
             f"{data['name']} is tested with test=1crop"
@@ -111,6 +109,15 @@ def _number_format(asked: Config, configs: list[Config]) -> Config:
                 raise UserError(f"the runs were trained with hardware.{key}={' and '.join(values)}; give one of them")
             settled[key] = configs[0]["hardware"][key]
     return settled
+
+
+def _check_classes(data: Config) -> None:
+    """Refuse another folder of photographs whose classes are not the network's, by their number."""
+    if of_photos(data) and (found := photos.count(Path(data["root"]).expanduser()).num_classes) != data["num_classes"]:
+        raise UserError(
+            f"data.root={data['root']} has {found} classes and the run was trained on {data['num_classes']}; give the "
+            "folder that it was trained with"
+        )
 
 
 # --- on one process or several ----------------------------------------------------------------------------------------
@@ -135,10 +142,11 @@ def main(options: Config) -> None:
         )
     if rank is None or rank.is_first:
         plan.check_services([job])
+        _check_classes(request.config["data"])
     if rank is None and num_ranks > 1:
         _start_ranks(request, num_ranks)
     else:
-        _test(request, rank or Rank())
+        _examine(request, rank or Rank())
 
 
 def _start_ranks(request: Request, num_ranks: int) -> None:
@@ -161,7 +169,7 @@ def _be_rank(request: Request, failure: Path, rank: Rank) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C comes here too, and the launching process tells
     follow_parent()
     try:
-        _test(request, rank)
+        _examine(request, rank)
     except Exception as error:
         with suppress(FileExistsError), failure.open("x") as file:  # the first to fail has the reason
             if not isinstance(error, UserError):
@@ -170,11 +178,11 @@ def _be_rank(request: Request, failure: Path, rank: Rank) -> None:
         sys.exit(FAILED)
 
 
-def _test(request: Request, rank: Rank) -> None:
-    from resnet_repro.tester import test
+def _examine(request: Request, rank: Rank) -> None:
+    from resnet_repro.tester import examine
 
     start = time.monotonic()
-    found = test(request, rank)
+    found = examine(request, rank)
     if rank.is_first:
         entries = [entry(request, found, split) for split in found["splits"]]
         show(request, entries, Console(soft_wrap=True), seconds=time.monotonic() - start)

@@ -44,7 +44,7 @@ class Request:
 
 
 def entry(request: Request, found: dict[str, Any], split: str) -> dict[str, Any]:
-    """What is recorded of a split: how it was tested, what `tester.test` has found, the paper's errors beside it."""
+    """What is recorded of a split: how it was tested, what `tester.examine` has found, the paper's errors beside it."""
     manifests = request.manifests
     alone = manifests[0] if len(manifests) == 1 and found["data_checksum"] == manifests[0]["data_checksum"] else None
     return {
@@ -75,6 +75,8 @@ def show(request: Request, entries: list[dict[str, Any]], console: Console, *, s
     """Print the errors, and the paper's beside them where the same network was tested in the same way."""
     names = [manifest["name"] for manifest in request.manifests]
     console.print(f"{' + '.join(map(escape, names))}, test={request.test}: {TESTS[request.test]}", highlight=False)
+    if (crop := request.config["data"].get("crop", 224)) != 224:
+        console.print(f"sizes in proportion to the training's crops of {crop} pixels, not 224", highlight=False)
     if request.num_bn_images:
         console.print("batch-norm statistics computed anew on training images")
     drawn = Table()

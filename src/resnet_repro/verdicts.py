@@ -67,6 +67,8 @@ def judge(row: Published, manifests: list[dict[str, Any]]) -> Verdict:
     """The verdict on a row from the manifests of our runs of it, which differ in their seed alone."""
     if row.why:
         return Verdict(row, "", reason=row.why)
+    if row.test != "1crop":
+        return Verdict(row, "", reason=f"another test than a run's own: python evaluate.py run=FOLDER test={row.test}")
     if not manifests:
         return Verdict(row, "not run")
     ours = measure(manifests)

@@ -1,16 +1,20 @@
 """CIFAR-10, CIFAR-100 and digits as one LightningDataModule: small enough to live on the training device."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from resnet_repro.config import of_photos
 from resnet_repro.data import cifar, digits
 from resnet_repro.data.batches import DeviceBatches, EvalBatches, normalisation
 from resnet_repro.data.images import Images, ImageSet
 from resnet_repro.data.loader import ComparisonLoader
+
+if TYPE_CHECKING:
+    from resnet_repro.data.imagenet import ImageNetData
 
 
 def read(data: dict[str, Any]) -> ImageSet:
@@ -98,3 +102,16 @@ class InMemoryData(pl.LightningDataModule):
     @staticmethod
     def _tensors(images: Images, device: torch.device) -> tuple[Tensor, Tensor]:
         return torch.from_numpy(images.x).to(device), torch.from_numpy(images.y).to(device)
+
+
+def open_data(config: dict[str, Any]) -> "InMemoryData | ImageNetData":
+    """The data that a run's config names.
+
+    Raises:
+        UserError: where it is not there, or not whole.
+    """
+    if not of_photos(config["data"]):
+        return InMemoryData(config)
+    from resnet_repro.data.imagenet import ImageNetData  # only where it is needed: a job's start takes longer with it
+
+    return ImageNetData(config)
