@@ -17,8 +17,11 @@ SIDES = (256, 480)
 NUM = 4_000
 
 
-def boxes(height, width, choose, *, num=NUM, **kwargs):
-    return np.array([choose(height, width, augment.generator(0, 0, i), **kwargs) for i in range(num)])
+DRAWS = augment.draws(0, 0, batch_size=NUM, colour=0.1)
+
+
+def boxes(height, width, choose, **kwargs):
+    return np.array([choose(height, width, draw.uniform, **kwargs) for draw in DRAWS])
 
 
 def pixels_of(image: Image.Image) -> np.ndarray:
@@ -35,7 +38,7 @@ def test_a_scale_crop_is_the_crop_of_the_resized_image(height: int, width: int) 
     red and green tell its place; ours is placed on whole source pixels, so the two are a pixel apart at most."""
     image = scene(height, width)
     for number in range(10):
-        box = scale_box(height, width, augment.generator(0, 0, number), shorter_side=SIDES)
+        box = scale_box(height, width, DRAWS[number].uniform, shorter_side=SIDES)
         scale = 224 / box.height
         resized = image.resize((round(width * scale), round(height * scale)), Image.Resampling.BILINEAR)
         assert SIDES[0] - 3 <= min(resized.size) <= SIDES[1] + 3
@@ -49,7 +52,7 @@ def test_a_scale_crop_is_the_crop_of_the_resized_image(height: int, width: int) 
 def test_a_crop_has_the_pixels_that_pillow_cuts_out_and_resizes_but_for_rounding() -> None:
     for number, path in enumerate(photos()):
         image = Image.open(path)
-        box = scale_aspect_box(image.height, image.width, augment.generator(0, 1, number))
+        box = scale_aspect_box(image.height, image.width, DRAWS[number].uniform)
         theirs = reference.resized_crop(image, *box, [224, 224], InterpolationMode.BILINEAR)
         assert np.abs(augment.crop(read(path), box, 224).numpy() - pixels_of(theirs)).max() <= 1
 
@@ -103,20 +106,25 @@ def test_aspect_ratio_crops_are_distributed_as_torchvisions(height: int, width: 
 
 
 def test_an_image_that_is_too_long_for_any_aspect_ratio_gives_its_middle() -> None:
-    assert scale_aspect_box(10, 1000, augment.generator(0, 0, 0)) == Box(0, 493, 10, 13)
+    assert scale_aspect_box(10, 1000, DRAWS[0].uniform) == Box(0, 493, 10, 13)
 
 
 def test_colours_are_shifted_along_their_components_by_a_tenth_of_the_eigenvalues() -> None:
-    image = torch.zeros(3, 8, 8, dtype=torch.uint8)
-    made = [
-        augment.augment(image, augment.generator(0, 0, i), choose=lambda h, w, _: Box(0, 0, h, w), size=8, flip=True,
-                        colour=0.1)
-        for i in range(NUM)
-    ]  # fmt: skip
-    shares = np.array([crop.colour for crop in made]) @ np.array(augment.EIGENVECTORS)
+    shares = np.array([draw.colour for draw in DRAWS]) @ np.array(augment.EIGENVECTORS)
     np.testing.assert_allclose(shares.std(0), 0.1 * np.array(augment.EIGENVALUES), rtol=0.05)
     np.testing.assert_allclose(np.corrcoef(shares.T), np.eye(3), atol=0.06)
-    assert np.mean([crop.mirrored for crop in made]) == pytest.approx(0.5, abs=0.03)
+
+
+def test_half_of_the_images_are_mirrored_and_none_where_that_is_not_wanted() -> None:
+    image = torch.zeros(3, 8, 8, dtype=torch.uint8)
+    for flip, share in ((True, 0.5), (False, 0.0)):
+        made = [augment.augment(image, draw, choose=scale_aspect_box, size=4, flip=flip) for draw in DRAWS]
+        assert np.mean([crop.mirrored for crop in made]) == pytest.approx(share, abs=0.03)
+
+
+def test_draws_differ_between_seeds_steps_and_positions() -> None:
+    rows = [augment.draws(seed, step, batch_size=3, colour=0.1) for seed in (0, 1) for step in (0, 1)]
+    assert len({draw.uniform[0] for row in rows for draw in row}) == 12
 
 
 def test_the_principal_components_are_at_right_angles_and_of_length_one() -> None:
@@ -129,11 +137,11 @@ def test_the_device_adds_colour_normalises_and_mirrors_as_one_would_by_hand(scal
     rng = np.random.default_rng(0)
     pixels = torch.from_numpy(rng.integers(0, 256, (5, 3, 6, 6), np.uint8))
     mean = torch.from_numpy(rng.random((3, 6, 6), np.float32))
-    crops = [Crop(image, bool(i % 2), rng.normal(size=3) / 50) for i, image in enumerate(pixels)]
+    crops = [Crop(image, bool(i % 2), (rng.normal(size=3) / 50).astype(np.float32)) for i, image in enumerate(pixels)]
     x = augment.finish(
         pixels,
         torch.tensor([crop.mirrored for crop in crops]),
-        torch.from_numpy(np.stack([crop.colour for crop in crops])).float(),
+        torch.from_numpy(np.stack([crop.colour for crop in crops])),
         Normalisation(mean, scale),
     )
     for ours, crop in zip(x, crops, strict=True):

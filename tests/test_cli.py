@@ -29,10 +29,17 @@ from tests.commands import ROOT, environment, imported_modules, run
             ["arch=torchvision", "arch.name=alexnet", "arch.order=original"],
             "arch.order is not an option here; arch=plain | resnet_v1 | resnet_v2 has it",
         ),
-        (["data=digits", "data.root=x"], "data.root is not an option here; data=cifar10 has it"),
-        (["data=cifar"], "data=cifar is not known; use one of cifar10, cifar100, digits; did you mean cifar10?"),
+        (["data=digits", "data.root=x"], "data.root is not an option here; data=cifar10 | imagenet has it"),
+        (
+            ["data=cifar"],
+            "data=cifar is not known; use one of cifar10, cifar100, digits, imagenet; did you mean cifar10?",
+        ),
         (["experiment=v1_tabel6"], "v2_table4, v2_table5; did you mean v1_table6?"),
-        (["experiment=v1_table2"], "v1 Table 2 cannot be run: no ImageNet data here yet"),
+        (
+            ["experiment=v1_table5"],
+            "v1 Table 5 cannot be run: an ensemble of six networks, on labels that are not public",
+        ),
+        (["experiment=v1_table2"], "data.root=data/imagenet is no folder: give a folder with train/CLASS/"),
         (["experiment=v1_fig1", "experiment.seeds=3"], "experiment.seeds=3 is not a list of seeds, [0,1,2,3,4]"),
         (["experiment=v1_fig1", "experiment.seeds=[-1]"], "seed=-1 is not a whole number from 0 on"),
         (

@@ -65,9 +65,12 @@ def test_v2_table_4_holds_the_released_recipe_and_v1s_own_networks(papers: dict[
 def test_every_experiment_is_its_rows_times_its_seeds_and_no_job_twice(papers: dict[str, Summary]) -> None:
     for word, summary in papers.items():
         seeds = yaml.safe_load((CONF / "experiment" / f"{word}.yaml").read_text())["seeds"]
-        cells = [row.cell for row in summary.rows if not row.why]
-        wanted = sorted(f"{cell} {seed}" for seed in seeds for cell in {str(cell): cell for cell in cells}.values())
-        assert sorted(f"{cell_of(job.config)} {job.config['seed']}" for job in summary.jobs) == wanted, word
+        rows = [row for row in summary.rows if not row.why]
+        recipes = {f"{row.cell} {row.options.get('data.augment', 'scale')}" for row in rows}
+        made = [(cell_of(c := job.config), c["data"].get("augment", "scale"), c["seed"]) for job in summary.jobs]
+        assert sorted("{} {} {}".format(*one) for one in made) == sorted(f"{r} {s}" for r in recipes for s in seeds), (
+            word
+        )
         assert len({job.dir for job in summary.jobs}) == len(summary.jobs)
 
 

@@ -144,3 +144,27 @@ def test_a_cell_tells_protocol_and_conditions_of_its_runs() -> None:
     assert verdicts.note(judge(BEST, runs(6.5, config=made))) == (
         "protocol paper_v1, batch norm over 128 images, not 64, bf16-mixed"
     )
+
+
+def on_imagenet(error: float, *, depth: int, unit: str, shortcut: str, protocol: str) -> list[dict[str, Any]]:
+    """The manifest of a run with this validation error on ImageNet's 50,000 images."""
+    made = config("resnet_v1", depth, data__name="imagenet", protocol__name=protocol)
+    made["arch"] |= {"unit": unit, "shortcut": shortcut}
+    return [{"config": made, "departures": {}, "results": {"num_val_images": 50_000, "val/error": error}}]
+
+
+def test_a_number_on_imagenet_is_compared_with_our_validation_error() -> None:
+    ours = on_imagenet(23.3, depth=152, unit="bottleneck", shortcut="B", protocol="paper_v2")
+    found = judge(row("v2 Table 5", "ResNet-152, tested at 224"), ours)
+    assert found.difference == pytest.approx(0.3)
+    assert found.uncertainty == pytest.approx(2 * math.sqrt(2) * 100 * math.sqrt(0.23 * 0.77 / 50_000))
+    assert found.word == "agrees"
+
+
+def test_a_number_of_ten_crops_is_shown_beside_ours_and_not_judged() -> None:
+    ours = on_imagenet(27.9, depth=18, unit="basic", shortcut="A", protocol="paper_v1")
+    found = judge(row("v1 Table 2", "ResNet-18"), ours)
+    assert (found.word, found.difference) == ("not comparable", None)
+    assert found.ours is not None
+    assert found.ours.mean == 27.9
+    assert "ten crops" in found.reason

@@ -23,6 +23,7 @@ class Published:
     printed: str
     overrides: tuple[str, ...] = ()
     why: str = ""
+    needs: str = ""
     statistic: str = ""
     runs: int | None = None
     error: float | None = None
@@ -43,6 +44,11 @@ class Published:
     def has_number(self) -> bool:
         """Whether there is an error to set ours against; a curve has none."""
         return self.number is not None or self.above is not None
+
+    @property
+    def split(self) -> str:
+        """The images that its error is of: ImageNet's test labels are not public."""
+        return "val" if self.options.get("data") == "imagenet" else "test"
 
     @property
     def compared(self) -> str:

@@ -33,6 +33,12 @@ class Summary:
         return "" if self.jobs else paper.why_not(self.rows)
 
     @property
+    def needs(self) -> str:
+        """What keeps all of its numbers from being set against ours; empty where some are."""
+        own = [row for row in self.rows if not row.why]
+        return ", ".join(dict.fromkeys(row.needs for row in own)) if all(row.needs for row in own) else ""
+
+    @property
     def num_networks(self) -> int:
         """Networks with their data and protocol, each trained once a seed."""
         return len({str(paper.cell_of(job.config)) for job in self.jobs})
@@ -51,6 +57,7 @@ class Summary:
         source, what = self.rows[0].source, "; ".join(dict.fromkeys(row.what for row in self.rows))
         command = f"`python train.py experiment={self.rows[0].experiment}`" if self.jobs else ""
         state = f"not yet: {self.whys}" if self.whys else f"ready: {self.num_networks} networks, {len(self.jobs)} runs"
+        state += f"; not compared: {needs}" if (needs := self.needs) else ""
         return f"| {source} | {what} | {command} | {self.gpu_hours if self.jobs else ''} | {state} |\n"
 
     @property
@@ -64,6 +71,7 @@ class Summary:
                 f"{self.num_networks} networks, {len(self.jobs)} runs of {self.steps} steps.",
                 f"About {self.gpu_hours} hours on one GPU, estimated from multiply-adds; nothing was measured.",
             ]
+        lines += [f"Not compared: {self.needs}."] if self.needs else []
         own = [row for row in self.rows if row.overrides and str(row) != "curve"]
         lines += ["As printed:"] * bool(own)
         lines += [f"  {row.printed}: {row}" + f", {row.about}" * bool(row.about) for row in own]

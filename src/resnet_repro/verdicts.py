@@ -34,7 +34,7 @@ Tables = dict[str, list["Verdict"]]
 
 
 class Ours(NamedTuple):
-    """Test errors in % over n runs; std is the sample standard deviation, 0 of one run."""
+    """Errors in % on the compared split over n runs; std is the sample standard deviation, 0 of one run."""
 
     n: int
     mean: float
@@ -67,11 +67,9 @@ def judge(row: Published, manifests: list[dict[str, Any]]) -> Verdict:
     """The verdict on a row from the manifests of our runs of it, which differ in their seed alone."""
     if row.why:
         return Verdict(row, "", reason=row.why)
-    if row.test != "1crop":
-        return Verdict(row, "", reason=f"another test than a run's own: python evaluate.py run=FOLDER test={row.test}")
     if not manifests:
         return Verdict(row, "not run")
-    ours = measure(manifests)
+    ours = measure(manifests, split=row.split)
     config = manifests[0]["config"]
     told: dict[str, Any] = {
         "ours": ours,
@@ -79,11 +77,12 @@ def judge(row: Published, manifests: list[dict[str, Any]]) -> Verdict:
         "conditions": _union(paper.conditions(manifest["config"]) for manifest in manifests),
     }
     assert row.cell is not None
-    departs = _union(_other_cell(row.cell, m["config"]) + paper.deviations(m) for m in manifests)
+    other_recipe = _union(_other_cell(row.cell, m["config"]) + paper.deviations(m) for m in manifests)
+    departs = [*filter(None, [row.needs]), *other_recipe]
     if departs or ours is None:
-        return Verdict(row, "not comparable", reason=", ".join(departs) or "no test error", **told)
+        return Verdict(row, "not comparable", reason=", ".join(departs) or f"no {row.split} error", **told)
     if row.number is not None:
-        difference, uncertainty = compare(row, ours, num_images=manifests[0]["results"]["num_test_images"])
+        difference, uncertainty = compare(row, ours, num_images=manifests[0]["results"][f"num_{row.split}_images"])
         told |= {"difference": difference, "uncertainty": uncertainty}
         agrees = abs(difference) <= uncertainty
     elif row.above is not None:
@@ -109,11 +108,11 @@ def compare(row: Published, ours: Ours, *, num_images: int) -> tuple[float, floa
     return ours.statistic(name) - row.number, 2 * factor * math.hypot(spread / math.sqrt(ours.n), theirs)
 
 
-def measure(manifests: list[dict[str, Any]]) -> Ours | None:
-    """Our statistics; None where no run has a test error. A diverged run without one counts as 100 %."""
+def measure(manifests: list[dict[str, Any]], *, split: str = "test") -> Ours | None:
+    """Our statistics; None where no run has an error on that split. A diverged run without one counts as 100 %."""
     errors = []
     for results in (manifest["results"] for manifest in manifests):
-        error = results.get("test/error")
+        error = results.get(f"{split}/error")
         if error is not None and math.isfinite(error):
             errors.append(error)
         elif results.get("diverged_at") is not None:

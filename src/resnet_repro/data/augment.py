@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +14,8 @@ from resnet_repro.data.batches import Normalisation
 from resnet_repro.data.decode import resize, shorter_side
 
 CROP = 224  # pixels: what the papers' networks see, and what their shorter sides refer to
+NUM_ATTEMPTS = 10  # at a rectangle that fits, before the middle is taken
+NUM_UNIFORM = 3 + 2 * NUM_ATTEMPTS
 AREA, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
 """Of an aspect-ratio crop: its share of the image, its width over its height. [v2 Table 5, reference GoogLeNet]"""
 EIGENVALUES = (0.2175, 0.0188, 0.0045)
@@ -33,49 +36,75 @@ class Box(NamedTuple):
     width: int
 
 
+class Draw(NamedTuple):
+    """The random choices of one sample."""
+
+    uniform: list[float]
+    """`NUM_UNIFORM` numbers from 0 to below 1: for mirroring, the corner, and the shape of the rectangle."""
+    colour: np.ndarray
+    """float32 [3], added to red, green and blue, in units of the full range."""
+
+
 class Crop(NamedTuple):
     """A training image as it is sent to the device, and what is left to do with it there."""
 
     pixels: UInt8[Tensor, "3 size size"]
     mirrored: bool
-    colour: Float[np.ndarray, "3"]
-    """Added to red, green and blue, in units of the full range."""
+    colour: np.ndarray
+    """As of its `Draw`."""
 
 
-def generator(seed: int, step: int, position: int) -> np.random.Generator:
-    """Of one sample's random choices: a function of its place in the run, whoever makes it and when."""
-    return np.random.Generator(np.random.PCG64([seed, step, position]))
+def draws(seed: int, step: int, *, batch_size: int, colour: float) -> list[Draw]:
+    """Of every sample of batch `step`: functions of (seed, step, position), whoever makes the sample and when.
+
+    Args:
+        colour: standard deviation of a component's share, 0.1 in AlexNet. [v1 Sec. 3.4, reference 21]
+    """
+    rng = np.random.Generator(np.random.PCG64([seed, step]))
+    uniform = rng.random((batch_size, NUM_UNIFORM)).tolist()
+    shares = colour * rng.standard_normal((batch_size, 3)) * EIGENVALUES
+    return [*map(Draw, uniform, (shares @ np.array(EIGENVECTORS).T).astype(np.float32))]
 
 
-def scale_box(height: int, width: int, rng: np.random.Generator, *, shorter_side: tuple[int, int]) -> Box:
+Chooser = Callable[[int, int, list[float]], Box]
+"""From an image's height and width and the numbers of its draw to the rectangle that is cut out."""
+
+
+def scale_box(height: int, width: int, uniform: list[float], *, shorter_side: tuple[int, int]) -> Box:
     """Where a 224 x 224 crop comes from of the image resized to a random shorter side. [v1 Sec. 3.4]
 
     [deviates: cut out before it is resized, at a whole pixel of the source: off by up to half of one, and what is
     beyond its edge does not shine in]
     """
+    low, high = shorter_side
     short = min(height, width)
-    side = max(1, round(short * CROP / int(rng.integers(shorter_side[0], shorter_side[1] + 1))))
-    return Box(int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1)), side, side)
+    side = max(1, round(short * CROP / (low + int(uniform[3] * (high - low + 1)))))
+    return _placed(height, width, side, side, uniform)
 
 
-def scale_aspect_box(height: int, width: int, rng: np.random.Generator) -> Box:
+def scale_aspect_box(height: int, width: int, uniform: list[float]) -> Box:
     """A rectangle of random area and aspect ratio, as torchvision's RandomResizedCrop and fb.resnet.torch choose it."""
-    for _ in range(10):
-        area = height * width * rng.uniform(*AREA)
-        ratio = math.exp(rng.uniform(math.log(RATIO[0]), math.log(RATIO[1])))
+    low, high = (math.log(ratio) for ratio in RATIO)
+    for attempt in range(NUM_ATTEMPTS):
+        area = height * width * (AREA[0] + uniform[3 + 2 * attempt] * (AREA[1] - AREA[0]))
+        ratio = math.exp(low + uniform[4 + 2 * attempt] * (high - low))
         h, w = round(math.sqrt(area / ratio)), round(math.sqrt(area * ratio))
         if 0 < h <= height and 0 < w <= width:
-            return Box(int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1)), h, w)
+            return _placed(height, width, h, w, uniform)
     h, w = min(height, round(width / RATIO[0])), min(width, round(height * RATIO[1]))  # the largest in the middle
     return Box((height - h) // 2, (width - w) // 2, h, w)
 
 
-def chooser(data: dict[str, Any]) -> Callable[[int, int, np.random.Generator], Box]:
-    """What `data.augment` names, as a function of height, width and generator."""
+def _placed(height: int, width: int, h: int, w: int, uniform: list[float]) -> Box:
+    return Box(int(uniform[1] * (height - h + 1)), int(uniform[2] * (width - w + 1)), h, w)
+
+
+def chooser(data: dict[str, Any]) -> Chooser:
+    """What `data.augment` names."""
     if data["augment"] == "scale_aspect":
         return scale_aspect_box
     low, high = data["shorter_side"]
-    return lambda height, width, rng: scale_box(height, width, rng, shorter_side=(low, high))
+    return partial(scale_box, shorter_side=(low, high))
 
 
 def crop(image: UInt8[Tensor, "3 h w"], box: Box, size: int) -> UInt8[Tensor, "3 size size"]:
@@ -91,25 +120,10 @@ def centre_crop(image: UInt8[Tensor, "3 h w"], *, side: int, size: int) -> UInt8
     return resized[:, top : top + size, left : left + size]
 
 
-def augment(
-    image: UInt8[Tensor, "3 h w"],
-    rng: np.random.Generator,
-    *,
-    choose: Callable[[int, int, np.random.Generator], Box],
-    size: int,
-    flip: bool,
-    colour: float,
-) -> Crop:
-    """The random crop of an image; half are to be mirrored, and shifted along the principal components of colour.
-
-    Args:
-        colour: standard deviation of a component's share, 0.1 in AlexNet. [v1 Sec. 3.4, reference 21]
-    """
-    height, width = image.shape[1:]
-    pixels = crop(image, choose(height, width, rng), size)
-    mirrored = flip and rng.random() < 0.5
-    shares = colour * rng.standard_normal(3) * EIGENVALUES
-    return Crop(pixels, bool(mirrored), np.asarray(EIGENVECTORS) @ shares)
+def augment(image: UInt8[Tensor, "3 h w"], draw: Draw, *, choose: Chooser, size: int, flip: bool) -> Crop:
+    """The random crop of an image; half are to be mirrored, where `flip` allows it."""
+    box = choose(image.shape[1], image.shape[2], draw.uniform)
+    return Crop(crop(image, box, size), flip and draw.uniform[0] < 0.5, draw.colour)
 
 
 def finish(

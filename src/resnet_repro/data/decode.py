@@ -15,8 +15,7 @@ from torch import Tensor
 
 from resnet_repro.errors import UserError
 
-JPEG, EXIF = b"\xff\xd8\xff", b"Exif\x00\x00"
-HEAD = 2**17  # bytes: where EXIF is looked for; it comes before the pixels, behind other headers of 64 KiB at most
+JPEG, EXIF = b"\xff\xd8", b"Exif\x00\x00"
 ORIENTATION = 0x0112  # EXIF's number for it
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -54,7 +53,7 @@ def read(path: Path) -> UInt8[Tensor, "3 h w"]:
 
 
 def _pixels(content: bytes, path: Path) -> UInt8[np.ndarray, "h w 3"]:
-    if content.startswith(JPEG) and content.find(EXIF, 0, HEAD) < 0:
+    if content.startswith(JPEG) and not _has_exif(content):
         with suppress(ValueError):  # what it will not read, or only with a warning, is for Pillow to judge
             return simplejpeg.decode_jpeg(content)
     try:
@@ -64,6 +63,16 @@ def _pixels(content: bytes, path: Path) -> UInt8[np.ndarray, "h w 3"]:
             return np.array(upright.convert("RGB"))
     except (OSError, SyntaxError, ValueError, struct.error) as error:
         raise Damaged(path, str(error).split(" <")[0]) from error
+
+
+def _has_exif(content: bytes) -> bool:
+    """Whether a JPEG file may say how it is to be turned: in a segment (APP0 to 15, comment) at its beginning."""
+    at = len(JPEG)
+    while at + 4 <= len(content) and (0xE0 <= content[at + 1] <= 0xEF or content[at + 1] == 0xFE):
+        if content.startswith(EXIF, at + 4):
+            return True
+        at += 2 + int.from_bytes(content[at + 2 : at + 4], "big")
+    return False
 
 
 def resize(image: UInt8[Tensor, "3 h w"], height: int, width: int) -> UInt8[Tensor, "3 h2 w2"]:

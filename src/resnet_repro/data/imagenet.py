@@ -48,15 +48,14 @@ class ImageNetData(pl.LightningDataModule):
         return {"val": sum(str(path) not in self.damaged for path in self.val.paths)}
 
     def train_dataloader(self) -> TrainBatches:
-        make = partial(
-            augment.augment,
-            choose=augment.chooser(self.data),
-            size=self.crop,
-            flip=self.data["flip"],
+        return TrainBatches(
+            self._shared(self.train),
+            partial(augment.augment, choose=augment.chooser(self.data), size=self.crop, flip=self.data["flip"]),
+            batch_size=self.schedule["batch_size"],
+            seed=self.seed,
+            num_steps=self.schedule["steps"],
             colour=self.data["colour"],
         )
-        schedule = {"batch_size": self.schedule["batch_size"], "num_steps": self.schedule["steps"]}
-        return TrainBatches(self._shared(self.train), make, seed=self.seed, **schedule)
 
     def val_dataloader(self) -> list[EvalBatches]:
         return [EvalBatches(self._shared(self.val), self.make_centre, batch_size=self.schedule["eval_batch_size"])]

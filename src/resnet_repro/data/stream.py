@@ -6,23 +6,24 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice
+from itertools import islice, repeat
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from resnet_repro.data import augment
-from resnet_repro.data.augment import Crop
+from resnet_repro.data.augment import Crop, Draw
 from resnet_repro.data.batches import Normalisation
 from resnet_repro.data.decode import Damaged, read
 from resnet_repro.data.photos import Photos
 from resnet_repro.errors import UserError
 
 T = TypeVar("T")
+CHUNK = 8  # calls that a thread takes at a time: handing over one costs 0.1 ms
 AHEAD = 2  # batches that are in the making while one is used: enough for an uneven one, and little memory
 
 
@@ -33,17 +34,22 @@ def in_threads(groups: Iterable[list[Callable[[], T]]], *, num_threads: int) -> 
     and none is left behind by a run that is killed.
     """
     pool = ThreadPoolExecutor(num_threads, thread_name_prefix="decode")
-    begun: deque[list[Future[T]]] = deque()
+    begun: deque[list[Future[list[T]]]] = deque()
     remaining = iter(groups)
     try:
         while True:
             for group in islice(remaining, AHEAD + 1 - len(begun)):
-                begun.append([pool.submit(call) for call in group])
+                chunks = (group[at : at + CHUNK] for at in range(0, len(group), CHUNK))
+                begun.append([pool.submit(_call_all, chunk) for chunk in chunks])
             if not begun:
                 return
-            yield [future.result() for future in begun.popleft()]
+            yield [result for future in begun.popleft() for result in future.result()]
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _call_all(calls: list[Callable[[], T]]) -> list[T]:
+    return [call() for call in calls]
 
 
 @dataclass
@@ -83,36 +89,42 @@ class Source:
         if not crops:
             raise UserError(f"no image of a batch can be read, {len(self.damage.paths)} in all: mend data.root")
         on_gpu = self.device.type == "cuda"
+        pixels, mirrored, colour, y = (
+            tensor.to(self.device, non_blocking=on_gpu) for tensor in (*self.pack(crops), torch.tensor(labels))
+        )
+        return augment.finish(pixels.permute(0, 3, 1, 2), mirrored, colour, self.normalisation), y
+
+    def pack(self, crops: list[Crop]) -> tuple[UInt8[Tensor, "n s s 3"], Bool[Tensor, " n"], Float[Tensor, "n 3"]]:
+        """What the device gets of a batch: pixels, which to mirror, colours to add."""
         size = crops[0].pixels.shape[-1]
+        on_gpu = self.device.type == "cuda"
         pixels = torch.empty((len(crops), size, size, 3), dtype=torch.uint8, pin_memory=on_gpu)
         torch.stack([crop.pixels.permute(1, 2, 0) for crop in crops], out=pixels)
         mirrored = torch.tensor([crop.mirrored for crop in crops])
-        colour = torch.from_numpy(np.stack([crop.colour for crop in crops])).float()
-        pixels, mirrored, colour, y = (
-            tensor.to(self.device, non_blocking=on_gpu) for tensor in (pixels, mirrored, colour, torch.tensor(labels))
-        )
-        return augment.finish(pixels.permute(0, 3, 1, 2), mirrored, colour, self.normalisation), y
+        return pixels, mirrored, torch.from_numpy(np.stack([crop.colour for crop in crops]))
 
 
 class TrainBatches:
     """An endless training set: iterating yields batch `step`, `step + 1`, ... of a run, whatever epoch they fall in.
 
     Batch k of a run is a function of (seed, k), as `DeviceBatches` has it: of an epoch's random order its own part,
-    each image cut out as `augment.generator` of (seed, step, position) tells. So no number of threads, ranks or
+    each image cut out as its draw says. So no number of threads, ranks or
     interruptions changes it. A damaged image that is left out makes its batch smaller.
     """
 
     def __init__(
         self,
         source: Source,
-        make: Callable[[Tensor, np.random.Generator], Crop],
+        make: Callable[[Tensor, Draw], Crop],
         *,
         batch_size: int,
         seed: int,
         num_steps: int,
+        colour: float,
     ) -> None:
         assert batch_size % source.world_size == 0
-        self.source, self.make, self.batch_size, self.seed, self.num_steps = source, make, batch_size, seed, num_steps
+        self.source, self.make, self.num_steps = source, make, num_steps
+        self.batch_size, self.seed, self.colour = batch_size, seed, colour
         self.steps_per_epoch = len(source.photos.labels) // batch_size
         self.step = 0
 
@@ -143,18 +155,15 @@ class TrainBatches:
                 epoch = step // self.steps_per_epoch
                 order = epoch_order(epoch, seed=self.seed, num_images=len(self.source.photos.labels))
             begin = step % self.steps_per_epoch * self.batch_size + first
-            positions = range(first, first + share)
-            yield [
-                partial(self._sample, int(which), step, position)
-                for which, position in zip(order[begin : begin + share], positions, strict=True)
-            ]
+            which = order[begin : begin + share].tolist()
+            draws = augment.draws(self.seed, step, batch_size=self.batch_size, colour=self.colour)
+            yield [*map(partial, repeat(self._sample), which, draws[first : first + share])]
 
-    def _sample(self, which: int, step: int, position: int) -> tuple[Crop, int] | None:
+    def _sample(self, which: int, draw: Draw) -> tuple[Crop, int] | None:
         image = self.source.damage.read(self.source.photos.paths[which])
         if image is None:
             return None
-        rng = augment.generator(self.seed, step, position)
-        return self.make(image, rng), int(self.source.photos.labels[which])
+        return self.make(image, draw), int(self.source.photos.labels[which])
 
 
 def epoch_order(epoch: int, *, seed: int, num_images: int) -> Int[np.ndarray, " n"]:
@@ -191,4 +200,4 @@ class EvalBatches:
         image = self.source.damage.read(self.source.photos.paths[index])
         if image is None:
             return None
-        return Crop(self.make(image), False, np.zeros(3)), int(self.source.photos.labels[index])
+        return Crop(self.make(image), False, np.zeros(3, np.float32)), int(self.source.photos.labels[index])
