@@ -15,8 +15,12 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def errors_for_people() -> Iterator[None]:
-    """Turn a mistake of the command's user into one line and exit status 2; HYDRA_FULL_ERROR=1 shows the stack."""
+def errors_for_people(config_name: str = "config") -> Iterator[None]:
+    """Turn a mistake of the command's user into one line and exit status 2; HYDRA_FULL_ERROR=1 shows the stack.
+
+    Args:
+        config_name: of the file in conf/ that says which options the command has.
+    """
     if os.environ.get("HYDRA_FULL_ERROR") == "1":
         yield
         return
@@ -32,7 +36,7 @@ def errors_for_people() -> Iterator[None]:
         if isinstance(error, UserError):
             _exit(str(error))
         if isinstance(error, (HydraException, OmegaConfBaseException)):
-            _exit(explain(error))
+            _exit(explain(error, config_name))
         if isinstance(error, OSError) and error.filename is not None:
             mend = "if the folder is the matter, choose another with outputs=FOLDER"
             _exit(f"{error.filename}: {error.strerror}; {mend}")
@@ -50,7 +54,7 @@ def _exit(line: str) -> None:
     sys.exit(2)
 
 
-def explain(error: Exception) -> str:
+def explain(error: Exception, config_name: str) -> str:
     """One line for what Hydra found wrong with the options."""
     from hydra.errors import MissingConfigException, OverrideParseException
 
@@ -62,10 +66,10 @@ def explain(error: Exception) -> str:
         return f"cannot read the option '{error.override}'; options are written depth=20 or depth=20,56"
     text = str(error)
     if text.startswith("Could not override '"):
-        key = text.split("'")[1]
-        if key in option_names():
+        key, names = text.split("'")[1], option_names(config_name)
+        if key in names:
             return f"{key} is not an option here; {_who_has(key)}"
-        hint = _did_you_mean(key, option_names()) or "; python train.py --help shows the usual ones"
+        hint = _did_you_mean(key, names) or f"; python {Path(sys.argv[0]).name} --help shows the usual ones"
         return f"{key} is not an option{hint}"
     return " ".join(text.split())
 
@@ -84,20 +88,26 @@ def _did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {near[0]}?" if near else ""
 
 
-def _refuse_dashes(arguments: list[str]) -> None:
+def _refuse_dashes(arguments: list[str], config_name: str) -> None:
     for argument in arguments:
         name = argument.lstrip("-").split("=")[0]
-        if argument.startswith("--") and name in option_names():
+        if argument.startswith("--") and name in option_names(config_name):
             raise UserError(f"{argument}: options are written without dashes, {name}=VALUE")
 
 
-def option_names() -> list[str]:
-    """Every key of conf/, as it is written on the command line."""
-    from omegaconf import OmegaConf
+def option_names(config_name: str = "config") -> list[str]:
+    """Every key of a command's config and of its groups in conf/, as it is written on the command line."""
+    from omegaconf import DictConfig, OmegaConf
 
     folder = config_dir()
-    names = [str(key) for key in OmegaConf.load(folder / "config.yaml") if key not in ("defaults", "hydra")]
-    for path in folder.glob("*/*.yaml"):
+    main = OmegaConf.load(folder / f"{config_name}.yaml")
+    assert isinstance(main, DictConfig)
+    names = []
+    for key, value in ((str(key), value) for key, value in main.items()):
+        if key not in ("defaults", "hydra"):
+            names += [f"{key}.{inner!s}" for inner in value] if isinstance(value, DictConfig) else [key]
+    groups = {str(key) for entry in main.defaults if isinstance(entry, DictConfig) for key in entry}
+    for path in [path for group in groups for path in (folder / group).glob("*.yaml")]:
         group = path.parent.name
         keys = (str(key) for key in OmegaConf.load(path))
         names += [group, *(f"{group}.{key}" for key in keys if key not in ("defaults", "hydra", group))]
@@ -118,7 +128,7 @@ def train() -> None:
 
 def report() -> None:
     """`python report.py`"""
-    with errors_for_people():
+    with errors_for_people("report"):
         config = _compose("report")
         from rich.console import Console
 
@@ -134,9 +144,33 @@ def report() -> None:
             dashboard.write(Path(config.outputs), dict(config.logger), console, kept=kept)
 
 
+def evaluate() -> None:
+    """`python evaluate.py`"""
+    with errors_for_people("evaluate"):
+        if slurm := [argument for argument in sys.argv if argument.startswith("hardware=slurm")]:
+            raise UserError(f"{slurm[0]}: a test is not submitted to SLURM; use hardware=gpu inside of a job of yours")
+        sys.argv[1:] = map(quoted, sys.argv[1:])
+        config = _compose("evaluate")
+        from omegaconf import OmegaConf
+
+        from resnet_repro.evaluate import main
+
+        options = OmegaConf.to_container(config, resolve=True)
+        assert isinstance(options, dict)
+        main({str(key): value for key, value in options.items()})
+
+
+def quoted(argument: str) -> str:
+    """`run=A,B` as Hydra takes it: names of runs have an equals sign in them, which it would read as its own."""
+    if not argument.startswith("run="):
+        return argument
+    folders = argument.removeprefix("run=").strip("[]").split(",")
+    return f"run={[folder.strip() for folder in folders if folder.strip()]!r}"
+
+
 def _compose(config_name: str) -> "DictConfig":
     """Have Hydra read the command line."""
-    _refuse_dashes(sys.argv[1:])
+    _refuse_dashes(sys.argv[1:], config_name)
     import hydra
 
     configs: list[DictConfig] = []

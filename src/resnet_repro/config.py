@@ -132,7 +132,7 @@ def _proportional(schedule: Config, *, lr: float) -> Config:
     """
     batch_size = schedule["batch_size"]
     recipe = {"protocol_batch_size": batch_size} | schedule
-    rules.check_keys(
+    rules.check_values(
         {f"schedule.{key}": recipe[key] for key in ("batch_size", "protocol_batch_size", "protocol_steps")}
     )
     times = batch_size / recipe["protocol_batch_size"]

@@ -17,7 +17,7 @@ GPU_OVERHEAD = 1.0 * 2**30
 
 
 def check_devices(jobs: list[Job]) -> None:
-    """Refuse a device that this machine has not, and a run that one of its GPUs cannot hold.
+    """Refuse a device that this machine has not.
 
     Raises:
         UserError: one line that says what to do.
@@ -31,6 +31,14 @@ def check_devices(jobs: list[Job]) -> None:
         raise UserError(f"hardware.devices={needed} is more than the {len(gpus())} visible CUDA devices; ask for fewer")
     if any(job.config["hardware"]["num_nodes"] > 1 for job in jobs):
         raise UserError("hardware.num_nodes=2 and more needs hardware=slurm_... or torchrun on every node")
+
+
+def check_memory(jobs: list[Job]) -> None:
+    """Refuse to train what one of this machine's GPUs cannot hold.
+
+    Raises:
+        UserError: one line that says what to do.
+    """
     for job in (job for job in jobs if on_gpu(job)):
         if (needs := memory_needed(job.config)) > (has := smallest_gpu()):
             instead = "fewer images: schedule.batch_size="

@@ -27,7 +27,7 @@ def keep(run: RunDir, results: Path) -> Path:
     if kept.is_done and read_json(kept.manifest) != manifest:
         raise UserError(f"{kept.path} holds another run of this name; remove it first, if this one is to stand for it")
     kept.path.mkdir(parents=True, exist_ok=True)
-    for file in (run.metrics, run.responses, run.gradients, run.manifest):
+    for file in (run.metrics, run.responses, run.gradients, run.evaluations, run.manifest):
         if file.exists():
             shutil.copyfile(file, kept.path / file.name)
     return kept.path

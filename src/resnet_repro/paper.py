@@ -31,6 +31,7 @@ class Published:
     mean: float | None = None
     std: float | None = None
     top5: float | None = None
+    test: str = "1crop"
     params_m: float | None = None
     multiply_adds_g: float | None = None
 
@@ -138,11 +139,13 @@ def why_not(rows: list[Published]) -> str:
     return ", ".join(dict.fromkeys(row.why for row in own))
 
 
-def published(config: Config) -> Published | None:
-    """The printed row of a run's config; of several, one with a mean over runs is preferred, then the first number."""
+def published(config: Config, *, test: str = "1crop") -> Published | None:
+    """The printed row of a run's config and way of testing (`python evaluate.py test=`); of several, one with a mean
+    over runs is preferred, then one with a top-5 error, then the first number.
+    """
     ours = cell_of(config)
-    rows = [row for row in registry() if row.has_number and not row.why and not row.needs and row.cell == ours]
-    return max(rows, key=lambda row: row.mean is not None, default=None)
+    rows = [row for row in registry() if row.has_number and row.test == test and row.cell == ours]
+    return max(rows, key=lambda row: (row.mean is not None, row.top5 is not None), default=None)
 
 
 def cell_of(config: Config) -> Config:
@@ -180,3 +183,13 @@ def printed_error(manifest: dict[str, Any]) -> float | None:
     """
     row = None if deviations(manifest) else published(manifest["config"])
     return None if row is None else row.number
+
+
+def printed_errors(manifest: dict[str, Any] | None, *, test: str) -> dict[str, float | None]:
+    """The printed errors in % to set beside a run that was tested in this way; None where there are none."""
+    row = None if manifest is None or deviations(manifest) else published(manifest["config"], test=test)
+    return (
+        {"paper_error": None, "paper_error_top5": None}
+        if row is None
+        else {"paper_error": row.number, "paper_error_top5": row.top5}
+    )

@@ -109,8 +109,8 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
 }
 
 
-def check_keys(flat: dict[str, Any]) -> None:
-    """Refuse a value that is none by itself.
+def check_values(flat: dict[str, Any]) -> None:
+    """Refuse a value that none of its option's is.
 
     Raises:
         UserError: at the first that breaks a rule.
@@ -126,7 +126,7 @@ def check(flat: dict[str, Any]) -> None:
     Raises:
         UserError: at the first that breaks a rule.
     """
-    check_keys(flat)
+    check_values(flat)
     if flat["jobs"] != "auto" and not _number(int, 1)(flat["jobs"]):
         raise UserError(f"jobs={flat['jobs']} is not auto or a whole number of runs at a time, at least 1")
     num_train, batch_size, val_size = flat["data.num_train"], flat["schedule.batch_size"], flat.get("data.val_size", 0)
@@ -177,7 +177,7 @@ def check_comparator(flat: dict[str, Any]) -> None:
         UserError: at the first that breaks a rule.
     """
     source, name, init_from = flat["arch.source"], flat["arch.name"], flat["init_from"]
-    check_keys({key: flat[key] for key in ("arch.source", "arch.image_size")})
+    check_values({key: flat[key] for key in ("arch.source", "arch.image_size")})
     if name is None:
         known = "one of " if source == "torchvision" else "any of timm.list_models(), for example "
         raise UserError(f"arch={source} needs arch.name=..., {known}{', '.join(COMPARATORS[source])}")

@@ -16,9 +16,9 @@ from pytorch_lightning.strategies import DDPStrategy
 from resnet_repro import origin
 from resnet_repro.callbacks import Checkpoint, Recorder
 from resnet_repro.checkpoints import newest_checkpoint
-from resnet_repro.config import RESULT_HARDWARE, is_comparator, measures_top5, of_photos, result_keys
+from resnet_repro.config import RESULT_HARDWARE, is_comparator, measures_top5, result_keys
 from resnet_repro.construct import begin_as
-from resnet_repro.data.module import InMemoryData
+from resnet_repro.data.module import InMemoryData, open_data
 from resnet_repro.errors import UserError
 from resnet_repro.fused import fuse
 from resnet_repro.hardware import compile_regions, keep_freed_memory, settle
@@ -66,7 +66,7 @@ def run(path: Path, job: dict[str, Any] | None = None, rank: Rank | None = None)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # nothing here reads such
     pl.seed_everything(config["seed"], verbose=False)
 
-    data = _data(config)
+    data = open_data(config)
     model = LitClassifier(config, splits=data.splits)
     if hardware["channels_last"]:
         model.net.to(memory_format=torch.channels_last)
@@ -116,14 +116,6 @@ def run(path: Path, job: dict[str, Any] | None = None, rank: Rank | None = None)
             summary = {"images_per_s": manifest["images_per_s"], "paper/error": job["paper_error"]}
             _finish_wandb(folder, loggers, manifest["results"] | summary, exit_code=0)
     return manifest
-
-
-def _data(config: dict[str, Any]) -> "InMemoryData | ImageNetData":
-    if not of_photos(config["data"]):
-        return InMemoryData(config)
-    from resnet_repro.data.imagenet import ImageNetData  # torchvision: only where it is needed
-
-    return ImageNetData(config)
 
 
 def _begin_or_go_on(

@@ -20,7 +20,8 @@ class RunDir:
     `job.json` is what was asked, `begun.json` with which code and data, `slurm.json` as which SLURM job, `status.json`
     how far it is, `failure.txt` why it failed, `train.log` what its processes printed, `metrics.csv` and `timing.csv`
     its curves, `checkpoints/` its newest states, `responses.csv` and `gradients.csv` how strong each layer's are,
-    `wandb.json` which rows W&B has, and `manifest.json`, written last, its result.
+    `wandb.json` which rows W&B has, and `manifest.json`, written last, its result; `evaluations.json` what
+    `evaluate.py` has found of it since.
     """
 
     def __init__(self, path: Path) -> None:
@@ -31,6 +32,7 @@ class RunDir:
         self.responses, self.gradients = path / "responses.csv", path / "gradients.csv"
         self.checkpoints, self.failure = path / "checkpoints", path / "failure.txt"
         self.slurm, self.wandb = path / "slurm.json", path / "wandb.json"
+        self.evaluations = path / "evaluations.json"
 
     @property
     def is_done(self) -> bool:

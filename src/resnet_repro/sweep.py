@@ -153,6 +153,7 @@ def run_jobs(jobs: list[Job], *, console: Console | None = None) -> int:
     plan.check_folders(jobs)
     jobs = list({job.dir: job for job in jobs}.values())
     devices.check_devices(jobs)
+    devices.check_memory(jobs)
     plan.check_beginnings(jobs, in_order=True)
     todo = claim_all(jobs)
     parallel = min(devices.num_parallel(jobs), max(len(todo), 1))

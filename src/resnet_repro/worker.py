@@ -10,13 +10,13 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkContext, SpawnContext
 from multiprocessing.process import BaseProcess, parent_process
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from resnet_repro.errors import UserError
 from resnet_repro.ranks import Rank
@@ -56,9 +56,14 @@ def work(path: Path, gpus: list[str] | None = None, *, fork_ranks: bool = False)
 
 
 def _be_rank(path: Path, job: dict[str, Any], rank: Rank) -> None:
+    follow_parent()
+    sys.exit(train(RunDir(path), job, rank, log=True))
+
+
+def follow_parent() -> None:
+    """From now on heed the stop signals, and stop when the launching process is gone."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    sys.exit(train(RunDir(path), job, rank, log=True))
 
 
 def train(run: RunDir, job: dict[str, Any], rank: Rank, *, log: bool) -> int:
@@ -156,15 +161,49 @@ def _end_with_parent() -> None:
 # --- several ranks ----------------------------------------------------------------------------------------------------
 
 
-def _start_ranks(run: RunDir, job: dict[str, Any], num_ranks: int, *, fork: bool) -> int:
-    """Run a job as that many processes, watch over them, and tell what came of the job.
+class End(NamedTuple):
+    """How the processes of several ranks ended."""
 
-    One that fails ends them all within seconds: the others wait for it in a collective operation.
+    rank: int
+    """The first that did not end well, else 0."""
+    exitcode: int
+    was_stopped: bool
+    """Whether a signal asked for it."""
+
+    @property
+    def killer(self) -> str:
+        """Who killed that rank, empty where it ended by itself."""
+        name = signal.Signals(-self.exitcode).name if self.exitcode < 0 else ""
+        return name + " (out of memory?)" * (name == "SIGKILL")
+
+
+def _start_ranks(run: RunDir, job: dict[str, Any], num_ranks: int, *, fork: bool) -> int:
+    """Run a job as that many processes, watch over them, and tell what came of the job."""
+    end = run_ranks(_be_rank, (run.path, job), num_ranks, fork=fork)
+    exitcode = end.exitcode
+    if end.killer and end.was_stopped:
+        state, reason, exitcode = "stopped", "stopped while it started", STOPPED
+    elif end.killer:
+        state, reason, exitcode = "failed", f"rank {end.rank} was killed by {end.killer}", FAILED
+    elif run.failure.exists():  # rank 0 may have been ended before it could tell
+        state, reason = "failed", run.failure.read_text()
+    else:
+        return exitcode
+    with suppress(OSError):  # the exit status tells, too
+        _say(run, state, reason)
+    return exitcode
+
+
+def run_ranks(target: Callable[..., None], args: tuple[Any, ...], num_ranks: int, *, fork: bool) -> End:
+    """Call `target(*args, rank)` in that many processes, and pass on what asks this one to stop.
+
+    One that fails ends them all within seconds: the others wait for it in a collective operation. Call it with the stop
+    signals blocked; `target` unblocks them with `follow_parent`.
     """
     context: ForkContext | SpawnContext = mp.get_context("fork") if fork else mp.get_context("spawn")
     with tempfile.TemporaryDirectory(prefix="resnet_repro-") as folder:
         ranks = [Rank(n, num_ranks, n, meeting_point=Path(folder) / "store") for n in range(num_ranks)]
-        processes = [context.Process(target=_be_rank, args=(run.path, job, rank)) for rank in ranks]
+        processes = [context.Process(target=target, args=(*args, rank)) for rank in ranks]
         was_stopped = threading.Event()
 
         def stop(signum: int, frame: Any) -> None:
@@ -176,22 +215,9 @@ def _start_ranks(run: RunDir, job: dict[str, Any], num_ranks: int, *, fork: bool
             process.start()  # the stop signals are still blocked, here and in the new process
         for signum in STOP_SIGNALS:
             signal.signal(signum, stop)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
-        threading.Thread(target=_end_with_parent, daemon=True).start()
-        number, exitcode = _wait_for(processes)
-    if exitcode < 0 and was_stopped.is_set():
-        state, reason, exitcode = "stopped", "stopped while it started", STOPPED
-    elif exitcode < 0:
-        name = signal.Signals(-exitcode).name
-        reason = f"rank {number} was killed by {name}" + " (out of memory?)" * (name == "SIGKILL")
-        state, exitcode = "failed", FAILED
-    elif run.failure.exists():  # rank 0 may have been ended before it could tell
-        state, reason = "failed", run.failure.read_text()
-    else:
-        return exitcode
-    with suppress(OSError):  # the exit status tells, too
-        _say(run, state, reason)
-    return exitcode
+        follow_parent()
+        rank, exitcode = _wait_for(processes)
+    return End(rank, exitcode, was_stopped.is_set())
 
 
 def _wait_for(processes: Sequence[BaseProcess]) -> tuple[int, int]:

@@ -1,16 +1,20 @@
 """CIFAR-10, CIFAR-100 and digits as one LightningDataModule: small enough to live on the training device."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from resnet_repro.config import of_photos
 from resnet_repro.data import cifar, digits
 from resnet_repro.data.batches import DeviceBatches, EvalBatches, normalisation
 from resnet_repro.data.images import Images, ImageSet
 from resnet_repro.data.loader import ComparisonLoader
+
+if TYPE_CHECKING:
+    from resnet_repro.data.imagenet import ImageNetData
 
 
 def read(data: dict[str, Any]) -> ImageSet:
@@ -73,14 +77,18 @@ class InMemoryData(pl.LightningDataModule):
 
     def val_dataloader(self) -> list[EvalBatches]:
         assert self.trainer is not None
-        device = self.trainer.strategy.root_device
+        shares = {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size}
+        return self.evaluation(self.trainer.strategy.root_device, **shares)
+
+    def evaluation(self, device: torch.device, *, rank: int = 0, world_size: int = 1) -> list[EvalBatches]:
+        """A rank's share of every evaluated split, in the order of `splits`."""
         return [
             EvalBatches(
                 *self._tensors(images, device),
                 **self.normalisation.to(device)._asdict(),
                 batch_size=self.schedule["eval_batch_size"],
-                rank=self.trainer.global_rank,
-                world_size=self.trainer.world_size,
+                rank=rank,
+                world_size=world_size,
             )
             for images in self.evaluated.values()
         ]
@@ -96,3 +104,16 @@ class InMemoryData(pl.LightningDataModule):
     @staticmethod
     def _tensors(images: Images, device: torch.device) -> tuple[Tensor, Tensor]:
         return torch.from_numpy(images.x).to(device), torch.from_numpy(images.y).to(device)
+
+
+def open_data(config: dict[str, Any]) -> "InMemoryData | ImageNetData":
+    """The data that a run's config names.
+
+    Raises:
+        UserError: where it is not there, or not whole.
+    """
+    if not of_photos(config["data"]):
+        return InMemoryData(config)
+    from resnet_repro.data.imagenet import ImageNetData  # only where it is needed: a job's start takes longer with it
+
+    return ImageNetData(config)
