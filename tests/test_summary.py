@@ -23,8 +23,8 @@ def settled(*overrides: str) -> dict:
     return resolve(composed(*overrides))
 
 
-def shown(*overrides: str) -> str:
-    console = Console(file=io.StringIO(), width=200)
+def shown(*overrides: str, width: int = 200) -> str:
+    console = Console(file=io.StringIO(), width=width)
     jobs = [make_job(composed(*overrides, f"seed={seed}"), usual=composed(*overrides)) for seed in (0, 1)]
     assert summary.show(jobs, console=console) == 0
     return console.file.getvalue()
@@ -97,3 +97,10 @@ def test_the_command_prints_every_network_and_makes_no_run(tmp_path: Path) -> No
     assert status == 0, output
     assert output.count("conv4_x") == 2
     assert not (tmp_path / "outputs" / "cifar10").exists()
+
+
+def test_no_number_is_cut_off_on_a_narrow_terminal() -> None:
+    narrow = shown(*IMAGENET, "depth=152", width=80)
+    assert "…" not in narrow
+    assert "11,282,415,616" in narrow
+    assert max(map(len, narrow.splitlines()[2:])) <= 80

@@ -99,7 +99,7 @@ def _table(config: Config) -> Table:
     rows = parts(config)
     drawn = Table(title=f"{name}, on {' × '.join(map(str, data['image']))} ({data['name']})", show_lines=True)
     for heading in ("", "output", "layers"):
-        drawn.add_column(heading, no_wrap=True)
+        drawn.add_column(heading, no_wrap=heading != "layers")  # the one that may be narrower: no number is cut off
     for heading in ("parameters", "multiply-adds"):
         drawn.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
