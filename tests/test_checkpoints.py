@@ -81,7 +81,12 @@ Path.unlink = lambda self, **k: die() if self.name == "step-00000004.ckpt" else 
             8,
             marks=pytest.mark.slow,
         ),
-        (IN_THE_MIDDLE, ["step-00000004.ckpt", "step-00000008.ckpt", "step-00000012.part"], 8),
+        pytest.param(
+            IN_THE_MIDDLE,
+            ["step-00000004.ckpt", "step-00000008.ckpt", "step-00000012.part"],
+            8,
+            marks=pytest.mark.slow,
+        ),
         pytest.param(
             BEFORE_THE_NAME,
             ["step-00000004.ckpt", "step-00000008.ckpt", "step-00000012.part"],

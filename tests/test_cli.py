@@ -158,6 +158,7 @@ def test_the_whole_config_is_shown_where_it_is_asked_for(tmp_path: Path) -> None
         assert "Traceback" not in said
 
 
+@pytest.mark.slow
 def test_a_terminal_shows_a_bar_with_errors_and_speed_and_ctrl_c_ends_it(tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "train.py"), "data=digits", "depth=56", "logger=csv"]
     on_a_terminal = "import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))"

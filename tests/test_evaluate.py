@@ -182,7 +182,7 @@ def test_a_mistake_is_told_in_one_line_before_torch_is_imported(made: Path, opti
     assert "torch" not in modules
 
 
-@pytest.mark.parametrize("hardware", ["cpu", "ddp_2cpu"])
+@pytest.mark.parametrize("hardware", ["cpu", pytest.param("ddp_2cpu", marks=pytest.mark.slow)])
 def test_weights_that_are_not_the_runs_are_refused_in_one_line_on_any_number_of_ranks(
     home: Path, hardware: str
 ) -> None:

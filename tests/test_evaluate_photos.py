@@ -138,7 +138,7 @@ def test_another_folder_is_tested_where_its_classes_are_as_many(small: Path, tmp
         evaluated(small, f"data.root={three}")
 
 
-@pytest.mark.parametrize("way", ["multiscale", "320"])
+@pytest.mark.parametrize("way", [pytest.param("multiscale", marks=pytest.mark.slow), "320"])
 def test_a_network_that_takes_one_size_only_is_not_tested_at_others(small: Path, way: str) -> None:
     manifest = read_json(RunDir(small).manifest)
     manifest["config"]["arch"] = {"source": "torchvision", "name": "alexnet", "image_size": 64}

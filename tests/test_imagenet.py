@@ -62,6 +62,7 @@ def test_a_run_is_told_by_its_validation_images_and_named_by_what_is_not_imagene
     assert RunDir(path).responses.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("root", [pytest.param(MINI, marks=needs_mini), None])
 def test_resumed_run_equals_uninterrupted_run_bitwise(
     root: Path | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -81,6 +82,7 @@ def test_resumed_run_equals_uninterrupted_run_bitwise(
     assert RunDir(path).metrics.read_bytes() == RunDir(whole).metrics.read_bytes()
 
 
+@pytest.mark.slow
 @needs_mini
 def test_two_ranks_train_one_run_and_validate_each_image_once(tmp_path: Path) -> None:
     status, said = commands.run(

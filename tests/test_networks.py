@@ -164,7 +164,6 @@ def test_without_an_image_size_the_network_sees_the_pixels_of_the_data() -> None
         (["arch=timm", "arch.name=resnet18", "hardware.fused=true"], "with arch=timm use auto"),
         (["arch=timm", "arch.name=resnet18", "hardware.recompute=true"], "with arch=timm use false"),
         (["arch=timm", "arch.name=resnet18", "schedule.lr=-1"], "schedule.lr=-1 is not a number from 0 on"),
-        (["arch=resnet_v1", "schedule.lr=auto"], "schedule.lr=auto is not a number from 0 on"),
     ],
 )
 def test_what_a_library_has_not_is_refused_in_one_line(options: list[str], message: str) -> None:

@@ -36,6 +36,7 @@ def rates_of(rows: list[dict[str, str]]) -> list[float]:
     return rates
 
 
+@pytest.mark.slow
 def test_the_rate_falls_after_an_evaluation_that_is_no_better_and_a_stopped_run_goes_on_exactly(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -89,7 +89,7 @@ def test_a_shortened_run_shows_the_papers_number_but_no_difference(tmp_path: Pat
     assert "400 of 64,000 steps: not comparable" in text
 
 
-@pytest.mark.parametrize("width", [80, 100, 160])
+@pytest.mark.parametrize("width", [80, *(pytest.param(width, marks=pytest.mark.slow) for width in (100, 160))])
 def test_no_number_is_cut_off_in_the_terminal(outputs: Path, width: int) -> None:
     write_run(outputs, "resnet_v1", 110, name="gate", arch__mix="exclusive_gate", data__name="cifar10")
     _, text, _ = written(outputs, width)

@@ -119,7 +119,7 @@ WARMUP = ("depth=14", "schedule.warmup={lr: 0.01, until_error: 200.0}", "schedul
     ("overrides", "step"),
     [
         (("arch=resnet_v1", "arch.shortcut=dropout"), 13),  # draws from the global generator
-        (("data.loader=dataloader", "data.num_workers=1"), 13),
+        pytest.param(("data.loader=dataloader", "data.num_workers=1"), 13, marks=pytest.mark.slow),
         (("data.val_size=100", "arch=plain"), 13),
         pytest.param(WARMUP, 13, marks=pytest.mark.slow),
         pytest.param(WARMUP, 100, marks=pytest.mark.slow),  # where the warm-up is judged, and nothing is evaluated
@@ -143,6 +143,7 @@ def test_every_state_survives_a_stop(
     assert resumed["weights_sha256"] == manifest["weights_sha256"]
 
 
+@pytest.mark.slow
 def test_a_stop_during_an_evaluation_waits_for_its_end_and_is_exact(
     undisturbed: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -199,6 +200,7 @@ def test_what_is_no_part_of_the_result_may_change_when_a_run_goes_on(tmp_path: P
     assert asked["group"] == "test"  # the sweep that it began in, and its W&B run
 
 
+@pytest.mark.slow
 def test_v1_warmup_ends_at_the_first_100_batches_whose_error_is_low_enough(undisturbed: Callable[..., Any]) -> None:
     _, metrics = undisturbed(*WARMUP)
     rates = {int(row["step"]): float(row["lr"]) for row in csv.DictReader(metrics.decode().splitlines())}

@@ -16,9 +16,8 @@ from tests.test_run import prepared
 LONG = ("-m", "seed=0,1,2", "depth=14", "arch=plain", "data=digits", "schedule.steps=150", "logger=csv", "jobs=2")
 
 
-@pytest.mark.parametrize(
-    "how", [signal.SIGINT, *(pytest.param(s, marks=pytest.mark.slow) for s in (signal.SIGTERM, signal.SIGKILL))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_sweep_that_is_stopped_saves_its_runs_leaves_no_process_and_goes_on_exactly(
     how: signal.Signals, tmp_path: Path
 ) -> None:
@@ -63,6 +62,7 @@ def test_ctrl_c_while_the_first_job_starts_ends_everything_quietly(seconds: floa
     assert_gone(children)
 
 
+@pytest.mark.slow
 def test_the_second_ctrl_c_stops_at_once(tmp_path: Path) -> None:
     process = start("train.py", "depth=56", "data=digits", "logger=csv", home=tmp_path)
     wait_for_step(tmp_path / "outputs", 0, num_runs=1)

@@ -92,6 +92,7 @@ def test_the_multiply_adds_of_v1_table_1_stand_below_ours() -> None:
     assert "v1 Table 1" in output
 
 
+@pytest.mark.slow
 def test_the_command_prints_every_network_and_makes_no_run(tmp_path: Path) -> None:
     status, output = command("train.py", "summary=true", "depth=20,56", "arch=resnet_v2", home=tmp_path)
     assert status == 0, output

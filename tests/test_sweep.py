@@ -54,6 +54,7 @@ def test_a_sweep_run_again_skips_what_is_done_without_importing_torch(home: Path
     assert {path: path.stat().st_mtime_ns for path in swept[2].glob("digits/*/*")} == before
 
 
+@pytest.mark.slow
 def test_a_job_of_a_sweep_gives_the_bits_of_the_same_job_alone(swept: tuple[int, str, Path], tmp_path: Path) -> None:
     status, output = run("train.py", "depth=14", "arch=plain", *DIGITS, "logger=csv", home=tmp_path)
     assert status == 0, output
@@ -155,6 +156,7 @@ def test_a_damaged_manifest_of_another_run_ends_no_sweep(home: Path, swept: tupl
     assert (status, output.splitlines()[0]) == (0, "4 jobs; 4 done already")
 
 
+@pytest.mark.slow
 def test_resume_false_puts_the_old_run_aside_and_begins_anew(home: Path, swept: tuple[int, str, Path]) -> None:
     name = "plain-8-s0__steps=22"
     before = manifests(swept[2])[name]

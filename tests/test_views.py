@@ -88,7 +88,7 @@ def test_at_the_papers_crop_sizes_are_the_papers() -> None:
     assert large.shape == (3, 320, 320)
 
 
-@pytest.mark.parametrize("test", ["1crop", "10crop", "320", "multiscale"])
+@pytest.mark.parametrize("test", ["1crop", "10crop", "320", pytest.param("multiscale", marks=pytest.mark.slow)])
 def test_probabilities_are_those_of_one_view_at_a_time_averaged(test: str) -> None:
     """Images of different shapes in one batch, each crop and scale written out."""
     net, images = network(), [picture(90, 70, seed=1), picture(70, 90, seed=2), picture(70, 90, seed=3)]

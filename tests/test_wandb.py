@@ -69,6 +69,7 @@ def assert_has_every_row_once(stored: StoredRun, folder: RunDir) -> None:
     assert [(r["responses/layer"], r["responses/std"]) for r in stored.history[len(logged) :]] == responses
 
 
+@pytest.mark.slow
 def test_an_online_run_logs_every_row_once_and_what_it_is_told_apart_by(
     wandb_server: Callable[..., WandbServer], tmp_path: Path
 ) -> None:
@@ -93,6 +94,7 @@ def stopped_at_step_10(home: Path, monkeypatch: pytest.MonkeyPatch) -> RunDir:
     return folder
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_offline_is_one_folder_that_uploads_every_row_once(
     wandb_server: Callable[..., WandbServer], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -104,6 +106,7 @@ def test_a_run_that_was_stopped_offline_is_one_folder_that_uploads_every_row_onc
     assert_has_every_row_once(stored, folder)
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_and_uploaded_goes_on_offline_behind_what_was_uploaded(
     wandb_server: Callable[..., WandbServer], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

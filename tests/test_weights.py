@@ -18,6 +18,9 @@ from resnet_repro.resnet import ResNet
 from tests.test_resnet import V2, cifar, randomise
 
 
+LARGE = [pytest.param(depth, marks=pytest.mark.slow) for depth in (101, 152)]
+
+
 def imagenet(depth, **words):
     return ResNet(depth=depth, family="imagenet", **{"num_classes": 7, "shortcut": "B", "stride_on": "3x3"} | words)
 
@@ -64,7 +67,7 @@ class AkamasterResNet(nn.Module):
 # in
 
 
-@pytest.mark.parametrize("depth", [18, 34, 50, 101, 152])
+@pytest.mark.parametrize("depth", [18, 34, 50, *LARGE])
 def test_torchvisions_weights_give_its_logits(tmp_path, depth):
     theirs = randomise(torchvision.models.get_model(f"resnet{depth}", weights=None, num_classes=7))
     torch.save(theirs.state_dict(), tmp_path / "theirs.pth")
@@ -73,7 +76,7 @@ def test_torchvisions_weights_give_its_logits(tmp_path, depth):
     assert_equal_logits(ours, theirs, torch.randn(2, 3, 64, 64))
 
 
-@pytest.mark.parametrize("depth", [18, 34, 50, 101, 152])
+@pytest.mark.parametrize("depth", [18, 34, 50, *LARGE])
 def test_timms_weights_give_its_logits(tmp_path, depth):
     theirs = randomise(timm.create_model(f"resnet{depth}", num_classes=7))
     save_file(theirs.state_dict(), tmp_path / "theirs.safetensors")
@@ -84,7 +87,7 @@ def test_timms_weights_give_its_logits(tmp_path, depth):
         torch.testing.assert_close(ours.eval()(x), theirs.eval()(x), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("depth", [50, 101, 152])
+@pytest.mark.parametrize("depth", [50, *LARGE])
 def test_timms_v2_weights_give_its_logits(tmp_path, depth):
     theirs = randomise(timm.create_model(f"resnetv2_{depth}", num_classes=7))
     save_file(theirs.state_dict(), tmp_path / "theirs.safetensors")

@@ -126,6 +126,7 @@ def losses(path: Path) -> list[float]:
     return [float(row[column]) for row in rows if row[column]]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("graph_on_any_device")
 def test_a_run_of_whole_steps_is_the_usual_run_within_rounding(tmp_path: Path) -> None:
     options = ("hardware.precision=32-true", "schedule.log_every=1")
@@ -142,6 +143,7 @@ def test_a_run_of_whole_steps_is_the_usual_run_within_rounding(tmp_path: Path) -
     assert gradients[0][:2] == gradients[1][:2]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("graph_on_any_device")
 @pytest.mark.parametrize("arch", ["resnet_v1", "resnet_v2"])
 def test_a_run_of_whole_steps_that_goes_on_equals_an_uninterrupted_one_bitwise(
