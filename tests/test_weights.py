@@ -17,7 +17,6 @@ from resnet_repro.layouts import TIMM_V2, TORCHVISION
 from resnet_repro.resnet import ResNet
 from tests.test_resnet import V2, cifar, randomise
 
-
 LARGE = [pytest.param(depth, marks=pytest.mark.slow) for depth in (101, 152)]
 
 
