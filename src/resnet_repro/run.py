@@ -16,7 +16,7 @@ from pytorch_lightning.strategies import DDPStrategy
 from resnet_repro import origin
 from resnet_repro.callbacks import Checkpoint, Recorder
 from resnet_repro.checkpoints import newest_checkpoint
-from resnet_repro.config import RESULT_HARDWARE, is_comparator, measures_top5, of_photos, result_keys
+from resnet_repro.config import RESULT_HARDWARE, is_comparator, is_streamed, measures_top5, of_photos, result_keys
 from resnet_repro.construct import begin_as
 from resnet_repro.data.module import InMemoryData
 from resnet_repro.errors import UserError
@@ -121,6 +121,10 @@ def run(path: Path, job: dict[str, Any] | None = None, rank: Rank | None = None)
 def _data(config: dict[str, Any]) -> "InMemoryData | ImageNetData":
     if not of_photos(config["data"]):
         return InMemoryData(config)
+    if is_streamed(config["data"]):
+        from resnet_repro.data.streaming import StreamedImageNetData
+
+        return StreamedImageNetData(config)
     from resnet_repro.data.imagenet import ImageNetData  # torchvision: only where it is needed
 
     return ImageNetData(config)
