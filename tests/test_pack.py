@@ -24,7 +24,9 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_tree(tmp_path_factory.mktemp("photos"), num=NUM)
 
 
-def packed(src: Path, dest: Path, *, skip_damaged: bool = False, shard_mb: float = 0.004, num_threads: int = 2) -> Path:
+def packed(
+    src: Path, dest: Path, *, skip_damaged: bool = False, shard_mb: float = 0.0025, num_threads: int = 2
+) -> Path:
     """By default in shards of a few images each."""
     pack(src, dest, shard_mb=shard_mb, skip_damaged=skip_damaged, num_threads=num_threads)
     return dest
@@ -46,7 +48,7 @@ def command(*arguments: str | Path, home: Path) -> tuple[int, str]:
 @pytest.mark.parametrize("src", [pytest.param(MINI, marks=needs_mini), None])
 def test_shards_hold_the_bytes_and_the_label_of_every_image_once(src: Path | None, tree: Path, tmp_path: Path) -> None:
     src = src or tree
-    storage = at(str(packed(src, tmp_path / "packed", shard_mb=0.3 if src == MINI else 0.004)))
+    storage = at(str(packed(src, tmp_path / "packed", shard_mb=0.3 if src == MINI else 0.0025)))
     index = read_index(storage)
     for split in photos.ARCHIVES:
         files = index.splits[split].shards

@@ -171,9 +171,10 @@ class AtHand:
             in_passing = NUM_FETCHERS + num_threads  # under way, or given up while a thread reads in them
             self.num_kept = int(cache_gb * 1e9 / largest) - in_passing
             if self.num_kept < num_needed:
+                enough = 1.1 * (num_needed + in_passing) * largest / 1e9  # still enough when rounded
                 raise UserError(
                     f"data.cache_gb={cache_gb:g} holds too few of {storage}'s shards for data.shuffle: give at least "
-                    f"{(num_needed + in_passing) * largest / 1e9:.2g}, or shuffle fewer images at a time"
+                    f"{enough:.2g}, or shuffle fewer images at a time"
                 )
         # a soft limit is 256 under macOS
         self.num_kept = max(1, min(self.num_kept, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2))

@@ -1,6 +1,7 @@
 """Where packed photographs lie: a folder, or a bucket of anything that speaks S3. Imports no torch."""
 
 import hashlib
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -55,7 +56,7 @@ class Bucket:
     def __init__(self, url: str) -> None:
         self.bucket, _, prefix = url.removeprefix(S3).rstrip("/").partition("/")
         self.prefix = prefix and f"{prefix}/"
-        if not self.bucket:
+        if not re.fullmatch(r"[\w.-]+", self.bucket, re.ASCII):
             raise UserError(f"data.root={url} names no bucket: give {S3}BUCKET/PREFIX")
 
     def __str__(self) -> str:
@@ -124,11 +125,16 @@ class Bucket:
         from botocore.exceptions import (
             BotoCoreError,
             ClientError,
+            CredentialRetrievalError,
             NoCredentialsError,
             PartialCredentialsError,
             ProfileNotFound,
+            SSOError,
+            TokenRetrievalError,
         )
 
+        no_login: tuple[type[Exception], ...] = (NoCredentialsError, PartialCredentialsError, ProfileNotFound)
+        no_login += (CredentialRetrievalError, SSOError, TokenRetrievalError)
         logging_in = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
         try:
             yield
@@ -142,7 +148,7 @@ class Bucket:
                 reason = f"the credentials are refused ({code}): {logging_in}, to what may read it"
             else:
                 reason = f"the server says {' '.join(str(error).split())}: try again later"
-        except (NoCredentialsError, PartialCredentialsError, ProfileNotFound) as error:
+        except no_login as error:
             reason = f"no credentials ({error}): {logging_in}"
         except BotoCoreError as error:
             said = " ".join(str(error).split())
