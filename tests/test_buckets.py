@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import torch
 from resnet_repro.callbacks import Checkpoint, Stopped
 from resnet_repro.data import shards
 from resnet_repro.data.shards import AtHand, read_index
-from resnet_repro.data.storage import at
+from resnet_repro.data.storage import NUM_REQUESTS, at
 from resnet_repro.data.streaming import PackedFiles, StreamedSource
 from resnet_repro.errors import UserError
 from resnet_repro.run import run
@@ -76,6 +77,7 @@ def test_a_run_from_a_bucket_equals_the_one_from_a_folder_bitwise(
     assert here["results"] == there["results"]
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_from_a_bucket_where_it_stopped_with_a_folder(
     server: S3Server, root: Path, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -118,6 +120,7 @@ def test_a_run_whose_bucket_goes_out_of_reach_ends_in_one_line_and_goes_on_bit_f
 
     with monkeypatch.context() as patch:
         patch.setenv("AWS_ENDPOINT_URL", line.url)
+        patch.setenv("AWS_MAX_ATTEMPTS", "1")
         patch.setattr(Checkpoint, "on_train_batch_end", cut)
         with pytest.raises(UserError, match="out of reach"):
             run(path)
@@ -156,14 +159,12 @@ def test_a_cache_of_one_shard_gives_the_same_batches(server: S3Server, root: Pat
 
 def test_copies_have_no_name_and_go_with_the_process(server: S3Server, url: str, tmp_path: Path) -> None:
     code = (
-        "import os, sys; from tests.test_buckets import AtHand, at, read_index; storage = at(sys.argv[1]); "
+        "import os, sys; from resnet_repro.data.shards import AtHand, at, read_index; storage = at(sys.argv[1]); "
         "shards = read_index(storage).splits['train'].shards; "
         "hand = AtHand(storage, shards, cache_gb=1, folder=sys.argv[2], num_threads=1, num_needed=1); "
         "print(len(hand[0].image(0)), os.listdir(sys.argv[2])); sys.stdout.flush(); os.kill(os.getpid(), 9)"
     )
-    result = subprocess.run(
-        [sys.executable, "-c", code, url, tmp_path], capture_output=True, text=True, check=False, cwd=commands.ROOT
-    )
+    result = subprocess.run([sys.executable, "-c", code, url, tmp_path], capture_output=True, text=True, check=False)
     assert re.fullmatch(r"\d+ \[\]\n", result.stdout), result.stderr
     assert not [*tmp_path.iterdir()]
 
@@ -181,6 +182,18 @@ def test_a_transfer_that_breaks_off_goes_on_where_it_did(
     line.num_cuts, line.after = 99, 500_000
     with pytest.raises(UserError, match="out of reach"):
         at(url).read("shard.bin")
+
+
+def test_an_outage_of_seconds_ends_no_run(server: S3Server, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    line = BadLine(server.url)
+    line.is_down = True
+    monkeypatch.setenv("AWS_ENDPOINT_URL", line.url)
+    with pytest.raises(UserError, match="out of reach"):
+        at(url).read(shards.INDEX)
+    mended = threading.Timer(2, setattr, (line, "is_down", False))
+    mended.start()
+    assert at(url, num_requests=NUM_REQUESTS).read(shards.INDEX)
+    assert mended.finished.is_set()
 
 
 def test_a_shard_that_is_not_what_was_packed_is_named(server: S3Server, root: Path) -> None:

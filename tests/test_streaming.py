@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from resnet_repro import paper
 from resnet_repro.callbacks import Stopped
 from resnet_repro.config import make_job
 from resnet_repro.data import augment
@@ -225,3 +226,11 @@ def test_a_folder_without_shards_is_refused_before_the_start_and_without_torch(t
     assert "data.root=data/imagenet_shards has no shards.json: give what `python -m resnet_repro.data.pack" in said
     assert said.strip().count("\n") == 0
     assert "torch" not in modules
+
+
+def test_a_run_from_shards_stands_beside_the_papers_rows_of_imagenet() -> None:
+    here, there = (
+        make_job(composed(f"data={data}", "depth=50"), usual=composed(f"data={data}")).config
+        for data in ("imagenet", "imagenet_streaming")
+    )
+    assert paper.cell_of(here) == paper.cell_of(there)

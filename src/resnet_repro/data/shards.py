@@ -176,8 +176,9 @@ class AtHand:
                     f"data.cache_gb={cache_gb:g} holds too few of {storage}'s shards for data.shuffle: give at least "
                     f"{enough:.2g}, or shuffle fewer images at a time"
                 )
-        # a soft limit is 256 under macOS
-        self.num_kept = max(1, min(self.num_kept, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2))
+        max_files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)  # 256 under macOS
+        if max_files != resource.RLIM_INFINITY:
+            self.num_kept = max(1, min(self.num_kept, max_files // 2))
         self.num_fetched = 0
         """Copies made so far."""
         self._kept: OrderedDict[int, Future[OpenShard]] = OrderedDict()
@@ -191,13 +192,17 @@ class AtHand:
         return future.result()
 
     def expect(self, numbers: Iterable[int]) -> None:
-        """Begin to copy those that are needed soon, the soonest first."""
+        """Begin to copy those that are needed soon, the soonest first.
+
+        No more than can be under way: what waited in a queue would have to be copied before a run can end.
+        """
         soon = [*numbers][: self.num_kept]
         with self._lock:
-            for number in soon:
-                self._begin(number)
-            for number in reversed(soon):
+            for number in reversed([number for number in soon if number in self._kept]):
                 self._kept.move_to_end(number)
+            idle = NUM_FETCHERS - sum(not future.done() for future in self._kept.values())
+            for number in [number for number in soon if number not in self._kept][: max(idle, 0)]:
+                self._begin(number)
 
     def _begin(self, number: int) -> Future[OpenShard]:
         if number not in self._kept:

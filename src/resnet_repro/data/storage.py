@@ -1,6 +1,7 @@
 """Where packed photographs lie: a folder, or a bucket of anything that speaks S3. Imports no torch."""
 
 import hashlib
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
 
 S3 = "s3://"
 BLOCK = 2**20  # bytes that are read at a time
-NUM_ATTEMPTS = 3  # at an object whose transfer breaks off; botocore itself asks again where nothing came yet
+NUM_ATTEMPTS = 3  # at an object whose transfer breaks off
+NUM_REQUESTS = 8  # of a run, where none gets through: half a minute, as a short outage should end no run of days
 REFUSALS = ("401", "403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken")
 INSTALL = "pip install 'resnet_repro[streaming]'"
 
@@ -53,7 +55,8 @@ class Bucket:
     Threads may share one; processes may not.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, num_requests: int) -> None:
+        self.num_requests = num_requests
         self.bucket, _, prefix = url.removeprefix(S3).rstrip("/").partition("/")
         self.prefix = prefix and f"{prefix}/"
         if not re.fullmatch(r"[\w.-]+", self.bucket, re.ASCII):
@@ -67,8 +70,9 @@ class Bucket:
         boto3 = _boto3(self)
         from botocore.config import Config
 
-        retries = {"mode": "standard", "max_attempts": 3}
-        config = Config(retries=retries, connect_timeout=10, read_timeout=60, max_pool_connections=32)
+        asked = "AWS_MAX_ATTEMPTS" in os.environ
+        retries = None if asked else {"mode": "standard", "total_max_attempts": self.num_requests}
+        config = Config(retries=retries, connect_timeout=10, read_timeout=30, max_pool_connections=32)
         with self._errors_for_people(""):
             try:
                 return boto3.Session().client("s3", config=config)
@@ -161,14 +165,14 @@ class Bucket:
 Storage = Folder | Bucket
 
 
-def at(root: str) -> Storage:
-    """What `data.root` names.
+def at(root: str, *, num_requests: int = 2) -> Storage:
+    """What `data.root` names; a bucket is asked so many times before it counts as out of reach.
 
     Raises:
         UserError: an address of another kind, or no boto3 to reach a bucket with.
     """
     if root.startswith(S3):
-        bucket = Bucket(root)
+        bucket = Bucket(root, num_requests=num_requests)
         _boto3(bucket)
         return bucket
     if "://" in root:
