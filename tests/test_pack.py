@@ -110,16 +110,18 @@ def test_the_command_says_what_it_packed_and_helps(tree: Path, tmp_path: Path) -
 def test_what_cannot_be_packed_is_refused_in_one_line(tree: Path, tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").touch()
-    for arguments, reason in (
-        (("nowhere", "packed"), "nowhere is no folder: give a folder with train/CLASS/"),
-        ((tmp_path / "full", "packed"), "full has no train/: give a folder"),
-        ((tree, "full"), "full is not empty: remove it, or give a folder that is not there yet"),
-        ((tree, "packed", "--shard-mb=0"), "--shard-mb and --threads are above 0"),
+    for src, dest, reason in (
+        ("nowhere", "packed", "nowhere is no folder: give a folder with train/CLASS/"),
+        ("full", "packed", "full has no train/: give a folder"),
+        (tree, "full", "full is not empty: remove it, or give a folder that is not there yet"),
     ):
-        status, said = command(*arguments, home=tmp_path)
-        assert status == 2, said
-        assert reason in said
-        assert "\n" not in said
+        with pytest.raises(UserError) as error:
+            packed(tmp_path / src, tmp_path / dest)
+        assert str(error.value).startswith(f"{tmp_path}/{reason}")
+        assert "\n" not in str(error.value)
+    status, said = command(tree, "packed", "--shard-mb=0", home=tmp_path)
+    assert (status, said.count("\n")) == (2, 0)
+    assert "--shard-mb and --threads are above 0" in said
     assert not (tmp_path / "packed").exists()
 
 
