@@ -178,7 +178,7 @@ def test_every_config_choice_composes_and_resolves() -> None:
     for arch in choices("arch"):
         for data in choices("data"):
             named = ["arch.name=resnet18"] if arch in COMPARATORS else []
-            depth = ["depth=18"] if data == "imagenet" else []
+            depth = ["depth=18"] if data.startswith("imagenet") else []
             config = resolve(composed(f"arch={arch}", f"data={data}", *named, *depth))
             assert config["arch"].get("source", config["arch"]["name"]) == arch
             assert config["data"]["name"] == data

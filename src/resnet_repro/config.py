@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from resnet_repro import depths, rules
-from resnet_repro.data import photos
+from resnet_repro.data import photos, shards
 
 Config = dict[str, Any]
 
@@ -17,6 +17,7 @@ RESULT_HARDWARE = ("precision", "channels_last", "fused", "compile", "graph", "n
 RESULT_KEYS = ("depth", "seed", "init_from", "protocol.name", *(f"hardware.{key}" for key in RESULT_HARDWARE))
 NOT_RESULT_KEYS = (
     *("data.root", "data.download", "data.num_workers", "data.num_threads", "data.skip_damaged"),
+    *("data.cache_gb", "data.cache_dir"),
     "data.image",  # follows from the data, and from data.crop
     *("arch.protocol", "arch.lr", "arch.multiply_adds"),  # protocol.name and schedule.lr are what is used
 )
@@ -88,6 +89,11 @@ def family(config: Config) -> str:
 def of_photos(data: Config) -> bool:
     """Whether the images are files that are read as training goes, each of its own size, and not held in memory."""
     return "crop" in data
+
+
+def is_streamed(data: Config) -> bool:
+    """Whether the photographs are packed in shards, which may lie in a bucket."""
+    return "cache_gb" in data
 
 
 def measures_top5(config: Config) -> bool:
@@ -220,10 +226,11 @@ def make_job(config: Config, *, usual: Config) -> Job:
 
 def _counted(data: Config) -> Config:
     """Of photographs the numbers of classes and training images that there are; where there are none, as it says."""
-    root = Path(data["root"]).expanduser() if of_photos(data) else None
-    if root is None or not all((root / split).is_dir() for split in photos.ARCHIVES):
+    if not of_photos(data):
         return data
-    found = photos.count(root)
+    found = (shards if is_streamed(data) else photos).count_there(data["root"])
+    if found is None:
+        return data
     return {**data, "num_train": found.num_train, "num_classes": found.num_classes}
 
 

@@ -13,8 +13,8 @@ from typing import Any
 from rich.console import Console
 
 from resnet_repro import devices, plan, rules
-from resnet_repro.config import Config, Job, flatten, is_comparator, of_photos
-from resnet_repro.data import photos
+from resnet_repro.config import Config, Job, flatten, is_comparator, is_streamed, of_photos
+from resnet_repro.data import photos, shards
 from resnet_repro.errors import UserError
 from resnet_repro.evaluations import TESTS, Request, entry, record, show
 from resnet_repro.ranks import Rank, given
@@ -113,9 +113,10 @@ def _number_format(asked: Config, configs: list[Config]) -> Config:
 
 def _check_classes(data: Config) -> None:
     """Refuse another folder of photographs whose classes are not the network's, by their number."""
-    if of_photos(data) and (found := photos.count(Path(data["root"]).expanduser()).num_classes) != data["num_classes"]:
+    found = (shards if is_streamed(data) else photos).count_there(data["root"]) if of_photos(data) else None
+    if found and found.num_classes != data["num_classes"]:
         raise UserError(
-            f"data.root={data['root']} has {found} classes and the run was trained on {data['num_classes']}; give the "
+            f"data.root={data['root']} has {found.num_classes} classes and the run was trained on {data['num_classes']}; give the "
             "folder that it was trained with"
         )
 

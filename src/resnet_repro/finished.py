@@ -11,10 +11,16 @@ from resnet_repro.errors import UserError
 
 # What changes no result, or is a coordinate of a cell. All else in a config is the protocol.
 NOT_PROTOCOL = {"arch", "depth", "seed", "init_from", "hardware", "logger", "resume", "jobs", "outputs", "protocol"}
-NOT_DATA = {"root", "download", "loader", "num_workers"}
+NOT_DATA = {"root", "download", "loader", "num_workers", "num_threads", "skip_damaged", "cache_gb", "cache_dir"}
 NOT_SCHEDULE = {"warmup", "log_every", "eval_every", "eval_batch_size"}  # a warm-up belongs to an architecture
 PAPERS = ("paper_v1", "paper_v2")  # on CIFAR their recipes differ in the warm-up alone: their runs stand side by side
-DATA_TITLES = {"digits": "Digits", "cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "imagenet": "ImageNet"}
+DATA_TITLES = {
+    "digits": "Digits",
+    "cifar10": "CIFAR-10",
+    "cifar100": "CIFAR-100",
+    "imagenet": "ImageNet",
+    "imagenet_streaming": "ImageNet from shards",
+}
 FIRST_COMMAND = "python train.py -m depth=20,56,110 arch=plain,resnet_v2 data=digits"
 
 

@@ -150,7 +150,8 @@ def published(config: Config, *, test: str = "1crop") -> Published | None:
 
 def cell_of(config: Config) -> Config:
     """Network, data and protocol of a resolved config."""
-    names = {key: config[key]["name"] for key in ("data", "protocol")}
+    data = config["data"]
+    names = {"data": data.get("same_as", data["name"]), "protocol": config["protocol"]["name"]}
     return cell(arch=config["arch"], depth=config["depth"], **names)
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from resnet_repro import depths, origin
-from resnet_repro.config import Config, Job, family, is_comparator, of_photos, result_keys
-from resnet_repro.data import cifar, photos
+from resnet_repro.config import Config, Job, family, is_comparator, is_streamed, of_photos, result_keys
+from resnet_repro.data import cifar, photos, shards
 from resnet_repro.devices import on_gpu
 from resnet_repro.errors import UserError
 from resnet_repro.login import is_logged_in
@@ -27,7 +27,10 @@ def check_services(jobs: list[Job]) -> None:
         if config["name"] == "wandb" and config["mode"] == "online" and not is_logged_in():
             raise UserError("logger.mode=online needs a W&B login: run `wandb login`, or leave logger.mode=auto")
     sources = [job.config["data"] for job in jobs if "root" in job.config["data"]]
-    for root in sorted({Path(data["root"]).expanduser() for data in sources if of_photos(data)}):
+    for root in sorted({data["root"] for data in sources if is_streamed(data)}):
+        shards.count(root)
+    files = (data for data in sources if of_photos(data) and not is_streamed(data))
+    for root in sorted({Path(data["root"]).expanduser() for data in files}):
         photos.unpack(root)
         photos.count(root)
     keys = ("name", "root", "val_size", "download")

@@ -5,7 +5,6 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
 from resnet_repro.data.batches import EvalBatches
+from resnet_repro.data.decode import File
 from resnet_repro.data.imagenet import ImageNetData
 from resnet_repro.data.module import InMemoryData, open_data
 from resnet_repro.data.stream import in_threads
@@ -84,8 +84,8 @@ class Photographs:
     def _begins(self) -> range:
         return range(self.rank.rank * self.batch_size, len(self.data.val.paths), self.rank.world_size * self.batch_size)
 
-    def _sample(self, path: Path, label: int) -> tuple[list[Image], int] | None:
-        image = self.data.damage.read(path)
+    def _sample(self, file: File, label: int) -> tuple[list[Image], int] | None:
+        image = self.data.damage.read(file)
         return None if image is None else (self.views(image), label)
 
     def _send(self, batch: Views) -> Views:

@@ -3,7 +3,7 @@
 import io
 import struct
 from contextlib import suppress
-from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import simplejpeg
@@ -29,15 +29,22 @@ UPRIGHT = {
 """What undoes each EXIF orientation but 1, which is upright."""
 
 
+@runtime_checkable
+class File(Protocol):
+    """A path, or what else holds an image file and prints as what names it."""
+
+    def read_bytes(self) -> bytes: ...
+
+
 class Damaged(UserError):
     """An image file that cannot be read, or not to its end."""
 
-    def __init__(self, path: Path, reason: str) -> None:
+    def __init__(self, path: File, reason: str) -> None:
         super().__init__(f"{path} is damaged ({reason}): replace it, remove it, or pass data.skip_damaged=true")
-        self.path = path
+        self.path, self.reason = path, reason
 
 
-def read(path: Path) -> UInt8[Tensor, "3 h w"]:
+def read(path: File) -> UInt8[Tensor, "3 h w"]:
     """The image as red, green and blue, upright as its EXIF has it; in memory the three lie side by side.
 
     JPEG of every kind (grey, CMYK and YCCK too), PNG, and what else Pillow reads.
@@ -45,14 +52,23 @@ def read(path: Path) -> UInt8[Tensor, "3 h w"]:
     Raises:
         Damaged: the file is not there, no image, or cut short.
     """
+    return torch.from_numpy(pixels(content(path), path)).permute(2, 0, 1)
+
+
+def content(path: File) -> bytes:
+    """What is in the file.
+
+    Raises:
+        Damaged: nothing that can be read.
+    """
     try:
-        content = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise Damaged(path, error.strerror or str(error)) from error
-    return torch.from_numpy(_pixels(content, path)).permute(2, 0, 1)
 
 
-def _pixels(content: bytes, path: Path) -> UInt8[np.ndarray, "h w 3"]:
+def pixels(content: bytes, path: File) -> UInt8[np.ndarray, "h w 3"]:
+    """The image of a file's content, as `read`; `path` is what an error names."""
     if content.startswith(JPEG) and not _has_exif(content):
         with suppress(ValueError):  # what it will not read, or only with a warning, is for Pillow to judge
             return simplejpeg.decode_jpeg(content)

@@ -10,8 +10,7 @@ import torch
 
 from resnet_repro.data import augment, photos
 from resnet_repro.data.batches import Normalisation
-from resnet_repro.data.photos import Photos
-from resnet_repro.data.stream import Damage, EvalBatches, Source, TrainBatches
+from resnet_repro.data.stream import Damage, EvalBatches, Labelled, Source, TrainBatches
 
 
 class ImageNetData(pl.LightningDataModule):
@@ -24,18 +23,22 @@ class ImageNetData(pl.LightningDataModule):
     def __init__(self, config: dict[str, Any]) -> None:
         super().__init__()
         self.data, self.schedule, self.seed = config["data"], config["schedule"], config["seed"]
-        root = Path(self.data["root"]).expanduser()
-        self.train, self.val = photos.find(root, "train"), photos.find(root, "val")
-        self.checksum = photos.checksum(root, self.train, self.val)
+        self.num_threads = _num_threads(config)
+        self.train, self.val, self.checksum = self._find()
         self.num_train = len(self.train.labels)
         self.splits = ["val"]
         self.damage = Damage(skip=self.data["skip_damaged"])
-        self.num_threads = _num_threads(config)
         self.crop = self.data["crop"]
         self.make_centre = partial(
             augment.centre_crop, side=_in_proportion(self.data["test_side"], self.crop), size=self.crop
         )
         self.normalisation = self._measure()
+
+    def _find(self) -> tuple[Labelled, Labelled, str]:
+        """Training images, validation images, and the checksum of both."""
+        root = Path(self.data["root"]).expanduser()
+        train, val = photos.find(root, "train"), photos.find(root, "val")
+        return train, val, photos.checksum(root, train, val)
 
     @property
     def damaged(self) -> set[str]:
@@ -63,13 +66,17 @@ class ImageNetData(pl.LightningDataModule):
     def unaugmented(self, device: torch.device, *, at_most: int | None = None) -> EvalBatches:
         """The centre crops of the training images: of all of them, or of so many, evenly spaced."""
         source = self._source(self.train, device, self.normalisation)
-        which = _evenly(self.num_train, at_most)
+        which = self._some(at_most)
         return EvalBatches(source, self.make_centre, batch_size=self.schedule["eval_batch_size"], which=which)
 
-    def _source(self, found: Photos, device: torch.device, like: Normalisation) -> Source:
+    def _some(self, at_most: int | None) -> slice:
+        """So many training images, as good as any: they lie class by class."""
+        return slice(None, None, 1 if at_most is None else -(-self.num_train // at_most))
+
+    def _source(self, found: Labelled, device: torch.device, like: Normalisation) -> Source:
         return Source(found, self.damage, like.to(device), device, self.num_threads)
 
-    def _shared(self, found: Photos) -> Source:
+    def _shared(self, found: Labelled) -> Source:
         assert self.trainer is not None
         source = self._source(found, self.trainer.strategy.root_device, self.normalisation)
         source.rank, source.world_size = self.trainer.global_rank, self.trainer.world_size
@@ -83,7 +90,7 @@ class ImageNetData(pl.LightningDataModule):
         """
         nothing = Normalisation(torch.zeros(3, self.crop, self.crop), 1.0)
         source = self._source(self.train, torch.device("cpu"), nothing)
-        which = _evenly(self.num_train, self.data["num_mean_images"])
+        which = self._some(self.data["num_mean_images"])
         total = torch.zeros((3, self.crop, self.crop), dtype=torch.int64)  # exact, so in whatever order
         squares, num = torch.zeros(3, dtype=torch.int64), 0
         for found in EvalBatches(source, self.make_centre, batch_size=100, which=which).crops():
@@ -104,10 +111,6 @@ class ImageNetData(pl.LightningDataModule):
 def _in_proportion(side: int, crop: int) -> int:
     """A shorter side that goes with a crop of 224, for another crop."""
     return round(side * crop / augment.CROP)
-
-
-def _evenly(number: int, at_most: int | None) -> slice:
-    return slice(None, None, 1 if at_most is None else -(-number // at_most))
 
 
 def _num_threads(config: dict[str, Any]) -> int:

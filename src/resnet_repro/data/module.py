@@ -7,7 +7,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from resnet_repro.config import of_photos
+from resnet_repro.config import is_streamed, of_photos
 from resnet_repro.data import cifar, digits
 from resnet_repro.data.batches import DeviceBatches, EvalBatches, normalisation
 from resnet_repro.data.images import Images, ImageSet
@@ -114,6 +114,10 @@ def open_data(config: dict[str, Any]) -> "InMemoryData | ImageNetData":
     """
     if not of_photos(config["data"]):
         return InMemoryData(config)
+    if is_streamed(config["data"]):
+        from resnet_repro.data.streaming import StreamedImageNetData
+
+        return StreamedImageNetData(config)
     from resnet_repro.data.imagenet import ImageNetData  # only where it is needed: a job's start takes longer with it
 
     return ImageNetData(config)

@@ -86,6 +86,12 @@ def count(root: Path) -> Counts:
     return Counts(len(classes["train"]), numbers["train"], numbers["val"])
 
 
+def count_there(root: str) -> Counts | None:
+    """As `count`; None where there is no tree."""
+    folder = Path(root).expanduser()
+    return count(folder) if all((folder / split).is_dir() for split in ARCHIVES) else None
+
+
 def unpack(root: Path) -> None:
     """Unpack the official archives in `root` that have not been, by `torchvision.datasets.ImageNet`, which checks them.
 

@@ -2,13 +2,12 @@
 
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice, repeat
-from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -18,8 +17,7 @@ from torch import Tensor
 from resnet_repro.data import augment
 from resnet_repro.data.augment import Crop, Draw
 from resnet_repro.data.batches import Normalisation
-from resnet_repro.data.decode import Damaged, read
-from resnet_repro.data.photos import Photos
+from resnet_repro.data.decode import Damaged, File, read
 from resnet_repro.errors import UserError
 
 T = TypeVar("T")
@@ -60,7 +58,7 @@ class Damage:
     paths: set[str] = field(default_factory=set)
     """The images that were left out."""
 
-    def read(self, path: Path) -> UInt8[Tensor, "3 h w"] | None:
+    def read(self, path: File) -> UInt8[Tensor, "3 h w"] | None:
         try:
             return read(path)
         except Damaged as damaged:
@@ -72,17 +70,42 @@ class Damage:
             return None
 
 
+@runtime_checkable
+class Labelled(Protocol):
+    """The images of a split, as `photos.Photos` has them."""
+
+    @property
+    def paths(self) -> Sequence[File]: ...
+
+    @property
+    def labels(self) -> np.ndarray: ...
+
+
 @dataclass
 class Source:
-    """Photographs and how they are read: what training and evaluation share."""
+    """Photographs, how they are read, and which of them this rank sees: what training and evaluation share."""
 
-    photos: Photos
+    photos: Labelled
     damage: Damage
     normalisation: Normalisation
     device: torch.device
     num_threads: int
     rank: int = 0
     world_size: int = 1
+
+    def epoch(self, number: int, *, seed: int, batch_size: int) -> Int[np.ndarray, "steps share"]:
+        """This rank's images in each step of an epoch: its part of a batch that is the same on any number of ranks."""
+        order = epoch_order(number, seed=seed, num_images=len(self.photos.labels))
+        steps, share = len(order) // batch_size, batch_size // self.world_size
+        batches = order[: steps * batch_size].reshape(steps, self.world_size, share)
+        return batches[:, self.rank]
+
+    def part(self, images: range) -> range:
+        """Those of images which everyone together sees once that are this rank's."""
+        return images[self.rank :: self.world_size]
+
+    def expect(self, images: Sequence[int] | np.ndarray) -> None:
+        """Be told which images are read next, in order. Files that lie there need no preparation."""
 
     def send(self, crops: list[Crop], labels: list[int]) -> tuple[Float[Tensor, "n 3 s s"], Int[Tensor, " n"]]:
         """The images to the device as uint8, ready for the network there, and their labels."""
@@ -107,9 +130,9 @@ class Source:
 class TrainBatches:
     """An endless training set: iterating yields batch `step`, `step + 1`, ... of a run, whatever epoch they fall in.
 
-    Batch k of a run is a function of (seed, k), as `DeviceBatches` has it: of an epoch's random order its own part,
-    each image cut out as its draw says. So no number of threads, ranks or
-    interruptions changes it. A damaged image that is left out makes its batch smaller.
+    Batch k of a run is a function of (seed, k), as `DeviceBatches` has it: of an epoch's random order (`Source.epoch`)
+    its own part, each image cut out as its draw says. So no number of threads or interruptions changes it, nor of ranks
+    where the source's order has no regard to them. A damaged image that is left out makes its batch smaller.
     """
 
     def __init__(
@@ -148,16 +171,16 @@ class TrainBatches:
 
     def _steps(self) -> Iterator[list[Callable[[], tuple[Crop, int] | None]]]:
         share = self.batch_size // self.source.world_size
-        first = self.source.rank * share
+        mine = slice(self.source.rank * share, (self.source.rank + 1) * share)
         epoch = -1
         for step in range(self.step, self.num_steps):
             if epoch != step // self.steps_per_epoch:
                 epoch = step // self.steps_per_epoch
-                order = epoch_order(epoch, seed=self.seed, num_images=len(self.source.photos.labels))
-            begin = step % self.steps_per_epoch * self.batch_size + first
-            which = order[begin : begin + share].tolist()
+                images = self.source.epoch(epoch, seed=self.seed, batch_size=self.batch_size)
+            left = images[step % self.steps_per_epoch :]
+            self.source.expect(left.ravel())
             draws = augment.draws(self.seed, step, batch_size=self.batch_size, colour=self.colour)
-            yield [*map(partial, repeat(self._sample), which, draws[first : first + share])]
+            yield [*map(partial, repeat(self._sample), left[0].tolist(), draws[mine])]
 
     def _sample(self, which: int, draw: Draw) -> tuple[Crop, int] | None:
         image = self.source.damage.read(self.source.photos.paths[which])
@@ -179,17 +202,21 @@ class EvalBatches:
         self, source: Source, make: Callable[[Tensor], Tensor], *, batch_size: int, which: slice = slice(None)
     ) -> None:
         self.source, self.make, self.batch_size = source, make, batch_size
-        self.indices = range(len(source.photos.labels))[which][source.rank :: source.world_size]
+        self.indices = source.part(range(len(source.photos.labels))[which])
 
     def __len__(self) -> int:
         return -(-len(self.indices) // self.batch_size)
 
     def crops(self) -> Iterator[list[tuple[Crop, int]]]:
         """The batches as they are on the host; one is smaller by its damaged images, or empty."""
-        calls: list[Callable[[], tuple[Crop, int] | None]] = [partial(self._sample, index) for index in self.indices]
-        groups = (calls[begin : begin + self.batch_size] for begin in range(0, len(calls), self.batch_size))
-        for samples in in_threads(groups, num_threads=self.source.num_threads):
+        for samples in in_threads(self._batches(), num_threads=self.source.num_threads):
             yield [sample for sample in samples if sample is not None]
+
+    def _batches(self) -> Iterator[list[Callable[[], tuple[Crop, int] | None]]]:
+        for begin in range(0, len(self.indices), self.batch_size):
+            left = self.indices[begin:]
+            self.source.expect(left)
+            yield [partial(self._sample, index) for index in left[: self.batch_size]]
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         for found in self.crops():
