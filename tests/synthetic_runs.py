@@ -17,10 +17,12 @@ def config(arch: str = "plain", depth: int = 20, seed: int = 0, **overrides: Any
     order, shortcut = CONF[arch]
     warmup = {"lr": 0.01, "steps": 400} if arch == "resnet_v2" else V1_WARMUP
     protocol = "paper_v2" if arch == "resnet_v2" else "paper_v1"
-    bottleneck = depth in (164, 1001)
+    on_imagenet = overrides.get("data__name") == "imagenet"
+    bottleneck = depth in ((50, 101, 152, 200) if on_imagenet else (164, 1001))
+    projects = (bottleneck or on_imagenet) and arch != "plain"
     nested: dict[str, Any] = {
         "arch": {
-            "name": arch, "order": order, "shortcut": "B" if bottleneck and arch != "plain" else shortcut, "mix": "add",
+            "name": arch, "order": order, "shortcut": "B" if projects else shortcut, "mix": "add",
             "unit": "bottleneck" if bottleneck else "basic", "gate_bias": -6.0, "stride_on": "first",
             "protocol": protocol,
         },
@@ -36,6 +38,9 @@ def config(arch: str = "plain", depth: int = 20, seed: int = 0, **overrides: Any
     if data != "digits":
         nested["schedule"] |= {"steps": 64_000, "protocol_steps": 64_000, "milestones": [32_000, 48_000]}
         nested["schedule"]["warmup"] = None if depth < warmup.get("min_depth", 0) else warmup
+    if on_imagenet:
+        nested["data"] |= {"family": "imagenet", "crop": 224, "augment": "scale"}
+        nested["schedule"] |= {"steps": 600_000, "protocol_steps": 600_000, "warmup": None}
     for key, value in overrides.items():
         group, _, name = key.partition("__")
         nested[group][name] = value

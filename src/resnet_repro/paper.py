@@ -11,7 +11,8 @@ import yaml
 from resnet_repro.cli import config_dir
 from resnet_repro.config import Config, cell, settled
 
-NOT_RECIPE = ("arch.", "hardware.", "protocol", "schedule.log_every", "schedule.eval_")
+NOT_RECIPE = ("arch.", "data.augment", "hardware.", "protocol", "schedule.log_every", "schedule.eval_")
+"""Departures that a cell tells, or that change no result."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,8 @@ def _cell(overrides: tuple[str, ...]) -> Config:
     }
     depth, data = options["depth"], options["data"]
     arch = settled(arch, depth=depth, family="imagenet" if data == "imagenet" else "cifar")
-    return cell(arch=arch, depth=depth, data=data, protocol=options["protocol"])
+    augment = options.get("data.augment", "scale") if data == "imagenet" else None
+    return cell(arch=arch, depth=depth, data=data, augment=augment, protocol=options["protocol"])
 
 
 @cache
@@ -151,7 +153,7 @@ def published(config: Config, *, test: str = "1crop") -> Published | None:
 def cell_of(config: Config) -> Config:
     """Network, data and protocol of a resolved config."""
     names = {key: config[key]["name"] for key in ("data", "protocol")}
-    return cell(arch=config["arch"], depth=config["depth"], **names)
+    return cell(arch=config["arch"], depth=config["depth"], augment=config["data"].get("augment"), **names)
 
 
 def deviations(manifest: dict[str, Any]) -> list[str]:
