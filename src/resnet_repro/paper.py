@@ -24,7 +24,6 @@ class Published:
     printed: str
     overrides: tuple[str, ...] = ()
     why: str = ""
-    needs: str = ""
     statistic: str = ""
     runs: int | None = None
     error: float | None = None
