@@ -56,7 +56,7 @@ def render(
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("resnet_repro", "templates"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"number": number, "duration": time, "papers": papers_in, "slug": slug}
+    environment.filters |= {"number": number, "duration": time, "papers": papers_in, "slug": slug, "code": code}
     ids = provenance.anchors(protocols)
     templates = resources.files("resnet_repro").joinpath("templates")
     style, script = (templates.joinpath(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
@@ -166,6 +166,12 @@ def data_uri(drawn: Figure) -> str:
 def slug(text: str) -> str:
     """A text as part of an id or of a class: `CIFAR-10, 64,000 steps` is `cifar-10-64000-steps`."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower().replace(",", "")).strip("-")
+
+
+def code(text: str) -> Markup:
+    """A text with what stands between backticks as code."""
+    parts = enumerate(text.split("`"))
+    return Markup().join(Markup("<code>{}</code>").format(part) if i % 2 else part for i, part in parts)
 
 
 def papers_in(texts: str | Iterable[str]) -> str:
