@@ -1,5 +1,6 @@
 """The rules of the claims about the papers' ablations; of `resnet_repro.claim_rules`' kind."""
 
+from resnet_repro.config import family
 from resnet_repro.evidence import (
     NotEnough,
     at_depth,
@@ -24,7 +25,8 @@ FULL_PREACTIVATION = ["resnet_v2", "resnet_v1 order=full_preact"]
 
 def options_differ_little(protocol: Protocol, arch: str) -> tuple[str, bool]:
     split = held_out(protocol)
-    names = [arch], [f"{arch} B"], [f"{arch} C"]
+    usual = "A" if family(protocol.runs[0].config) == "cifar" else "B"  # which the name of a network leaves out
+    names = [[arch] if option == usual else [f"{arch} {option}"] for option in "ABC"]
     cells = _at_one_depth(protocol, *names, split=split, options=f"arch={arch} arch.shortcut=A,B,C{at_depth(protocol)}")
     estimates = [error(cell, split) for cell in cells]
     worst, best = (pick(estimates, key=lambda each: each.mean) for pick in (max, min))
