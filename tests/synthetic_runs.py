@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 CONF = {"plain": ("original", "none"), "resnet_v1": ("original", "A"), "resnet_v2": ("full_preact", "A")}
+SHA = "ab" * 32
 NUM_IMAGES = {"num_train_images": 1_408, "num_val_images": 5_000, "num_test_images": 297}
 V1_WARMUP = {"lr": 0.01, "until_error": 80.0, "min_depth": 110}
 
@@ -17,10 +18,12 @@ def config(arch: str = "plain", depth: int = 20, seed: int = 0, **overrides: Any
     order, shortcut = CONF[arch]
     warmup = {"lr": 0.01, "steps": 400} if arch == "resnet_v2" else V1_WARMUP
     protocol = "paper_v2" if arch == "resnet_v2" else "paper_v1"
-    bottleneck = depth in (164, 1001)
+    on_imagenet = overrides.get("data__name") == "imagenet"
+    bottleneck = depth in ((50, 101, 152, 200) if on_imagenet else (164, 1001))
+    projects = (bottleneck or on_imagenet) and arch != "plain"
     nested: dict[str, Any] = {
         "arch": {
-            "name": arch, "order": order, "shortcut": "B" if bottleneck and arch != "plain" else shortcut, "mix": "add",
+            "name": arch, "order": order, "shortcut": "B" if projects else shortcut, "mix": "add",
             "unit": "bottleneck" if bottleneck else "basic", "gate_bias": -6.0, "stride_on": "first",
             "protocol": protocol,
         },
@@ -36,6 +39,9 @@ def config(arch: str = "plain", depth: int = 20, seed: int = 0, **overrides: Any
     if data != "digits":
         nested["schedule"] |= {"steps": 64_000, "protocol_steps": 64_000, "milestones": [32_000, 48_000]}
         nested["schedule"]["warmup"] = None if depth < warmup.get("min_depth", 0) else warmup
+    if on_imagenet:
+        nested["data"] |= {"family": "imagenet", "crop": 224, "augment": "scale"}
+        nested["schedule"] |= {"steps": 600_000, "protocol_steps": 600_000, "warmup": None}
     for key, value in overrides.items():
         group, _, name = key.partition("__")
         nested[group][name] = value
@@ -51,9 +57,12 @@ def write_run(
     outputs: Path, arch: str = "plain", depth: int = 20, seed: int = 0, *,
     train: float = 2.0, test: float | None = 5.0, val: float | None = None,
     name: str | None = None, manifest: dict[str, Any] | None = None, results: dict[str, Any] | None = None,
+    tests: list[dict[str, Any]] = (),  # type: ignore[assignment]
     **overrides: Any,
 ) -> Path:  # fmt: skip
-    """A finished run with these final errors in %; `manifest` and `results` overwrite keys of the manifest."""
+    """A finished run with these final errors in %; `manifest` and `results` overwrite keys of the manifest, `tests` are
+    what `python evaluate.py` has found of it.
+    """
     made = config(arch, depth, seed, **overrides)
     name = name or f"{arch}-{depth}-s{seed}"
     folder = outputs / made["data"]["name"] / name
@@ -95,10 +104,21 @@ def write_run(
         "wall_time_s": 12.3,
         "images_per_s": 1234.5,
         "peak_memory_mb": 512.0,
-        "weights_sha256": "ab" * 32,
+        "weights_sha256": SHA,
     }
     (folder / "manifest.json").write_text(json.dumps(content | (manifest or {})))
+    if tests:
+        (folder / "evaluations.json").write_text(json.dumps({"evaluations": list(tests)}))
     return folder
+
+
+def entry(test: str, error: float, top5: float = 7.9, **changes: Any) -> dict[str, Any]:
+    """What `python evaluate.py` records of the validation images; `changes` overwrite keys."""
+    return {
+        **{"test": test, "split": "val", "runs": ["alone"], "num_bn_images": 0, "num_images": 50_000},
+        **{"error": error, "error_top5": top5, "paper_error": None, "paper_error_top5": None, "precision": "32-true"},
+        **{"weights_sha256": [SHA], "data_checksum": "5f3c", "tested": "2026-01-02T10:00:00+00:00"},
+    } | changes
 
 
 def write_constructed(outputs: Path, arch: str, depth: int, *, begun: float = 1.0, **kwargs: Any) -> Path:

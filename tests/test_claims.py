@@ -2,15 +2,19 @@
 
 import math
 import statistics
+from functools import cache
+from itertools import product
 from pathlib import Path
 
 import pytest
 
 from resnet_repro.claims import Claim, judge, registry, rule
 from resnet_repro.evidence import Estimate, difference, error
+from resnet_repro.experiment import make_jobs
 from resnet_repro.finished import read
 from resnet_repro.results import Protocol, group
 from tests.synthetic_runs import write_constructed, write_layers, write_run
+from tests.test_experiment import composed
 
 
 def protocol(outputs: Path) -> Protocol:
@@ -96,6 +100,22 @@ def test_too_few_runs_are_said_to_be_too_few_with_a_command(tmp_path: Path) -> N
     one = claim(tmp_path, "degradation")
     assert one.command == "python train.py -m depth=20,56 arch=plain data=digits schedule.steps=400"
     assert "arch=plain,resnet_v1" in claim(tmp_path, "beats_plain").command
+
+
+def test_every_command_for_missing_runs_on_imagenet_is_of_networks_that_there_are(tmp_path: Path) -> None:
+    write_run(tmp_path, "plain", 18, test=None, val=30.0, data__name="imagenet")
+    commands = {each.command for each in judge(protocol(tmp_path)) if each.command}
+    assert "python train.py -m depth=18,34 arch=plain data=imagenet" in commands
+    assert len(commands) == 9
+    once = cache(lambda *overrides: composed(overrides))
+    for command in commands:
+        words = (word.partition("=") for word in command.split() if "=" in word)
+        sweep = [[f"{name}={value}" for value in values.split(",")] for name, _, values in words]
+        jobs = make_jobs(
+            lambda overrides: once(*overrides), [[*one, "seed=0"] for one in product(*sweep)]
+        ).jobs  # refuses what there is not
+        assert {job.config["depth"] for job in jobs} <= {18, 34}, command
+        assert len(jobs) > 1, command
 
 
 def test_every_main_residual_architecture_is_judged_and_no_ablation(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from resnet_repro import claims, figures, paper, report, verdicts
 from resnet_repro.callbacks import Stopped
 from resnet_repro.config import resolve
 from resnet_repro.errors import UserError
-from resnet_repro.finished import read
+from resnet_repro.finished import Run, read
 from resnet_repro.layers import write_responses
 from resnet_repro.networks import build
 from resnet_repro.plan import claim
@@ -140,6 +140,6 @@ def test_a_comparator_is_no_row_of_a_paper(tmp_path: Path) -> None:
     manifest = json.loads((folder / "manifest.json").read_text())
     assert paper.published(manifest["config"]) is None
     row = next(row for row in paper.registry() if row.has_number and row.overrides and not row.why)
-    verdict = verdicts.judge(row, [manifest])
+    verdict = verdicts.judge(row, [Run(folder, manifest)])
     assert verdict.word == "not comparable"
     assert "name=resnet18, not None" in verdict.reason

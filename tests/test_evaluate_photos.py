@@ -17,6 +17,7 @@ from resnet_repro.data.stream import EvalBatches, Source
 from resnet_repro.errors import UserError
 from resnet_repro.evaluate import main, make_request
 from resnet_repro.evaluations import TESTS
+from resnet_repro.finished import read_record
 from resnet_repro.paper import printed_errors, registry
 from resnet_repro.ranks import Rank
 from resnet_repro.run import run as train
@@ -138,7 +139,18 @@ def test_another_folder_is_tested_where_its_classes_are_as_many(small: Path, tmp
         evaluated(small, f"data.root={three}")
 
 
-@pytest.mark.parametrize("way", [pytest.param("multiscale", marks=pytest.mark.slow), "320"])
+def test_the_papers_tables_take_what_the_newest_test_of_a_run_alone_has_recorded(small: Path) -> None:
+    recorded = evaluated(small, "test=10crop")
+    main({**options(small, "test=10crop"), "run": [str(small), str(small)]})  # an ensemble, if of one network
+    evaluated(small, "test=10crop", "recompute_bn=true", "bn_images=6")
+    run = read_record(small)
+    assert run is not None
+    assert len(run.evaluations) == 3
+    assert run.tested("10crop", "val") == recorded
+    assert run.tested("multiscale", "val") is None
+
+
+@pytest.mark.parametrize("way", ["multiscale", "320"])
 def test_a_network_that_takes_one_size_only_is_not_tested_at_others(small: Path, way: str) -> None:
     manifest = read_json(RunDir(small).manifest)
     manifest["config"]["arch"] = {"source": "torchvision", "name": "alexnet", "image_size": 64}

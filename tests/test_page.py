@@ -11,7 +11,7 @@ from rich.console import Console
 
 from resnet_repro import paper, report
 from tests.browser import PROGRAM, Browser, browser
-from tests.synthetic_runs import write_example, write_run
+from tests.synthetic_runs import entry, write_example, write_run
 
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="no chromium on PATH")
 
@@ -26,7 +26,8 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_run(outputs, "resnet_v1", 20, 7, name="[a] b", test=9.0, data__name="cifar10")
     write_run(outputs, "resnet_v2", 110, test=6.4, data__name="cifar10")
     write_run(outputs, "plain", 20, test=9.0, data__name="cifar10")
-    write_run(outputs, "resnet_v2", 164, test=24.4, data__name="cifar100")
+    both = entry("1crop", 22.9, split="test", num_bn_images=400, runs=["resnet_v2-164-s0", "resnet_v2-164-s1"])
+    write_run(outputs, "resnet_v2", 164, test=24.4, data__name="cifar100", tests=[both])
     return report.write(outputs, Console(file=io.StringIO(), width=120))
 
 
@@ -102,7 +103,7 @@ def test_every_link_within_the_page_leads_somewhere_and_every_seed_to_its_run(op
 
 def test_a_run_links_to_its_files_from_wherever_its_folder_lies(opened: Browser, file: Path) -> None:
     links = opened.js("[...document.querySelectorAll('.run dd a')].map(a => a.href)")
-    assert len(links) == 2 * 16
+    assert len(links) == 2 * 16 + 1  # one has been tested since
     for link in links:
         assert Path(unquote(link.removeprefix("file://"))).is_file(), link
 
@@ -118,6 +119,20 @@ def test_a_run_shows_config_manifest_and_its_own_curve(opened: Browser) -> None:
         assert word in text
     assert "test error 31.00 %" in opened.js(f"{run}.querySelector('svg').getAttribute('aria-label')")
     assert opened.js(f"{run}.querySelector('.curve.test').getTotalLength()") > 300
+
+
+def test_a_run_shows_how_it_was_tested_since_and_an_ensemble_with_its_members(opened: Browser) -> None:
+    run = "document.querySelector('#run-cifar100-resnet_v2-164-s0')"
+    opened.js(f"{run}.open = true")
+    cells = opened.js(f"[...{run}.querySelectorAll('tbody tr:first-child > *')].map(e => e.innerText)")
+    assert cells == [
+        "1crop\none centre crop, batch norms anew on 400 images, 32-true",
+        "50,000 test",
+        "22.90",
+        "7.90",
+        "ensemble of resnet_v2-164-s0, resnet_v2-164-s1\n2026-01-02T10:00:00+00:00",
+    ]
+    assert opened.js("document.querySelectorAll('.run table').length") == 1
 
 
 def test_page_asks_for_nothing_but_itself_and_forbids_it_and_writes_no_error(opened: Browser, file: Path) -> None:

@@ -162,6 +162,15 @@ def test_v1s_and_v2s_own_runs_of_the_same_network_are_two_cells() -> None:
     assert [row.source for row in rows.values() if row] == ["v1 Table 6", "v2 Table 1"]
 
 
+def test_a_network_of_imagenet_trained_with_another_augmentation_is_another_row() -> None:
+    words = ("data=imagenet", "arch=resnet_v2", "depth=200")
+    rows = [published(resolve(composed(*words, f"data.augment={a}")), test="320") for a in ("scale", "scale_aspect")]
+    assert [row.error for row in rows if row] == [20.7, 20.1]  # [v2 Table 5]
+    assert deviations({"departures": {"data.augment": "scale_aspect"}}) == []
+    shallower = resolve(composed(*words[:2], "depth=152", "data.augment=scale_aspect"))
+    assert published(shallower, test="320") is None
+
+
 @pytest.mark.parametrize("override", ["data=digits", "arch.shortcut=B", "protocol=modern", "depth=26"])
 def test_a_cell_that_is_in_neither_paper_has_no_number(override: str) -> None:
     assert published(resolve(composed(override))) is None

@@ -167,6 +167,10 @@ def test_a_command_trains_two_ranks_from_shards_and_names_what_is_not_imagenet(r
     ((name, manifest),) = commands.manifests(tmp_path / "outputs").items()
     assert manifest["results"]["num_val_images"] == NUM
     assert f"num_train={NUM}__num_classes=2" in name
+    status, said = commands.run("evaluate.py", f"run=outputs/imagenet_streaming/{name}", home=tmp_path)
+    assert status == 0, said
+    (tested,) = read_json(tmp_path / "outputs/imagenet_streaming" / name / "evaluations.json")["evaluations"]
+    assert tested["error"] == manifest["results"]["val/error"]
 
 
 @needs_mini

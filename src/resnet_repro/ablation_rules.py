@@ -1,7 +1,9 @@
 """The rules of the claims about the papers' ablations; of `resnet_repro.claim_rules`' kind."""
 
+from resnet_repro.config import family
 from resnet_repro.evidence import (
     NotEnough,
+    at_depth,
     common_depths,
     difference,
     error,
@@ -23,8 +25,9 @@ FULL_PREACTIVATION = ["resnet_v2", "resnet_v1 order=full_preact"]
 
 def options_differ_little(protocol: Protocol, arch: str) -> tuple[str, bool]:
     split = held_out(protocol)
-    names = [arch], [f"{arch} B"], [f"{arch} C"]
-    cells = _at_one_depth(protocol, *names, split=split, options=f"arch={arch} arch.shortcut=A,B,C")
+    usual = "A" if family(protocol.runs[0].config) == "cifar" else "B"  # which the name of a network leaves out
+    names = [[arch] if option == usual else [f"{arch} {option}"] for option in "ABC"]
+    cells = _at_one_depth(protocol, *names, split=split, options=f"arch={arch} arch.shortcut=A,B,C{at_depth(protocol)}")
     estimates = [error(cell, split) for cell in cells]
     worst, best = (pick(estimates, key=lambda each: each.mean) for pick in (max, min))
     found = difference(worst, best, what="the largest")
@@ -35,13 +38,14 @@ def options_differ_little(protocol: Protocol, arch: str) -> tuple[str, bool]:
 def identity_is_best(protocol: Protocol, arch: str) -> tuple[str, bool]:
     mixes = [[f"{arch} mix={mix}"] for mix in ("half_shortcut", "half_both", "exclusive_gate", "shortcut_gate")]
     names = [arch], ["plain"], *mixes, [f"{arch} C"], [f"{arch} dropout"]
-    return _is_best(protocol, *names, options="experiment=v2_table1")
+    return _is_best(protocol, *names, options=f"experiment=v2_table1{at_depth(protocol)}")
 
 
 def full_preactivation_is_best(protocol: Protocol, arch: str) -> tuple[str, bool]:
     orders = ("bn_after_add", "relu_before_add", "relu_only_preact")
     others = [[f"{name} order={order}" for name in ("resnet_v1", "resnet_v2")] for order in orders]
-    return _is_best(protocol, FULL_PREACTIVATION, ORIGINAL, *others, options="experiment=v2_table2")
+    options = f"experiment=v2_table2{at_depth(protocol)}"
+    return _is_best(protocol, FULL_PREACTIVATION, ORIGINAL, *others, options=options)
 
 
 def full_preactivation_regularises(protocol: Protocol, arch: str) -> tuple[str, bool]:

@@ -12,11 +12,13 @@ from resnet_repro.evidence import (
     SPLITS,
     Estimate,
     NotEnough,
+    at_depth,
     by_depth,
     common_depths,
     difference,
     early_error,
     error_difference,
+    first_depths,
     held_out,
     is_untrained,
     layer_table,
@@ -152,6 +154,9 @@ def _constructed(protocol: Protocol, arch: str) -> tuple[Cell, Cell, str]:
     constructed, scratch = common_depths(protocol, names, [arch], split="train")
     if not constructed:
         options = f"experiment=constructed_solution arch={arch}"
+        if at_depth(protocol):  # and at a rate that falls at known steps, not at plateaus
+            shallow, deep = first_depths(protocol)
+            options += f" depth={shallow},{deep} init_from=null,{shallow} schedule.shape=steps"
         raise NotEnough("a run with constructed weights and one without", options)
     begun = constructed[max(constructed)]
     records = [run.manifest["begun_with_weights"] for run in begun.runs]

@@ -179,20 +179,21 @@ def settled(arch: Config, *, depth: Any, family: str) -> Config:
     return {**arch, "unit": unit, "shortcut": shortcut}
 
 
-def cell(*, arch: Config, depth: int | None, data: str, protocol: str) -> Config:
+def cell(*, arch: Config, depth: int | None, data: str, augment: str | None, protocol: str) -> Config:
     """What runs share that differ in their seed alone, in whatever words they were asked for: equal if and only if
-    network, data and protocol are. `arch` is a settled one, whose own name does not count, as in `resnet_v2
-    arch.order=original`; of a comparator it does.
+    network, data, the photographs' augmentation (None: there is no choice) and protocol are. `arch` is a settled one,
+    whose own name does not count, as in `resnet_v2 arch.order=original`; of a comparator it does.
     """
+    about = {"data": data, **({} if augment is None else {"augment": augment})}
     if "source" in arch:
         words = {key: arch[key] for key in ("source", "name", "image_size")}
-        return {"data": data, "depth": None, **words, "protocol": protocol}
+        return {**about, "depth": None, **words, "protocol": protocol}
     words = {key: arch[key] for key in ("order", "shortcut", "mix", "unit")}
     if "gate" in arch["mix"]:
         words["gate_bias"] = float(arch["gate_bias"])
     if arch["unit"] == "bottleneck":
         words["stride_on"] = arch["stride_on"]
-    return {"data": data, "depth": depth, **words, "protocol": protocol}
+    return {**about, "depth": depth, **words, "protocol": protocol}
 
 
 def make_job(config: Config, *, usual: Config) -> Job:

@@ -15,7 +15,7 @@ import wandb
 import wandb_workspaces.reports.v2 as wr
 from rich.console import Console
 
-from resnet_repro import verdicts
+from resnet_repro import verdict_tables, verdicts
 from resnet_repro.errors import UserError
 from resnet_repro.evidence import SPLITS
 from resnet_repro.finished import read
@@ -128,8 +128,8 @@ def _tables(tables: Tables) -> Iterator[wr.H1 | wr.MarkdownBlock]:
     for title, judged in tables.items():
         rows = [["", "paper", "ours", "ours - paper", "verdict", "why"], ["---"] * 6]
         for verdict in judged:
-            numbers = verdicts.numbers(verdict).values()
-            rows.append([verdict.row.printed, *numbers, verdict.word, verdicts.note(verdict)])
+            numbers = verdict_tables.numbers(verdict).values()
+            rows.append([verdict.row.printed, *numbers, verdict.word, verdict_tables.note(verdict)])
         yield wr.MarkdownBlock(text="\n".join([f"**{title}**", "", *map(table_row, rows)]))
     if tables:
         yield wr.MarkdownBlock(text=verdicts.RULE)

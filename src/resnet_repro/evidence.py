@@ -6,10 +6,12 @@ import statistics
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from resnet_repro.config import family
 from resnet_repro.finished import Run
 from resnet_repro.results import Cell, Protocol
 
 UNTRAINED = 50.0  # % training error above which a network has learned too little for a question about depth or units
+DEPTHS = {"cifar": (20, 56), "imagenet": (18, 34)}  # whose degradation the papers show first [v1 Fig. 1, Fig. 4]
 SPLITS = {"train": "training", "test": "test", "val": "validation"}
 
 
@@ -166,9 +168,20 @@ def common_depths(protocol: Protocol, *archs: Sequence[str], split: str) -> list
     return [{depth: cells[depth] for depth in depths} for cells in found]
 
 
+def first_depths(protocol: Protocol) -> tuple[int, int]:
+    """A shallow and a deep network to begin with, of the family that the data asks for."""
+    return DEPTHS[family(protocol.runs[0].config)]
+
+
 def plain_depths(protocol: Protocol) -> str:
-    """The depths to ask for: those of the papers' first figure and the plain networks' that are there."""
-    return ",".join(map(str, sorted({20, 56, *(cell.num_layers for cell in protocol.cells if cell.arch == "plain")})))
+    """The depths to ask for: those to begin with and the plain networks' that are there."""
+    there = {cell.num_layers for cell in protocol.cells if cell.arch == "plain"}
+    return ",".join(map(str, sorted({*first_depths(protocol), *there})))
+
+
+def at_depth(protocol: Protocol) -> str:
+    """What to add to a command whose own depth, of CIFAR's networks, there is not on ImageNet; else nothing."""
+    return "" if family(protocol.runs[0].config) == "cifar" else f" depth={first_depths(protocol)[1]}"
 
 
 def held_out(protocol: Protocol) -> str:

@@ -9,12 +9,13 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from resnet_repro import devices, paper, plan, verdicts
+from resnet_repro import devices, paper, plan, verdict_tables, verdicts
 from resnet_repro.config import Config, Job, is_comparator, make_job, result_keys
 from resnet_repro.display import announcement, duration
 from resnet_repro.errors import UserError
+from resnet_repro.finished import Run, read_record
 from resnet_repro.paper import Published
-from resnet_repro.rundir import RunDir, read_json
+from resnet_repro.rundir import RunDir
 
 GROUPS = ("arch", "data", "protocol")  # what a run is named against
 
@@ -149,11 +150,10 @@ def print_tables(request: Request, *, console: Console | None = None) -> None:
     """Every table that the command asked for, the paper's numbers beside those of its finished jobs."""
     console = console or Console(soft_wrap=True)
 
-    def manifests_of(row: Published) -> list[dict[str, Any]]:
+    def runs_of(row: Published) -> list[Run]:
         jobs = dict.fromkeys(job for rows in request.tables.values() for job in rows.get(row, []))
-        runs = (RunDir(job.dir) for job in jobs)
-        return [read_json(run.manifest) for run in runs if run.is_done]
+        return [run for job in jobs if (run := read_record(job.dir))]
 
     if request.tables:
         console.print()
-        verdicts.show(verdicts.judge_all(request.tables, manifests_of), console)
+        verdict_tables.show(verdicts.judge_all(request.tables, runs_of), console)

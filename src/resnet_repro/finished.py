@@ -2,12 +2,13 @@
 
 import csv
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from resnet_repro.config import flatten
 from resnet_repro.errors import UserError
+from resnet_repro.rundir import RunDir, read_json
 
 # What changes no result, or is a coordinate of a cell. All else in a config is the protocol.
 NOT_PROTOCOL = {"arch", "depth", "seed", "init_from", "hardware", "logger", "resume", "jobs", "outputs", "protocol"}
@@ -26,11 +27,15 @@ FIRST_COMMAND = "python train.py -m depth=20,56,110 arch=plain,resnet_v2 data=di
 
 @dataclass(frozen=True)
 class Run:
-    """One finished run. `curves` holds the columns of metrics.csv; an empty cell is nan."""
+    """One finished run. `curves` holds the columns of metrics.csv; an empty cell is nan.
+
+    `evaluations` is what `python evaluate.py` has found of its weights since, alone or in an ensemble, newest last.
+    """
 
     directory: Path
     manifest: dict[str, Any] = field(repr=False)
-    curves: dict[str, list[float]] = field(repr=False)
+    curves: dict[str, list[float]] = field(default_factory=dict, repr=False)
+    evaluations: list[dict[str, Any]] = field(default_factory=list, repr=False)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -57,6 +62,25 @@ class Run:
     @property
     def arch(self) -> str:
         return arch_label(self.manifest)
+
+    def tested(self, test: str, split: str) -> dict[str, Any] | None:
+        """The `error` and `error_top5` in % on the `num_images` of a split, by one of the papers' ways to test.
+
+        One crop is how a run measures its own errors. Of the other ways the newest evaluation counts that is of this
+        run alone, on the same data, with the statistics of its batch norms as trained; None where there is none.
+        """
+        if test == "1crop":
+            own = {key: self.results.get(f"{split}/{key}") for key in ("error", "error_top5")}
+            return {**own, "num_images": self.results.get(f"num_{split}_images")}
+        wanted = {
+            "test": test,
+            "split": split,
+            "num_bn_images": 0,
+            "weights_sha256": [self.manifest.get("weights_sha256")],
+            "data_checksum": self.manifest.get("data_checksum"),
+        }
+        alone = (each for each in reversed(self.evaluations) if wanted.items() <= each.items())
+        return next(alone, None)
 
     @property
     def protocol(self) -> str:
@@ -125,18 +149,26 @@ def read(*folders: Path) -> tuple[list[Run], list[str]]:
     return runs, unfinished
 
 
+def read_record(directory: Path) -> Run | None:
+    """The run in a directory without its curves, None where it is not finished."""
+    folder = RunDir(directory)
+    manifest = read_json(folder.manifest) if folder.is_done else {"state": "not begun"}
+    if manifest["state"] != "done":
+        return None
+    found = read_json(folder.evaluations)["evaluations"] if folder.evaluations.exists() else []
+    ours = [each for each in found if manifest.get("weights_sha256") in each["weights_sha256"]]
+    return Run(directory, manifest, evaluations=ours)
+
+
 def _load(directory: Path) -> Run | None:
     """The run in a directory, None where it is not finished. A damaged one raises whatever reading it raises."""
-    manifest_file = directory / "manifest.json"
-    if not manifest_file.exists():
-        return None
-    manifest = json.loads(manifest_file.read_text(encoding="utf-8"))
-    if manifest["state"] != "done":
+    run = read_record(directory)
+    if run is None:
         return None
     with (directory / "metrics.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     curves = {key: [float(row[key] or "nan") for row in rows] for key in (rows[0] if rows else ())}
-    run = Run(directory, manifest, curves)
+    run = replace(run, curves=curves)
     # What the report rests on is asked for here, so that a manifest that lacks it is damaged and not a traceback.
     run.arch, run.protocol, run.seed, run.results, run.manifest["num_parameters"], curves["step"]
     title(dict(flatten(run.config)))

@@ -16,7 +16,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from PIL import Image
 
-from resnet_repro import paper, provenance, verdicts
+from resnet_repro import paper, provenance, verdict_tables, verdicts
 from resnet_repro.display import duration
 from resnet_repro.evidence import SPLITS
 from resnet_repro.finished import DATA_TITLES
@@ -30,7 +30,7 @@ STATES = {
     "agrees": ("✓", "ours differs from the paper's by at most 2 standard errors"),
     "differs": ("✗", "ours differs by more"),
     "too few runs": ("…", f"the paper's number is over several runs, ours over fewer than {MIN_RUNS}"),
-    "not comparable": ("≠", "ours departs from the paper's recipe, and beside it stands how"),
+    "not comparable": ("≠", "ours departs from the paper's recipe or test, and beside it stands how"),
     "a curve": ("~", "the paper draws it and prints no number: see the figures"),
     "not run": ("○", "no finished run of ours"),
     "not possible here": ("–", "nothing here can reproduce it, and beside it stands why"),
@@ -56,7 +56,7 @@ def render(
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("resnet_repro", "templates"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"number": number, "duration": time, "papers": papers_in, "slug": slug}
+    environment.filters |= {"number": number, "duration": time, "papers": papers_in, "slug": slug, "code": code}
     ids = provenance.anchors(protocols)
     templates = resources.files("resnet_repro").joinpath("templates")
     style, script = (templates.joinpath(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
@@ -109,8 +109,8 @@ def table(title: str, found: list[Verdict], cells: dict[str, Cell], ids: dict[Pa
             "id": f"{id}-{index}",
             "printed": verdict.row.printed,
             "state": state(verdict),
-            "numbers": verdicts.numbers(verdict),
-            "note": verdicts.note(verdict),
+            "numbers": verdict_tables.numbers(verdict),
+            "note": verdict_tables.note(verdict),
             **links(cells.get(str(verdict.row.cell)) if verdict.ours else None, ids),
         }
         for index, verdict in enumerate(found)
@@ -166,6 +166,12 @@ def data_uri(drawn: Figure) -> str:
 def slug(text: str) -> str:
     """A text as part of an id or of a class: `CIFAR-10, 64,000 steps` is `cifar-10-64000-steps`."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower().replace(",", "")).strip("-")
+
+
+def code(text: str) -> Markup:
+    """A text with what stands between backticks as code."""
+    parts = enumerate(text.split("`"))
+    return Markup().join(Markup("<code>{}</code>").format(part) if i % 2 else part for i, part in parts)
 
 
 def papers_in(texts: str | Iterable[str]) -> str:

@@ -11,7 +11,8 @@ import yaml
 from resnet_repro.cli import config_dir
 from resnet_repro.config import Config, cell, settled
 
-NOT_RECIPE = ("arch.", "hardware.", "protocol", "schedule.log_every", "schedule.eval_")
+NOT_RECIPE = ("arch.", "data.augment", "hardware.", "protocol", "schedule.log_every", "schedule.eval_")
+"""Departures that a cell tells, or that change no result."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,6 @@ class Published:
     printed: str
     overrides: tuple[str, ...] = ()
     why: str = ""
-    needs: str = ""
     statistic: str = ""
     runs: int | None = None
     error: float | None = None
@@ -101,7 +101,8 @@ def _cell(overrides: tuple[str, ...]) -> Config:
     }
     depth, data = options["depth"], options["data"]
     arch = settled(arch, depth=depth, family="imagenet" if data == "imagenet" else "cifar")
-    return cell(arch=arch, depth=depth, data=data, protocol=options["protocol"])
+    augment = options.get("data.augment", "scale") if data == "imagenet" else None
+    return cell(arch=arch, depth=depth, data=data, augment=augment, protocol=options["protocol"])
 
 
 @cache
@@ -152,7 +153,7 @@ def cell_of(config: Config) -> Config:
     """Network, data and protocol of a resolved config."""
     data = config["data"]
     names = {"data": data.get("same_as", data["name"]), "protocol": config["protocol"]["name"]}
-    return cell(arch=config["arch"], depth=config["depth"], **names)
+    return cell(arch=config["arch"], depth=config["depth"], augment=data.get("augment"), **names)
 
 
 def deviations(manifest: dict[str, Any]) -> list[str]:

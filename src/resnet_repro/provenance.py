@@ -10,11 +10,13 @@ import yaml
 
 from resnet_repro import curve_svg, paper
 from resnet_repro.config import flatten
+from resnet_repro.evaluations import TESTS
+from resnet_repro.evidence import SPLITS
 from resnet_repro.finished import Run
 from resnet_repro.results import Protocol, differences
 
 NETWORK = ("order", "shortcut", "mix")  # of a cell: what makes it a network of a paper, at whatever depth
-FILES = ("manifest.json", "metrics.csv", "responses.csv", "gradients.csv", "train.log")
+FILES = ("manifest.json", "metrics.csv", "responses.csv", "gradients.csv", "evaluations.json", "train.log")
 
 
 def anchors(protocols: list[Protocol]) -> dict[Path, str]:
@@ -62,6 +64,7 @@ def of_protocol(protocol: Protocol, *, page: Path, ids: dict[Path, str]) -> dict
                 "papers": papers_of(run.config),
                 "errors": {split: run.results.get(f"{split}/error") for split in protocol.splits},
                 "facts": summary(run.manifest),
+                "evaluations": [evaluation(each) for each in run.evaluations],
                 "differs": {key: each.get(key) for key in varying},
                 "config": yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True),
                 "curves": curve_svg.draw(run),
@@ -89,6 +92,19 @@ def summary(manifest: dict[str, Any]) -> dict[str, Any]:
         "at wandb.ai": manifest.get("wandb_url"),
     }
     return {key: value for key, value in told.items() if value is not None}
+
+
+def evaluation(entry: dict[str, Any]) -> dict[str, Any]:
+    """A line on one test of a run's weights: how, on what, the errors in %, and with which other runs."""
+    anew = f"batch norms anew on {entry['num_bn_images']:,} images" if entry["num_bn_images"] else ""
+    return {
+        "test": entry["test"],
+        "how": ", ".join(filter(None, (TESTS[entry["test"]], anew, entry["precision"]))),
+        "images": f"{entry['num_images']:,} {SPLITS[entry['split']]}",
+        "errors": [entry["error"], entry["error_top5"]],
+        "ensemble": entry["runs"] if len(entry["runs"]) > 1 else [],
+        "tested": entry["tested"],
+    }
 
 
 def link(file: Path, page: Path) -> str:

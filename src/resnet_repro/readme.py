@@ -33,10 +33,10 @@ class Summary:
         return "" if self.jobs else paper.why_not(self.rows)
 
     @property
-    def needs(self) -> str:
-        """What keeps all of its numbers from being set against ours; empty where some are."""
-        own = [row for row in self.rows if not row.why]
-        return ", ".join(dict.fromkeys(row.needs for row in own)) if all(row.needs for row in own) else ""
+    def tests(self) -> str:
+        """What finds the errors that its numbers are of, where they are not all those that a run ends with."""
+        ways = dict.fromkeys(row.test for row in self.rows if not row.why and row.test != "1crop")
+        return ", ".join(f"python evaluate.py run=FOLDER test={way}" for way in ways)
 
     @property
     def num_networks(self) -> int:
@@ -57,7 +57,7 @@ class Summary:
         source, what = self.rows[0].source, "; ".join(dict.fromkeys(row.what for row in self.rows))
         command = f"`python train.py experiment={self.rows[0].experiment}`" if self.jobs else ""
         state = f"not yet: {self.whys}" if self.whys else f"ready: {self.num_networks} networks, {len(self.jobs)} runs"
-        state += f"; not compared: {needs}" if (needs := self.needs) else ""
+        state += f", then `{tests}` of each" if (tests := self.tests) else ""
         return f"| {source} | {what} | {command} | {self.gpu_hours if self.jobs else ''} | {state} |\n"
 
     @property
@@ -71,7 +71,7 @@ class Summary:
                 f"{self.num_networks} networks, {len(self.jobs)} runs of {self.steps} steps.",
                 f"About {self.gpu_hours} hours on one GPU, estimated from multiply-adds; nothing was measured.",
             ]
-        lines += [f"Not compared: {self.needs}."] if self.needs else []
+        lines += [f"Then, of each: {self.tests}"] if self.tests else []
         own = [row for row in self.rows if row.overrides and str(row) != "curve"]
         lines += ["As printed:"] * bool(own)
         lines += [f"  {row.printed}: {row}" + f", {row.about}" * bool(row.about) for row in own]

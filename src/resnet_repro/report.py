@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from resnet_repro import claims, figures, gallery, page, paper, verdicts
+from resnet_repro import claims, figures, gallery, page, paper, verdict_tables, verdicts
 from resnet_repro.config import LR, LR_WITHOUT_BATCH_NORM
 from resnet_repro.finished import Run, read
 from resnet_repro.results import Cell, Protocol, group
@@ -40,7 +40,7 @@ def write(outputs: Path, console: Console, *, kept: Sequence[Path] = ()) -> Path
             figures.save(drawn.wide, folder / f"{drawn.name}_{protocol.slug}")
         _print_section(part, console)
     if tables := verdicts.with_numbers(judged):
-        verdicts.show(tables, console)
+        verdict_tables.show(tables, console)
     notes = _notes(runs, protocols, unfinished, kept=kept) + _rates(protocols)
     for note in notes:
         console.print(note, markup=False, highlight=False, soft_wrap=True)
@@ -107,7 +107,7 @@ def departures(protocol: Protocol) -> str:
 def row(cell: Cell, protocol: Protocol) -> dict[str, Any]:
     """One row of the table: our errors in %, the published one, and what the runs cost."""
     published = paper.published(cell.runs[0].config)
-    verdict = verdicts.judge(published, [run.manifest for run in cell.runs]) if published else None
+    verdict = verdicts.judge(published, cell.runs) if published else None
     return {
         "network": cell.name,
         "arch": cell.arch,

@@ -1,19 +1,15 @@
 """Our runs set against the papers' rows: a verdict each, with the numbers and the rule that it rests on."""
 
 import math
+import shlex
 import statistics
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from string import ascii_lowercase
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
-
-from rich import box
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from resnet_repro import paper
 from resnet_repro.config import Config
+from resnet_repro.finished import Run
 from resnet_repro.paper import Published
 from resnet_repro.results import Cell, Protocol
 
@@ -25,7 +21,8 @@ RULE = (
     "Ours agrees where it differs by at most 2 standard errors, both sides' together: std / √n of a mean, "
     f"{OF_MEDIAN:.2f} std / √n of a median. Where the paper prints no std, ours stands in, and its number is one run "
     "unless it says more; where ours is one run, its std is the binomial one of the test images. A paper's number over "
-    f"several runs asks for {MIN_RUNS} of ours. “over” agrees where ours is over it."
+    f"several runs asks for {MIN_RUNS} of ours. “over” agrees where ours is over it. Images are tested as the paper "
+    "tested them: one crop or ten, several scales or 320. A top-5 error stands beside and decides nothing."
 )
 
 
@@ -47,6 +44,14 @@ class Ours(NamedTuple):
         return {"median": self.median, "best": self.best}.get(name, self.mean)
 
 
+class Top5(NamedTuple):
+    """Our top-5 error where the paper prints one; difference and 2 standard errors in points, None as of top-1."""
+
+    ours: Ours
+    difference: float | None
+    uncertainty: float | None
+
+
 @dataclass(frozen=True)
 class Verdict:
     """A row of a paper beside our runs of it. `difference` and `uncertainty` (2 standard errors) are in points."""
@@ -56,41 +61,71 @@ class Verdict:
     ours: Ours | None = None
     difference: float | None = None
     uncertainty: float | None = None
+    top5: Top5 | None = None
     reason: str = ""
     """Why there is nothing to compare, or why it may not be."""
+    test: str = "1crop"
+    """How ours was tested: in the row's own way, or with one crop where that has not been done."""
     protocol: str = ""
     conditions: tuple[str, ...] = ()
     """How our runs differ from the paper's, and may."""
 
 
-def judge(row: Published, manifests: list[dict[str, Any]]) -> Verdict:
-    """The verdict on a row from the manifests of our runs of it, which differ in their seed alone."""
+def judge(row: Published, runs: list[Run]) -> Verdict:
+    """The verdict on a row from our runs of it, which differ in their seed alone."""
     if row.why:
         return Verdict(row, "", reason=row.why)
-    if not manifests:
+    if not runs:
         return Verdict(row, "not run")
-    ours = measure(manifests, split=row.split)
-    config = manifests[0]["config"]
+    assert row.cell is not None
+    untested = [run for run in runs if not (run.tested(row.test, row.split) or _has_diverged(run))]
+    test = "1crop" if untested else row.test
+    ours = measure(runs, split=row.split, test=test)
+    top5 = None if row.top5 is None else measure(runs, split=row.split, test=test, key="error_top5")
     told: dict[str, Any] = {
         "ours": ours,
-        "protocol": config["protocol"]["name"],
-        "conditions": _union(paper.conditions(manifest["config"]) for manifest in manifests),
+        "top5": top5 and Top5(top5, None, None),
+        "test": test,
+        "protocol": runs[0].config["protocol"]["name"],
+        "conditions": _union(_conditions(run, run.tested(test, row.split)) for run in runs),
     }
-    assert row.cell is not None
-    other_recipe = _union(_other_cell(row.cell, m["config"]) + paper.deviations(m) for m in manifests)
-    departs = [*filter(None, [row.needs]), *other_recipe]
-    if departs or ours is None:
-        return Verdict(row, "not comparable", reason=", ".join(departs) or f"no {row.split} error", **told)
+    if other_recipe := _union(_other_cell(row.cell, run.config) + paper.deviations(run.manifest) for run in runs):
+        return Verdict(row, "not comparable", reason=", ".join(other_recipe), **told)
+    if untested:
+        return Verdict(row, "not comparable", reason=_how_to_test(untested, row.test), **told)
+    if ours is None:
+        return Verdict(row, "not comparable", reason=f"no {row.split} error", **told)
     if row.number is not None:
-        difference, uncertainty = compare(row, ours, num_images=manifests[0]["results"][f"num_{row.split}_images"])
+        tested = next(filter(None, (run.tested(way, row.split) for way in (test, "1crop") for run in runs)))
+        difference, uncertainty = compare(row, ours, num_images=tested["num_images"])
         told |= {"difference": difference, "uncertainty": uncertainty}
         agrees = abs(difference) <= uncertainty
+        if top5:
+            theirs = replace(row, error=row.top5)
+            told["top5"] = Top5(top5, *compare(theirs, top5, num_images=tested["num_images"]))
     elif row.above is not None:
         agrees = ours.statistic(row.statistic) > row.above
     else:
         return Verdict(row, "", reason="a curve: see the report's figures", **told)
     is_too_few = ours.n < MIN_RUNS and bool(row.runs or row.mean is not None)
     return Verdict(row, "too few runs" if is_too_few else "agrees" if agrees else "differs", **told)
+
+
+def _has_diverged(run: Run) -> bool:
+    return run.results.get("diverged_at") is not None
+
+
+def _how_to_test(untested: list[Run], test: str) -> str:
+    """The command that does it; with several folders it would be their ensemble."""
+    command = shlex.join(["python", "evaluate.py", f"run={untested[0].directory}", f"test={test}"])
+    others = f", and so each of {len(untested) - 1} more" if len(untested) > 1 else ""
+    return f"ours is of one crop: `{command}` tests it as the paper did{others}"
+
+
+def _conditions(run: Run, tested: dict[str, Any] | None) -> list[str]:
+    trained_in = run.config["hardware"]["precision"]
+    tested_in = (tested or {}).get("precision", trained_in)
+    return paper.conditions(run.config) + ([f"tested in {tested_in}"] if tested_in != trained_in else [])
 
 
 def _other_cell(wanted: Config, config: Config) -> list[str]:
@@ -108,14 +143,14 @@ def compare(row: Published, ours: Ours, *, num_images: int) -> tuple[float, floa
     return ours.statistic(name) - row.number, 2 * factor * math.hypot(spread / math.sqrt(ours.n), theirs)
 
 
-def measure(manifests: list[dict[str, Any]], *, split: str = "test") -> Ours | None:
+def measure(runs: list[Run], *, split: str = "test", test: str = "1crop", key: str = "error") -> Ours | None:
     """Our statistics; None where no run has an error on that split. A diverged run without one counts as 100 %."""
     errors = []
-    for results in (manifest["results"] for manifest in manifests):
-        error = results.get(f"{split}/error")
+    for run in runs:
+        error = (run.tested(test, split) or {}).get(key)
         if error is not None and math.isfinite(error):
             errors.append(error)
-        elif results.get("diverged_at") is not None:
+        elif _has_diverged(run):
             errors.append(100.0)
     if not errors:
         return None
@@ -127,11 +162,11 @@ def _union(lists: Iterable[list[str]]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(word for words in lists for word in words))
 
 
-def judge_all(sources: Iterable[str], manifests_of: Callable[[Published], list[dict[str, Any]]]) -> Tables:
+def judge_all(sources: Iterable[str], runs_of: Callable[[Published], list[Run]]) -> Tables:
     """The verdicts on every row of these tables of the papers, from our runs of each."""
     judged: Tables = {}
     for row in (row for source in sources for row in paper.tables()[source]):
-        judged.setdefault(f"{row.source}: {row.what}", []).append(judge(row, manifests_of(row)))
+        judged.setdefault(f"{row.source}: {row.what}", []).append(judge(row, runs_of(row)))
     return judged
 
 
@@ -144,68 +179,10 @@ def cells_of_rows(protocols: list[Protocol]) -> dict[str, Cell]:
 
 def judge_cells(cells: dict[str, Cell]) -> Tables:
     """Every table and figure of the papers, judged on our cells of their rows."""
-    manifests = {key: [run.manifest for run in cell.runs] for key, cell in cells.items()}
-    return judge_all(paper.tables(), lambda row: manifests.get(str(row.cell), []))
+    runs = {key: cell.runs for key, cell in cells.items()}
+    return judge_all(paper.tables(), lambda row: runs.get(str(row.cell), []))
 
 
 def with_numbers(tables: Tables) -> Tables:
     """Those that have a printed number beside one of ours."""
     return {title: found for title, found in tables.items() if any(v.ours and v.row.has_number for v in found)}
-
-
-# --- for people -------------------------------------------------------------------------------------------------------
-
-COLORS = {"agrees": "green", "differs": "red", "too few runs": "yellow", "not comparable": "yellow"}
-
-
-def show(tables: Tables, console: Console) -> None:
-    """Print the tables, each number of the paper beside ours, and the rule of their verdicts."""
-    for title, verdicts in tables.items():
-        console.print(draw(title, verdicts), "")
-    console.print(RULE, style="dim", highlight=False)
-
-
-def draw(title: str, verdicts: list[Verdict]) -> Table:
-    """One table, with a letter for each reason or condition that stands below it."""
-    drawn = Table(title=title, title_justify="left", caption_justify="left")
-    drawn.box, drawn.pad_edge, drawn.collapse_padding = box.SIMPLE_HEAD, False, True
-    drawn.add_column("error in %", min_width=14)
-    for name in ("paper", "ours", "ours - paper"):
-        drawn.add_column(name, justify="right", no_wrap=True)
-    drawn.add_column("verdict", min_width=14)
-    letters: dict[str, str] = {}
-    for verdict in verdicts:
-        text = note(verdict)
-        mark = f" [{letters.setdefault(text, ascii_lowercase[len(letters)])}]" if text else ""
-        said = Text(verdict.word + mark, style=COLORS.get(verdict.word, "dim"))
-        drawn.add_row(Text(verdict.row.printed), *numbers(verdict).values(), said)
-    drawn.caption = Text("\n".join(f"[{letter}] {text}" for text, letter in letters.items()))
-    return drawn
-
-
-def note(verdict: Verdict) -> str:
-    """Why there is no verdict, and under which protocol and conditions our runs were made; often empty."""
-    protocol = [f"protocol {', '.join([verdict.protocol, *verdict.conditions])}"] if verdict.protocol else []
-    return "; ".join([*([verdict.reason] if verdict.reason else []), *protocol])
-
-
-def numbers(verdict: Verdict) -> dict[str, str]:
-    """The paper's number, ours and the difference as text, several lines each; empty where there is none."""
-    row, ours = verdict.row, verdict.ours
-    printed = [", ".join(filter(None, (row.headline, row.about)))]
-    printed += [] if row.mean is None else [f"mean {row.mean:.2f} ± {row.std:.2f}"]
-    texts = {"paper": "\n".join(printed), "ours": "", "difference": ""}
-    if ours and ours.n == 1:
-        texts["ours"] = f"{ours.mean:.2f}, 1 run"
-    elif ours:
-        lines = {
-            "mean": f"{ours.mean:.2f} ± {ours.std:.2f}",
-            "best": f"{ours.best:.2f}",
-            "median": f"{ours.median:.2f}",
-        }
-        own = row.statistic or "mean"
-        rest = [f"{name} {text}" for name, text in lines.items() if name != own]
-        texts["ours"] = "\n".join([f"{lines[own]}, {own} of {ours.n}", *rest])
-    if verdict.difference is not None:
-        texts["difference"] = f"{verdict.difference:+.2f} ± {verdict.uncertainty:.2f}"
-    return texts
