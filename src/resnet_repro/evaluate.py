@@ -116,8 +116,8 @@ def _check_classes(data: Config) -> None:
     found = (shards if is_streamed(data) else photos).count_there(data["root"]) if of_photos(data) else None
     if found and found.num_classes != data["num_classes"]:
         raise UserError(
-            f"data.root={data['root']} has {found.num_classes} classes and the run was trained on {data['num_classes']}; "
-            "give the folder that it was trained with"
+            f"data.root={data['root']} has {found.num_classes} classes and the run was trained on "
+            f"{data['num_classes']}; give the folder that it was trained with"
         )
 
 
