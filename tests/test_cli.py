@@ -29,10 +29,13 @@ from tests.commands import ROOT, environment, imported_modules, run
             ["arch=torchvision", "arch.name=alexnet", "arch.order=original"],
             "arch.order is not an option here; arch=plain | resnet_v1 | resnet_v2 has it",
         ),
-        (["data=digits", "data.root=x"], "data.root is not an option here; data=cifar10 | imagenet has it"),
+        (
+            ["data=digits", "data.root=x"],
+            "data.root is not an option here; data=cifar10 | imagenet | imagenet_streaming has it",
+        ),
         (
             ["data=cifar"],
-            "data=cifar is not known; use one of cifar10, cifar100, digits, imagenet; did you mean cifar10?",
+            "use one of cifar10, cifar100, digits, imagenet, imagenet_streaming; did you mean cifar10?",
         ),
         (["experiment=v1_tabel6"], "v2_table4, v2_table5; did you mean v1_table6?"),
         (

@@ -160,6 +160,7 @@ def test_resumed_run_equals_uninterrupted_run_bitwise(
     assert RunDir(path).metrics.read_bytes() == RunDir(whole).metrics.read_bytes()
 
 
+@pytest.mark.slow
 def test_a_command_trains_two_ranks_from_shards_and_names_what_is_not_imagenet(root: Path, tmp_path: Path) -> None:
     options = ("schedule.steps=6", "schedule.batch_size=4", "hardware=ddp_2cpu")
     status, said = commands.run("train.py", *STREAMED, f"data.root={root}", *options, home=tmp_path)
