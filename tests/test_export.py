@@ -90,6 +90,7 @@ def test_ours_are_refused_by_a_network_of_other_words(home: Path, source: str) -
         weights.load(net, home / source)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("arch", "depth"), [("resnet_v1", 18), ("resnet_v1", 50), ("resnet_v2", 50)])
 def test_timm_makes_the_network_of_what_is_exported(tmp_path: Path, arch: str, depth: int) -> None:
     made = trained_on_photos(tmp_path, f"arch={arch}", f"depth={depth}", "arch.stride_on=3x3")

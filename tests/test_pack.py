@@ -98,6 +98,7 @@ def test_counting_takes_the_index_alone_and_no_torch(tree: Path, tmp_path: Path)
     assert said.split() == ["2", "22", "22", "False"]
 
 
+@pytest.mark.slow
 def test_the_command_says_what_it_packed_and_helps(tree: Path, tmp_path: Path) -> None:
     status, said = command(tree, "packed", home=tmp_path)
     assert status == 0
@@ -125,6 +126,7 @@ def test_what_cannot_be_packed_is_refused_in_one_line(tree: Path, tmp_path: Path
     assert not (tmp_path / "packed").exists()
 
 
+@pytest.mark.slow
 def test_a_damaged_image_is_named_or_left_out_and_counted_as_asked(tmp_path: Path) -> None:
     tree = make_tree(tmp_path / "photos", num=NUM)
     path = tree / "train" / "dog" / "5.JPEG"

@@ -142,6 +142,7 @@ def test_batches_are_those_of_the_same_step_after_a_stop_with_any_window_at_hand
 # --- runs -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_resumed_run_equals_uninterrupted_run_bitwise(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
