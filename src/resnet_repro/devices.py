@@ -41,7 +41,7 @@ def check_memory(jobs: list[Job]) -> None:
     """
     for job in (job for job in jobs if on_gpu(job)):
         if (needs := memory_needed(job.config)) > (has := smallest_gpu()):
-            instead = "fewer images: schedule.batch_size="
+            instead = "a smaller schedule.batch_size"
             if not job.config["hardware"]["recompute"] and not is_comparator(job.config):
                 instead = "hardware.recompute=true"
             gib = f"{needs / 2**30:.1f} GiB of GPU memory and there are {has / 2**30:.1f}"

@@ -1,6 +1,5 @@
 """ImageNet, or any tree of photographs in folders of classes, as one LightningDataModule."""
 
-import os
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from resnet_repro.data import augment, photos
 from resnet_repro.data.batches import Normalisation
 from resnet_repro.data.stream import Damage, EvalBatches, Labelled, Source, TrainBatches
+from resnet_repro.devices import num_cores
 
 
 class ImageNetData(pl.LightningDataModule):
@@ -120,5 +120,4 @@ def _num_threads(config: dict[str, Any]) -> int:
         return int(asked)
     if hardware["accelerator"] != "gpu":
         return 1
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, usable // hardware["devices"])
+    return max(1, num_cores() // hardware["devices"])
