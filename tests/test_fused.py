@@ -19,7 +19,7 @@ from resnet_repro.resnet import ResNet
 from resnet_repro.run import run
 from resnet_repro.rundir import RunDir, read_json, write_json
 from resnet_repro.unit import MIXES, ORDERS, SHORTCUTS
-from tests.test_run import interrupt_at, prepared, signals_as_before  # noqa: F401 (a fixture)
+from tests.test_run import assert_a_stop_changes_nothing, interrupt_at, prepared, signals_as_before  # noqa: F401 (a fixture)
 
 WORDS = [{"order": order} for order in ORDERS] + [
     {"shortcut": kind} for kind in SHORTCUTS if kind not in ("A", "dropout")
@@ -201,14 +201,8 @@ def test_a_fused_run_learns_as_the_usual_one_does(tmp_path: Path) -> None:
 def test_a_fused_run_that_goes_on_equals_an_uninterrupted_one_bitwise(
     arch: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole, parts = (prepared(tmp_path / name, f"arch={arch}", *DEPARTS) for name in ("whole", "parts"))
-    expected = run(whole)
-    with monkeypatch.context() as patch:
-        interrupt_at(13, patch)
-        with pytest.raises(Stopped):
-            run(parts)
-    assert run(parts)["weights_sha256"] == expected["weights_sha256"]
-    assert RunDir(parts).metrics.read_bytes() == RunDir(whole).metrics.read_bytes()
+    options = (f"arch={arch}", *DEPARTS)
+    assert_a_stop_changes_nothing(*(prepared(tmp_path / name, *options) for name in ("whole", "parts")), monkeypatch)
 
 
 @needs_compiler

@@ -52,6 +52,19 @@ def interrupt_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Recorder, "on_train_batch_end", on_train_batch_end)
 
 
+def assert_a_stop_changes_nothing(whole: Path, parts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two prepared runs of the same config, one is stopped after step 13 and goes on: the same bits."""
+    expected = run(whole)
+    with monkeypatch.context() as patch:
+        interrupt_at(13, patch)
+        with pytest.raises(Stopped):
+            run(parts)
+    manifest = run(parts)
+    assert manifest["weights_sha256"] == expected["weights_sha256"]
+    assert manifest["results"] == expected["results"]
+    assert RunDir(parts).metrics.read_bytes() == RunDir(whole).metrics.read_bytes()
+
+
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[dict[str, Any], bytes]]:
     """The manifest and metrics.csv of a run that nobody stops, made once for each set of overrides."""

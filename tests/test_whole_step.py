@@ -11,13 +11,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from resnet_repro import hardware
-from resnet_repro.callbacks import Stopped
 from resnet_repro.data.batches import DeviceBatches
 from resnet_repro.resnet import ResNet
 from resnet_repro.run import run
-from resnet_repro.rundir import RunDir, read_json
+from resnet_repro.rundir import RunDir
 from resnet_repro.whole_step import WholeStep, WholeStepSGD
-from tests.test_run import interrupt_at, prepared
+from tests.test_run import assert_a_stop_changes_nothing, prepared
 
 STEPS = 12
 SGD = {"lr": 0.1, "momentum": 0.9, "weight_decay": 1e-4, "nesterov": False}
@@ -150,15 +149,7 @@ def test_a_run_of_whole_steps_that_goes_on_equals_an_uninterrupted_one_bitwise(
     arch: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = (f"arch={arch}", "hardware.graph=true")
-    whole, parts = (prepared(tmp_path / name, *options) for name in ("whole", "parts"))
-    expected = run(whole)
-    with monkeypatch.context() as patch:
-        interrupt_at(13, patch)
-        with pytest.raises(Stopped):
-            run(parts)
-    assert run(parts)["weights_sha256"] == expected["weights_sha256"]
-    assert RunDir(parts).metrics.read_bytes() == RunDir(whole).metrics.read_bytes()
-    assert read_json(RunDir(parts).manifest)["results"] == expected["results"]
+    assert_a_stop_changes_nothing(*(prepared(tmp_path / name, *options) for name in ("whole", "parts")), monkeypatch)
 
 
 @pytest.mark.slow
