@@ -34,7 +34,7 @@ def wandb_server() -> Iterator[Callable[..., WandbServer]]:
 
     yield call
     for server in started:
-        server.http.server_close()
+        server.stop()
 
 
 @pytest.fixture
