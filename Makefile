@@ -16,8 +16,8 @@ figures: install        ## every figure and every claim of the papers on digits:
 	$(BIN)/python train.py -m depth=20 arch.order=bn_after_add,relu_before_add,relu_only_preact data=digits
 	$(BIN)/python report.py
 
-test: install           ## the default tests
-	$(BIN)/python -m pytest
+test: install           ## the default tests, two files at a time
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: install      ## the long tests
 	$(BIN)/python -m pytest -m slow

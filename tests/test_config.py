@@ -1,5 +1,7 @@
 """Options, their rules, and the folder that a run gets: as `python train.py` composes them."""
 
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +17,17 @@ from resnet_repro.schedule import learning_rate
 CONF = Path(__file__).parents[1] / "conf"
 
 
-def composed(*overrides: str) -> dict[str, Any]:
+@cache
+def _composed(*overrides: str) -> dict[str, Any]:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = OmegaConf.to_container(compose("config", list(overrides)), resolve=True)
     assert isinstance(config, dict)
     return {str(key): value for key, value in config.items()}
+
+
+def composed(*overrides: str) -> dict[str, Any]:
+    """A config of the reader's own; Hydra takes a tenth of a second for one, and tests ask again and again."""
+    return deepcopy(_composed(*overrides))
 
 
 def name(arch: str, data: str, *overrides: str) -> str:
