@@ -1,6 +1,7 @@
 """Training images/s of CIFAR networks, batch 128, beside the usual loop, on this machine's CPU.
 
-    python benchmarks/train_throughput.py [FOLDER OF CIFAR-10] [--rounds 3] [--steps 100] [--depths 20 56] [--compile]
+    python benchmarks/train_throughput.py [FOLDER OF CIFAR-10] [--nets resnet_v1-20 resnet_v2-164] [--rounds 3]
+        [--steps 100] [--compile]
 
 Both sides compute with one thread and take turns. Each side's figure is its fastest round: what else runs on a machine
 only ever slows a side down. Prints a table in Markdown, with all rounds.
@@ -35,27 +36,26 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 
 from resnet_repro.data import cifar
-from resnet_repro.depths import multiply_adds
 from resnet_repro.fused import can_compile
 from resnet_repro.manifest import machine
-from resnet_repro.resnet import ResNet
+from resnet_repro.networks import build
+from resnet_repro.plan import multiply_adds
 from resnet_repro.rundir import read_json
 
 BATCH_SIZE = 128
 TRAIN = Path(__file__).parents[1] / "train.py"
 
 
-def ours(root: Path, *, depth: int, steps: int) -> tuple[float, str]:
-    """images/s of the command, and the settings that it took on this machine."""
+def ours(root: Path, net: str, *, steps: int) -> dict[str, Any]:
+    """The command's manifest: its images/s, and the config with the settings that it took on this machine."""
+    arch, depth = net.split("-")
     with tempfile.TemporaryDirectory() as outputs:
-        options = [f"depth={depth}", f"data.root={root}", "data.val_size=500", f"schedule.steps={steps}"]
+        options = [f"arch={arch}", f"depth={depth}", f"data.root={root}", "data.val_size=500"]
+        options += [f"schedule.steps={steps}", f"schedule.batch_size={BATCH_SIZE}"]
         command = [sys.executable, TRAIN, *options, "hardware=cpu", "logger=csv", f"outputs={outputs}"]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         (path,) = Path(outputs).glob("*/*/manifest.json")
-        manifest = read_json(path)
-    hardware = manifest["config"]["hardware"]
-    settings = ", ".join(f"{key}={hardware[key]}" for key in ("precision", "channels_last", "fused"))
-    return float(manifest["images_per_s"]), settings
+        return read_json(path)
 
 
 def official_dataset(root: Path) -> torchvision.datasets.CIFAR10:
@@ -72,8 +72,8 @@ def official_dataset(root: Path) -> torchvision.datasets.CIFAR10:
 
 def usual(
     dataset: torchvision.datasets.CIFAR10,
+    config: dict[str, Any],
     *,
-    depth: int,
     steps: int,
     num_workers: int,
     bf16: bool = False,
@@ -81,7 +81,7 @@ def usual(
 ) -> float:
     """images/s of the usual loop, its first five steps left out."""
     torch.manual_seed(0)
-    net = ResNet(depth=depth, family="cifar", num_classes=10)
+    net = build(config)
     if compiles:
         net.compile()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
@@ -97,7 +97,7 @@ def usual(
     return BATCH_SIZE * (steps - 5) / (time.perf_counter() - start)
 
 
-def floor(*, depth: int) -> float:
+def floor(config: dict[str, Any]) -> float:
     """images/s if nothing but multiply-adds took time, forward and two backward, at a matrix product's rate."""
     a, b = (torch.randn(1024, 1024, dtype=torch.bfloat16) for _ in range(2))
     seconds = []
@@ -106,7 +106,7 @@ def floor(*, depth: int) -> float:
         a @ b
         seconds.append(time.perf_counter() - start)
     rate = 1024**3 / min(seconds)
-    return rate / (3 * multiply_adds(depth, family="cifar", image_size=32, num_classes=10))
+    return rate / (3 * multiply_adds(config))
 
 
 def main() -> None:
@@ -114,30 +114,31 @@ def main() -> None:
     parser.add_argument("root", nargs="?", type=Path, default=Path("data"))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=100)
-    parser.add_argument("--depths", type=int, nargs="+", default=[20])
+    parser.add_argument("--nets", nargs="+", default=["resnet_v1-20"], metavar="ARCH-DEPTH")
     parser.add_argument("--compile", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
     dataset = official_dataset(options.root)
 
-    settings = ours(options.root, depth=8, steps=1)[1]
+    configs = {net: ours(options.root, net, steps=1)["config"] for net in options.nets}
+    hardware = configs[options.nets[0]]["hardware"]
+    settings = ", ".join(f"{key}={hardware[key]}" for key in ("precision", "channels_last", "fused"))
     start = time.perf_counter()
     compiled = "compiled" if can_compile() else "found not to compile"
     compiling = f"fused.c {compiled} in {time.perf_counter() - start:.1f} s before the first step, not counted"
     about = machine("cpu")
     versions = f"torch {torch.__version__}, torchvision {torchvision.__version__}, pytorch-lightning {pl.__version__}"
-    print(f"ResNet (v1), batch {BATCH_SIZE}, training images/s, one thread; {date.today()}")
+    print(f"CIFAR-10, batch {BATCH_SIZE}, training images/s, one thread; {date.today()}")
     print(f"{about['cpu']}, {psutil.cpu_count(logical=False)} cores; {platform.python_version()}, {versions}")
     print(f"ours: {settings}; {compiling}")
     print(f"`python benchmarks/train_throughput.py FOLDER {' '.join(sys.argv[2:])}`".replace(" `", "`") + "\n")
-    print("| depth | | images/s | all rounds | ours is |\n|---:|---|---:|---|---:|", flush=True)
-    for depth in options.depths:
-        work: dict[str, Any] = {"depth": depth, "steps": options.steps}
-        usually = partial(usual, dataset, num_workers=2, **work)
+    print("| network | | images/s | all rounds | ours is |\n|---|---|---:|---|---:|", flush=True)
+    for net, config in configs.items():
+        usually = partial(usual, dataset, config, steps=options.steps, num_workers=2)
         sides: dict[str, Callable[[], float]] = {
-            "ours": lambda work=work: ours(options.root, **work)[0],
+            "ours": lambda net=net: float(ours(options.root, net, steps=options.steps)["images_per_s"]),
             "usual loop, float32, 2 workers": usually,
-            "usual loop, float32, no workers": partial(usual, dataset, num_workers=0, **work),
+            "usual loop, float32, no workers": partial(usually, num_workers=0),
             "usual loop, bf16 autocast, 2 workers": partial(usually, bf16=True),
         }
         if options.compile:
@@ -146,13 +147,13 @@ def main() -> None:
         for number in range(options.rounds):
             for name, side in sides.items():
                 rates[name].append(side())
-                print(f"{number + 1} of {options.rounds}, {depth}, {name}: {rates[name][-1]:,.0f}/s", file=sys.stderr)
+                print(f"{number + 1} of {options.rounds}, {net}, {name}: {rates[name][-1]:,.0f}/s", file=sys.stderr)
         fastest = {name: max(values) for name, values in rates.items()}
         every = {name: ", ".join(f"{value:,.0f}" for value in values) for name, values in rates.items()}
-        fastest["floor: multiply-adds alone"], every["floor: multiply-adds alone"] = floor(depth=depth), ""
+        fastest["floor: multiply-adds alone"], every["floor: multiply-adds alone"] = floor(config), ""
         for name, rate in fastest.items():
             ratio = fastest["ours"] / rate
-            print(f"| {depth} | {name} | {rate:,.0f} | {every[name]} | {ratio:.2f} times |", flush=True)
+            print(f"| {net} | {name} | {rate:,.0f} | {every[name]} | {ratio:.2f} times |", flush=True)
 
 
 if __name__ == "__main__":
