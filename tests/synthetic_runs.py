@@ -107,6 +107,8 @@ def write_run(
         "weights_sha256": SHA,
     }
     (folder / "manifest.json").write_text(json.dumps(content | (manifest or {})))
+    (folder / "checkpoints").mkdir()
+    (folder / "checkpoints" / f"step-{steps:09d}.ckpt").touch()
     if tests:
         (folder / "evaluations.json").write_text(json.dumps({"evaluations": list(tests)}))
     return folder

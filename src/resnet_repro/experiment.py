@@ -13,7 +13,7 @@ from resnet_repro import devices, paper, plan, verdict_tables, verdicts
 from resnet_repro.config import Config, Job, is_comparator, make_job, result_keys
 from resnet_repro.display import announcement, duration
 from resnet_repro.errors import UserError
-from resnet_repro.finished import Run, read_record
+from resnet_repro.finished import DAMAGED, Run, read_record
 from resnet_repro.paper import Published
 from resnet_repro.rundir import RunDir
 
@@ -149,11 +149,21 @@ def _state(job: Job) -> str:
 def print_tables(request: Request, *, console: Console | None = None) -> None:
     """Every table that the command asked for, the paper's numbers beside those of its finished jobs."""
     console = console or Console(soft_wrap=True)
+    damaged: dict[Path, None] = {}
 
     def runs_of(row: Published) -> list[Run]:
         jobs = dict.fromkeys(job for rows in request.tables.values() for job in rows.get(row, []))
-        return [run for job in jobs if (run := read_record(job.dir))]
+        found = []
+        for job in jobs:
+            try:
+                found += [run for run in [read_record(job.dir)] if run]
+            except DAMAGED:
+                damaged[job.dir] = None
+        return found
 
     if request.tables:
         console.print()
         verdict_tables.show(verdicts.judge_all(request.tables, runs_of), console)
+    if damaged:
+        names = ", ".join(f"{path.parent.name}/{path.name}" for path in damaged)
+        console.print(f"left out, as files there are damaged: {names}", markup=False, highlight=False)

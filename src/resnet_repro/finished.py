@@ -22,6 +22,7 @@ DATA_TITLES = {
     "imagenet": "ImageNet",
     "imagenet_streaming": "ImageNet from shards",
 }
+IMAGENET_IMAGES = 1_281_167  # to train on; a tree with other numbers is other data
 FIRST_COMMAND = "python train.py -m depth=20,56,110 arch=plain,resnet_v2 data=digits"
 
 
@@ -30,12 +31,14 @@ class Run:
     """One finished run. `curves` holds the columns of metrics.csv; an empty cell is nan.
 
     `evaluations` is what `python evaluate.py` has found of its weights since, alone or in an ensemble, newest last.
+    `has_weights`: a checkpoint is there to be tested, which runs that were kept in results/ lack.
     """
 
     directory: Path
     manifest: dict[str, Any] = field(repr=False)
     curves: dict[str, list[float]] = field(default_factory=dict, repr=False)
     evaluations: list[dict[str, Any]] = field(default_factory=list, repr=False)
+    has_weights: bool = True
 
     @property
     def config(self) -> dict[str, Any]:
@@ -118,11 +121,17 @@ def arch_label(manifest: dict[str, Any]) -> str:
 def title(config: dict[str, Any]) -> str:
     """`CIFAR-10, 400 steps, 5,000 images held out`, of a flat config or of a run's flat protocol."""
     data = DATA_TITLES.get(config["data.name"], config["data.name"])
+    if "ImageNet" in data and config.get("data.num_train", IMAGENET_IMAGES) != IMAGENET_IMAGES:
+        data = f"{config['data.num_train']:,} photographs of {config['data.num_classes']} classes"
     held_out = config.get("data.val_size") or 0
     protocol = f", {config['protocol']}" if "protocol" in config else ""
     return f"{data}{protocol}, {config['schedule.steps']:,} steps" + (
         f", {held_out:,} images held out" if held_out else ""
     )
+
+
+DAMAGED = (OSError, ValueError, KeyError, TypeError, AttributeError)
+"""Whatever reading a run raises whose files are not what a run writes."""
 
 
 def read(*folders: Path) -> tuple[list[Run], list[str]]:
@@ -137,7 +146,7 @@ def read(*folders: Path) -> tuple[list[Run], list[str]]:
             continue
         try:
             run = _load(directory)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except DAMAGED:
             unfinished.append(f"{directory.parent.name}/{directory.name} (damaged)")
             continue
         if run is None:
@@ -150,18 +159,18 @@ def read(*folders: Path) -> tuple[list[Run], list[str]]:
 
 
 def read_record(directory: Path) -> Run | None:
-    """The run in a directory without its curves, None where it is not finished."""
+    """The run in a directory without its curves, None where it is not finished. A damaged one raises one of DAMAGED."""
     folder = RunDir(directory)
     manifest = read_json(folder.manifest) if folder.is_done else {"state": "not begun"}
     if manifest["state"] != "done":
         return None
     found = read_json(folder.evaluations)["evaluations"] if folder.evaluations.exists() else []
     ours = [each for each in found if manifest.get("weights_sha256") in each["weights_sha256"]]
-    return Run(directory, manifest, evaluations=ours)
+    return Run(directory, manifest, evaluations=ours, has_weights=bool(folder.checkpoint_files()))
 
 
 def _load(directory: Path) -> Run | None:
-    """The run in a directory, None where it is not finished. A damaged one raises whatever reading it raises."""
+    """The run in a directory, None where it is not finished. A damaged one raises one of DAMAGED."""
     run = read_record(directory)
     if run is None:
         return None

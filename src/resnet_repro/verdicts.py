@@ -117,8 +117,11 @@ def _has_diverged(run: Run) -> bool:
 
 def _how_to_test(untested: list[Run], test: str) -> str:
     """The command that does it; with several folders it would be their ensemble."""
-    command = shlex.join(["python", "evaluate.py", f"run={untested[0].directory}", f"test={test}"])
-    others = f", and so each of {len(untested) - 1} more" if len(untested) > 1 else ""
+    testable = [run for run in untested if run.has_weights]
+    if not testable:
+        return f"ours is of one crop, and {untested[0].directory} holds no weights to test as the paper did"
+    command = shlex.join(["python", "evaluate.py", f"run={testable[0].directory}", f"test={test}"])
+    others = f", and so each of {len(testable) - 1} more" if len(testable) > 1 else ""
     return f"ours is of one crop: `{command}` tests it as the paper did{others}"
 
 
