@@ -23,8 +23,7 @@ from resnet_repro.rundir import RunDir, read_json
 from tests import commands
 from tests.photo_files import MINI, make_tree, needs_mini
 from tests.test_config import composed
-from tests.test_ddp import in_ranks
-from tests.test_imagenet import SMALL, run_rank
+from tests.test_imagenet import FOR_RANKS, SMALL, assert_ranks_go_on
 from tests.test_pack import packed
 from tests.test_run import interrupt_at, signals_as_before  # noqa: F401 (a fixture that is always used)
 
@@ -178,20 +177,8 @@ def test_a_command_trains_two_ranks_from_shards_and_names_what_is_not_imagenet(r
 @needs_mini
 @pytest.mark.slow
 def test_two_ranks_that_were_stopped_go_on_bit_for_bit(mini: Path, tmp_path: Path) -> None:
-    options = ("schedule.steps=42", "hardware.devices=2", "hardware.accelerator=cpu", "hardware.checkpoint_steps=39")
-    options += ("data.shuffle=100",)
-    weights = []
-    for folder in ("whole", "again"):
-        path = prepared(tmp_path / folder, mini, *options)
-        in_ranks(2, run_rank, path)
-        weights.append(read_json(path / "manifest.json")["weights_sha256"])
-        if folder == "whole":
-            continue
-        (path / "manifest.json").unlink()
-        RunDir(path).checkpoint_files()[0].unlink()  # what is left is of step 39
-        in_ranks(2, run_rank, path)
-        weights.append(read_json(path / "manifest.json")["weights_sha256"])
-    assert len(set(weights)) == 1
+    options = (*FOR_RANKS, "data.shuffle=100")
+    assert_ranks_go_on(*(prepared(tmp_path / name, mini, *options) for name in ("whole", "again")))
 
 
 def module(root: Path) -> StreamedImageNetData:
