@@ -85,8 +85,10 @@ def test_two_ranks_count_every_photograph_once_and_find_what_one_finds(mini: Pat
 
 
 @needs_mini
-def test_one_crop_gives_exactly_the_error_that_the_run_ended_with(mini: Path) -> None:
-    assert evaluated(mini)["error"] == read_json(RunDir(mini).manifest)["results"]["val/error"]
+def test_one_crop_gives_exactly_the_errors_that_the_run_ended_with(mini: Path) -> None:
+    results = read_json(RunDir(mini).manifest)["results"]
+    found = evaluated(mini)
+    assert (found["error"], found["error_top5"]) == (results["val/error"], results["val/error_top5"])
 
 
 @needs_mini

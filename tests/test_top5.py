@@ -11,6 +11,8 @@ from resnet_repro.config import measures_top5
 from resnet_repro.lit import LossAndError
 from resnet_repro.run import run
 from resnet_repro.rundir import RunDir
+from resnet_repro.tester import count_errors
+from resnet_repro.views import Views
 from tests.test_config import composed
 from tests.test_run import prepared, signals_as_before
 
@@ -27,6 +29,21 @@ def test_top5_error_equals_torchmetrics() -> None:
     values = ours.compute()
     assert float(values["error_top5"]) == pytest.approx(100 * (1 - float(reference.compute())), abs=1e-4)
     assert 0 < values["error_top5"] < values["error"]
+
+
+def test_of_equal_scores_that_of_the_first_class_is_the_higher_in_training_and_in_testing() -> None:
+    """In bf16 some are equal, and `topk` ranks those as it happens to."""
+    torch.manual_seed(0)
+    logits, labels = torch.randint(0, 3, (300, 20)).bfloat16(), torch.randint(0, 20, (300,))
+    ranked = [sorted(range(20), key=lambda c: -row[c]) for row in logits.tolist()]  # Python's sorting is stable
+    places = [order.index(label) for order, label in zip(ranked, labels.tolist(), strict=True)]
+    wanted = [100 * sum(place >= k for place in places) / 300 for k in (1, 5)]
+    metric = LossAndError(top5=True)
+    metric.update(logits, labels, torch.tensor(1.0))
+    values = metric.compute()
+    assert [float(values[name]) for name in ("error", "error_top5")] == wanted
+    found = count_errors([torch.nn.Identity()], [Views([(logits, torch.arange(300))], labels)])
+    assert [found[name] for name in ("error", "error_top5")] == wanted
 
 
 def test_a_run_on_data_that_asks_for_it_records_the_top5_error_of_what_it_evaluates(tmp_path: Path) -> None:

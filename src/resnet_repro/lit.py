@@ -19,6 +19,12 @@ from resnet_repro.schedule import Plateau, last_rate, learning_rate
 from resnet_repro.whole_step import WholeStep, WholeStepSGD
 
 
+def num_wrong(scores: Float[Tensor, "n classes"], labels: Int[Tensor, " n"], *, k: int) -> Int[Tensor, ""]:
+    """Images whose label is not among the k highest scores; of equal ones the first is the higher."""
+    best = scores.argsort(dim=1, descending=True, stable=True)[:, :k]
+    return (best != labels[:, None]).all(1).sum()
+
+
 class LossAndError(Metric):
     """Mean loss and top-1 error in %, over every image since the last reset and over all ranks; top-5 where asked for.
 
@@ -43,9 +49,9 @@ class LossAndError(Metric):
     def update(self, logits: Float[Tensor, "n classes"], labels: Int[Tensor, " n"], loss: Float[Tensor, ""]) -> None:
         """Add a batch and its mean loss."""
         self.loss_sum += loss * len(labels)
-        self.num_wrong += (logits.argmax(1) != labels).sum()
+        self.num_wrong += (logits.argmax(1) != labels).sum()  # k=1 without sorting
         if self.top5:
-            self.num_wrong_top5 += (logits.topk(5).indices != labels[:, None]).all(1).sum()
+            self.num_wrong_top5 += num_wrong(logits, labels, k=5)
         self.num_images += len(labels)
 
     def sums(self) -> dict[str, Tensor]:

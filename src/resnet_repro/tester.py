@@ -20,6 +20,7 @@ from resnet_repro.data.stream import in_threads
 from resnet_repro.errors import UserError
 from resnet_repro.evaluations import Request
 from resnet_repro.hardware import settle
+from resnet_repro.lit import num_wrong
 from resnet_repro.process_group import check_same, gather, joined
 from resnet_repro.ranks import Rank
 from resnet_repro.rundir import RunDir
@@ -150,14 +151,12 @@ def recompute_bn(net: nn.Module, images: Iterable[tuple[Tensor, Tensor]]) -> Non
 def count_errors(nets: list[nn.Module], batches: Iterable[Views]) -> dict[str, float | int]:
     """Number of images, and the top-1 and top-5 errors in %, over all ranks; the softmax of the networks is averaged.
 
-    Classes of equal probability are ranked in their order, as `argmax` has it. Sums of whole numbers, so exact.
+    Sums of whole numbers, so exact.
     """
     mine = torch.zeros(3, dtype=torch.int64)
     for batch in batches:
         average = torch.stack([probabilities(net, batch) for net in nets]).mean(0)
-        is_label = average.argsort(dim=1, descending=True, stable=True) == batch.labels[:, None]
-        wrong = [(~is_label[:, :k].any(1)).sum() for k in (1, 5)]
-        mine += torch.tensor([len(batch.labels), *wrong])
+        mine += torch.tensor([len(batch.labels), *(num_wrong(average, batch.labels, k=k) for k in (1, 5))])
     num_images, top1, top5 = torch.stack(gather(mine)).sum(0).tolist()
     if not num_images:
         raise UserError("no image can be read; mend what was named above, or give another data.root")
