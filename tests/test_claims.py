@@ -1,6 +1,7 @@
 """The verdicts: right on clear runs, silent on too few, and their uncertainty is that of the rule."""
 
 import math
+import shlex
 import statistics
 from functools import cache
 from itertools import product
@@ -100,6 +101,16 @@ def test_too_few_runs_are_said_to_be_too_few_with_a_command(tmp_path: Path) -> N
     one = claim(tmp_path, "degradation")
     assert one.command == "python train.py -m depth=20,56 arch=plain data=digits schedule.steps=400"
     assert "arch=plain,resnet_v1" in claim(tmp_path, "beats_plain").command
+
+
+def test_a_command_makes_runs_of_the_same_protocol_on_the_same_photographs(tmp_path: Path) -> None:
+    departs = {"num_train": 600, "num_classes": 10, "root": "my photos", "crop": 64, "shorter_side": [64, 120]}
+    data = {f"data__{key}": value for key, value in departs.items()}
+    write_run(tmp_path, "plain", 34, data__name="imagenet", **data, schedule__batch_size=16, schedule__eval_every=7)
+    assert shlex.split(claim(tmp_path, "degradation").command) == [
+        *("python", "train.py", "-m", "depth=18,34", "arch=plain", "data=imagenet", "data.root=my photos"),
+        *("data.crop=64", "data.shorter_side=[64, 120]", "schedule.batch_size=16"),
+    ]
 
 
 def test_every_command_for_missing_runs_on_imagenet_is_of_networks_that_there_are(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The papers' claims, judged on our runs: each verdict with its rule and the numbers it rests on."""
 
+import shlex
 from functools import cache
 from importlib import resources
 from typing import Any, Literal, NamedTuple
@@ -8,9 +9,11 @@ import yaml
 
 from resnet_repro import ablation_rules, claim_rules
 from resnet_repro.evidence import SPLITS, NotEnough, held_out
-from resnet_repro.finished import PAPERS
+from resnet_repro.finished import NOT_DATA, NOT_SCHEDULE, PAPERS
 from resnet_repro.results import Protocol
 
+COUNTED = {"data.num_train", "data.num_classes"}
+NO_PROTOCOL = {*(f"data.{key}" for key in NOT_DATA), *(f"schedule.{key}" for key in NOT_SCHEDULE)}
 Verdict = Literal["holds", "does not hold", "not enough runs"]
 
 
@@ -73,12 +76,16 @@ def _judge(entry: dict[str, Any], protocol: Protocol, arch: str) -> Claim:
 def _command(options: str, protocol: Protocol) -> str:
     """That makes the missing runs under the protocol of those that are there."""
     run = protocol.runs[0]
-    sweep = "" if options.startswith("experiment=") else "-m "
-    parts = [f"python train.py {sweep}{options}", f"data={protocol.data}"]
+    sweep = [] if options.startswith("experiment=") else ["-m"]
+    parts = ["python", "train.py", *sweep, *options.split(), f"data={protocol.data}"]
     if (name := run.config["protocol"]["name"]) not in PAPERS:
         parts.append(f"protocol={name}")
-    if "schedule.steps" in run.manifest["departures"]:
-        parts.append(f"schedule.steps={protocol.steps}")
-    if protocol.val_size:
-        parts.append(f"data.val_size={protocol.val_size}")
-    return " ".join(parts)
+    departures = run.manifest["departures"]
+    if "data.num_train" in departures:  # counted in another tree of photographs
+        parts.append(f"data.root={run.config['data']['root']}")
+    asked = {part.partition("=")[0] for part in parts}
+    for key, value in departures.items():
+        if key.startswith(("data.", "schedule.")) and key not in COUNTED | NO_PROTOCOL | asked:
+            written = yaml.safe_dump(value, default_flow_style=True).removesuffix("...\n").strip()
+            parts.append(f"{key}={written}")
+    return shlex.join(parts)

@@ -106,7 +106,8 @@ def gradient_figure(protocol: Protocol) -> Figure | None:
     for axes in grid[:, 0]:
         axes.set_ylabel("gradient norm")
     handles = {line.get_label(): line for axes in grid.flat for line in axes.lines}
-    figure.legend(handles=list(handles.values()), loc="outside lower center", ncols=5, frameon=False, fontsize=9)
+    ncols = min(5, 3 * grid.shape[1])
+    figure.legend(handles=list(handles.values()), loc="outside lower center", ncols=ncols, frameon=False, fontsize=9)
     headline(figure, f"{protocol.title}: L2 norms of the layers' gradients")
     return figure
 
