@@ -10,18 +10,16 @@ each side's figure is that of its fastest round. Lightning's share includes our 
 
 import argparse
 import platform
-import subprocess
 import sys
-import tempfile
 import time
 from datetime import date
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
+from train_throughput import trained
 
 from resnet_repro.data.batches import DeviceBatches
 from resnet_repro.data.module import InMemoryData
@@ -29,19 +27,7 @@ from resnet_repro.fused import fuse
 from resnet_repro.hardware import keep_freed_memory
 from resnet_repro.manifest import machine, weights_sha256
 from resnet_repro.networks import build
-from resnet_repro.rundir import read_json
 from resnet_repro.schedule import learning_rate
-
-TRAIN = Path(__file__).parents[1] / "train.py"
-
-
-def trained(*options: str) -> dict[str, Any]:
-    """The manifest of the command's run."""
-    with tempfile.TemporaryDirectory() as outputs:
-        command = [sys.executable, TRAIN, *options, "hardware=cpu", "logger=csv", f"outputs={outputs}"]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-        (path,) = Path(outputs).glob("*/*/manifest.json")
-        return read_json(path)
 
 
 def bare(config: dict[str, Any]) -> tuple[float, str]:

@@ -46,16 +46,19 @@ BATCH_SIZE = 128
 TRAIN = Path(__file__).parents[1] / "train.py"
 
 
-def ours(root: Path, net: str, *, steps: int) -> dict[str, Any]:
+def trained(*options: str) -> dict[str, Any]:
     """The command's manifest: its images/s, and the config with the settings that it took on this machine."""
-    arch, depth = net.split("-")
     with tempfile.TemporaryDirectory() as outputs:
-        options = [f"arch={arch}", f"depth={depth}", f"data.root={root}", "data.val_size=500"]
-        options += [f"schedule.steps={steps}", f"schedule.batch_size={BATCH_SIZE}"]
         command = [sys.executable, TRAIN, *options, "hardware=cpu", "logger=csv", f"outputs={outputs}"]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         (path,) = Path(outputs).glob("*/*/manifest.json")
         return read_json(path)
+
+
+def ours(root: Path, net: str, *, steps: int) -> dict[str, Any]:
+    arch, depth = net.split("-")
+    options = [f"arch={arch}", f"depth={depth}", f"data.root={root}", "data.val_size=500"]
+    return trained(*options, f"schedule.steps={steps}", f"schedule.batch_size={BATCH_SIZE}")
 
 
 def official_dataset(root: Path) -> torchvision.datasets.CIFAR10:
@@ -71,30 +74,32 @@ def official_dataset(root: Path) -> torchvision.datasets.CIFAR10:
 
 
 def usual(
-    dataset: torchvision.datasets.CIFAR10,
-    config: dict[str, Any],
+    dataset: torchvision.datasets.VisionDataset,
+    make_net: Callable[[], torch.nn.Module],
     *,
     steps: int,
     num_workers: int,
+    batch_size: int = BATCH_SIZE,
+    num_warm_ups: int = 5,
     bf16: bool = False,
     compiles: bool = False,
 ) -> float:
-    """images/s of the usual loop, its first five steps left out."""
+    """images/s of the usual loop, its first steps left out."""
     torch.manual_seed(0)
-    net = build(config)
+    net = make_net()
     if compiles:
         net.compile()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
-    loader = DataLoader(dataset, BATCH_SIZE, shuffle=True, num_workers=num_workers, drop_last=True)
+    loader = DataLoader(dataset, batch_size, shuffle=True, num_workers=num_workers, drop_last=True)
     for step, (images, labels) in zip(range(steps), loader, strict=False):
-        if step == 5:
+        if step == num_warm_ups:
             start = time.perf_counter()
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
             loss = F.cross_entropy(net(images), labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    return BATCH_SIZE * (steps - 5) / (time.perf_counter() - start)
+    return batch_size * (steps - num_warm_ups) / (time.perf_counter() - start)
 
 
 def floor(config: dict[str, Any]) -> float:
@@ -134,7 +139,7 @@ def main() -> None:
     print(f"`python benchmarks/train_throughput.py FOLDER {' '.join(sys.argv[2:])}`".replace(" `", "`") + "\n")
     print("| network | | images/s | all rounds | ours is |\n|---|---|---:|---|---:|", flush=True)
     for net, config in configs.items():
-        usually = partial(usual, dataset, config, steps=options.steps, num_workers=2)
+        usually = partial(usual, dataset, partial(build, config), steps=options.steps, num_workers=2)
         sides: dict[str, Callable[[], float]] = {
             "ours": lambda net=net: float(ours(options.root, net, steps=options.steps)["images_per_s"]),
             "usual loop, float32, 2 workers": usually,
