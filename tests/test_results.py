@@ -11,7 +11,7 @@ from rich.console import Console
 from resnet_repro import report
 from resnet_repro.config import make_job
 from resnet_repro.errors import UserError
-from resnet_repro.finished import arch_label, read
+from resnet_repro.finished import arch_label, read, title
 from resnet_repro.results import group, identity
 from tests.synthetic_runs import config, departures, write_example, write_run
 from tests.test_config import composed
@@ -123,3 +123,5 @@ def test_another_tree_of_photographs_is_not_called_imagenet(tmp_path: Path) -> N
     write_run(tmp_path, "resnet_v1", 18, 1, data__name="imagenet", data__num_train=9_469, data__num_classes=10)
     titles = {protocol.title for protocol in group(read(tmp_path)[0])}
     assert titles == {"ImageNet, 600,000 steps", "9,469 photographs of 10 classes, 600,000 steps"}
+    shards = {"data.name": "imagenet_streaming", "data.num_train": 9_469, "data.num_classes": 10, "schedule.steps": 6}
+    assert title(shards) == "9,469 photographs of 10 classes from shards, 6 steps"

@@ -69,7 +69,7 @@ def recorded(run: RunDir) -> list[dict[str, Any]]:
         UserError: where the file is damaged.
     """
     try:
-        return list(read_json(run.evaluations)["evaluations"]) if run.evaluations.exists() else []
+        return run.read_evaluations()
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{run.evaluations} is damaged; move it away, and test again what it held") from None
 

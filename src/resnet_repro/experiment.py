@@ -156,10 +156,10 @@ def print_tables(request: Request, *, console: Console | None = None) -> None:
         found = []
         for job in jobs:
             try:
-                found += [run for run in [read_record(job.dir)] if run]
+                found.append(read_record(job.dir))
             except DAMAGED:
                 damaged[job.dir] = None
-        return found
+        return [run for run in found if run]
 
     if request.tables:
         console.print()

@@ -121,8 +121,8 @@ def arch_label(manifest: dict[str, Any]) -> str:
 def title(config: dict[str, Any]) -> str:
     """`CIFAR-10, 400 steps, 5,000 images held out`, of a flat config or of a run's flat protocol."""
     data = DATA_TITLES.get(config["data.name"], config["data.name"])
-    if "ImageNet" in data and config.get("data.num_train", IMAGENET_IMAGES) != IMAGENET_IMAGES:
-        data = f"{config['data.num_train']:,} photographs of {config['data.num_classes']} classes"
+    if (num_train := config.get("data.num_train", IMAGENET_IMAGES)) != IMAGENET_IMAGES:
+        data = data.replace("ImageNet", f"{num_train:,} photographs of {config['data.num_classes']} classes")
     held_out = config.get("data.val_size") or 0
     protocol = f", {config['protocol']}" if "protocol" in config else ""
     return f"{data}{protocol}, {config['schedule.steps']:,} steps" + (
@@ -164,8 +164,7 @@ def read_record(directory: Path) -> Run | None:
     manifest = read_json(folder.manifest) if folder.is_done else {"state": "not begun"}
     if manifest["state"] != "done":
         return None
-    found = read_json(folder.evaluations)["evaluations"] if folder.evaluations.exists() else []
-    ours = [each for each in found if manifest.get("weights_sha256") in each["weights_sha256"]]
+    ours = [each for each in folder.read_evaluations() if manifest.get("weights_sha256") in each["weights_sha256"]]
     return Run(directory, manifest, evaluations=ours, has_weights=bool(folder.checkpoint_files()))
 
 

@@ -42,6 +42,10 @@ class RunDir:
         """The last status written, empty where there is none yet."""
         return read_json(self.status) if self.status.exists() else {}
 
+    def read_evaluations(self) -> list[dict[str, Any]]:
+        """What `evaluate.py` has found, oldest first, empty where there is nothing yet."""
+        return list(read_json(self.evaluations)["evaluations"]) if self.evaluations.exists() else []
+
     def checkpoint_files(self) -> list[Path]:
         """Newest first."""
         return sorted(self.checkpoints.glob("step-*.ckpt"), reverse=True)
