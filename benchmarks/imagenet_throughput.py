@@ -15,7 +15,6 @@ take turns; a side's figure is its fastest round. The papers' batch of 256 needs
 
 import argparse
 import platform
-import sys
 import tempfile
 from collections.abc import Callable
 from datetime import date
@@ -26,7 +25,7 @@ import timm
 import torch
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
-from train_throughput import floor, trained, usual
+from train_throughput import floor, in_turns, trained, usual
 
 from resnet_repro.manifest import machine
 
@@ -77,11 +76,7 @@ def measure(asked: argparse.Namespace, folder: Path) -> None:
     }
     if asked.compile:
         sides["the same through torch.compile"] = partial(usually, bf16=True, compiles=True)
-    rates: dict[str, list[float]] = {name: [] for name in sides}
-    for number in range(asked.rounds):
-        for name, side in sides.items():
-            rates[name].append(side())
-            print(f"{number + 1} of {asked.rounds}, {name}: {rates[name][-1]:.2f}/s", file=sys.stderr)
+    rates = in_turns(sides, asked.rounds)
     rates["floor: multiply-adds alone"] = [floor(config)]
     print(f"ResNet-50, crops of 224, batch {asked.batch}, one thread; {machine('cpu')['cpu']}; {date.today()}")
     print(f"Python {platform.python_version()}, torch {torch.__version__}, timm {timm.__version__}\n")

@@ -40,7 +40,7 @@ def bare(config: dict[str, Any]) -> tuple[float, str]:
     if hardware["fused"]:
         fuse(net)
     batches = DeviceBatches(
-        *data._tensors(data.train, torch.device("cpu")),
+        *map(torch.from_numpy, data.train),
         **data.normalisation._asdict(),
         batch_size=schedule["batch_size"],
         pad=config["data"]["pad"],

@@ -102,6 +102,16 @@ def usual(
     return batch_size * (steps - num_warm_ups) / (time.perf_counter() - start)
 
 
+def in_turns(sides: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+    """images/s of every side in every round; told as they come."""
+    rates: dict[str, list[float]] = {name: [] for name in sides}
+    for number in range(rounds):
+        for name, side in sides.items():
+            rates[name].append(side())
+            print(f"{number + 1} of {rounds}, {name}: {rates[name][-1]:,.2f}/s", file=sys.stderr)
+    return rates
+
+
 def floor(config: dict[str, Any]) -> float:
     """images/s if nothing but multiply-adds took time, forward and two backward, at a matrix product's rate."""
     a, b = (torch.randn(1024, 1024, dtype=torch.bfloat16) for _ in range(2))
@@ -148,11 +158,7 @@ def main() -> None:
         }
         if options.compile:
             sides["the same through torch.compile"] = partial(usually, bf16=True, compiles=True)
-        rates: dict[str, list[float]] = {name: [] for name in sides}
-        for number in range(options.rounds):
-            for name, side in sides.items():
-                rates[name].append(side())
-                print(f"{number + 1} of {options.rounds}, {net}, {name}: {rates[name][-1]:,.0f}/s", file=sys.stderr)
+        rates = in_turns(sides, options.rounds)
         fastest = {name: max(values) for name, values in rates.items()}
         every = {name: ", ".join(f"{value:,.0f}" for value in values) for name, values in rates.items()}
         fastest["floor: multiply-adds alone"], every["floor: multiply-adds alone"] = floor(config), ""
