@@ -8,9 +8,9 @@ from torchvision.transforms import CenterCrop, InterpolationMode, RandomResizedC
 from torchvision.transforms import functional as reference
 
 from resnet_repro.data import augment
-from resnet_repro.data.augment import Box, Crop, scale_aspect_box, scale_box
+from resnet_repro.data.augment import Augmentation, Crop, scale_aspect_box, scale_box
 from resnet_repro.data.batches import Normalisation
-from resnet_repro.data.decode import read
+from resnet_repro.data.decode import Box, read, resize
 from tests.photo_files import PHOTOS, needs_photos, scene
 
 SIDES = (256, 480)
@@ -44,7 +44,8 @@ def test_a_scale_crop_is_the_crop_of_the_resized_image(height: int, width: int) 
         assert SIDES[0] - 3 <= min(resized.size) <= SIDES[1] + 3
         top, left = (min(round(x * scale), side - 224) for x, side in zip(box[:2], resized.size[::-1], strict=True))
         theirs = pixels_of(resized.crop((left, top, left + 224, top + 224)))
-        ours = augment.crop(torch.from_numpy(np.array(image)).permute(2, 0, 1), box, 224).numpy()
+        source = np.array(image)[box.top : box.top + box.height, box.left : box.left + box.width]
+        ours = resize(torch.from_numpy(source).permute(2, 0, 1), 224, 224).numpy()
         assert np.abs(ours - theirs)[:2].max() <= 2  # a pixel is a level at most, and twice rounded
 
 
@@ -54,7 +55,7 @@ def test_a_crop_has_the_pixels_that_pillow_cuts_out_and_resizes_but_for_rounding
         image = Image.open(path)
         box = scale_aspect_box(image.height, image.width, DRAWS[number].uniform)
         theirs = reference.resized_crop(image, *box, [224, 224], InterpolationMode.BILINEAR)
-        assert np.abs(augment.crop(read(path), box, 224).numpy() - pixels_of(theirs)).max() <= 1
+        assert np.abs(resize(read(path, lambda *_, box=box: box), 224, 224).numpy() - pixels_of(theirs)).max() <= 1
 
 
 @needs_photos
@@ -118,7 +119,7 @@ def test_colours_are_shifted_along_their_components_by_a_tenth_of_the_eigenvalue
 def test_half_of_the_images_are_mirrored_and_none_where_that_is_not_wanted() -> None:
     image = torch.zeros(3, 8, 8, dtype=torch.uint8)
     for flip, share in ((True, 0.5), (False, 0.0)):
-        made = [augment.augment(image, draw, choose=scale_aspect_box, size=4, flip=flip) for draw in DRAWS]
+        made = [Augmentation(scale_aspect_box, 4, flip).crop(image, draw) for draw in DRAWS]
         assert np.mean([crop.mirrored for crop in made]) == pytest.approx(share, abs=0.03)
 
 

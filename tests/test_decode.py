@@ -7,7 +7,8 @@ from PIL import Image, ImageOps
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as reference
 
-from resnet_repro.data.decode import ORIENTATION, Damaged, read, shorter_side
+from resnet_repro.data import decode
+from resnet_repro.data.decode import ORIENTATION, Box, Damaged, read, shorter_side
 from tests.photo_files import PHOTOS, needs_photos, scene
 
 
@@ -20,6 +21,52 @@ def by_pillow(path):
 def test_photographs_have_the_pixels_that_pillow_reads():
     for path in sorted(PHOTOS.iterdir()):
         torch.testing.assert_close(read(path), by_pillow(path), rtol=0, atol=0)
+
+
+def no_pillow(*_):
+    raise AssertionError("the slow way")
+
+
+def assert_rectangles_are_those_of_the_image(path, *, num):
+    whole, rng = by_pillow(path), np.random.default_rng(0)
+    for _ in range(num):
+        top, bottom = sorted(rng.choice(whole.shape[1] + 1, 2, replace=False).tolist())
+        left, right = sorted(rng.choice(whole.shape[2] + 1, 2, replace=False).tolist())
+        box = Box(top, left, bottom - top, right - left)
+        torch.testing.assert_close(
+            read(path, lambda *_, box=box: box), whole[:, top:bottom, left:right], rtol=0, atol=0
+        )
+
+
+@needs_photos
+def test_a_rectangle_of_a_photograph_has_the_same_pixels_and_takes_the_fast_way(monkeypatch):
+    monkeypatch.setattr(decode, "_by_pillow", no_pillow)
+    for path in sorted(PHOTOS.iterdir()):
+        assert_rectangles_are_those_of_the_image(path, num=3)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("more", [{}, {"restart_marker_rows": 1}, {"progressive": True}])
+@pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0", "4:1:1"])
+def test_a_rectangle_of_a_jpeg_of_any_kind_has_the_same_pixels(tmp_path, monkeypatch, mode, more, subsampling):
+    path = tmp_path / "image.jpg"
+    noise = np.random.default_rng(0).integers(0, 50, (75, 101, 3), np.uint8)
+    image = Image.fromarray(np.array(scene(75, 101)) // 2 + noise).convert(mode)
+    image.save(path, quality=90, subsampling=subsampling, **more)
+    monkeypatch.setattr(decode, "_by_pillow", no_pillow)
+    assert_rectangles_are_those_of_the_image(path, num=100)
+
+
+def test_a_rectangle_is_of_the_image_that_stands_upright(tmp_path):
+    path, exif = tmp_path / "image.jpg", Image.Exif()
+    exif[ORIENTATION] = 6
+    scene().save(path, exif=exif)
+    content = path.read_bytes()
+    assert_rectangles_are_those_of_the_image(path, num=20)
+    end = 4 + int.from_bytes(content[4:6], "big")
+    other = b"\xff\xe1\x00\x20http://ns.adobe.com/xap/1.0/\x00<"  # of the same kind as EXIF's, and behind it
+    path.write_bytes(content[:end] + b"\xff" * 3 + other + content[end:])
+    assert_rectangles_are_those_of_the_image(path, num=20)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
@@ -64,6 +111,37 @@ def test_a_truncated_jpeg_is_named(tmp_path):
     path.write_bytes(whole.read_bytes()[:-1000])
     with pytest.raises(Damaged, match=r"cut.jpg is damaged \(.*truncated.*\): replace it, .*data.skip_damaged=true"):
         read(path)
+
+
+def test_a_file_whose_end_is_missing_is_named_though_only_its_upper_rows_are_wanted(tmp_path):
+    whole, path = tmp_path / "whole.jpg", tmp_path / "cut.jpg"
+    scene(200, 300).save(whole, quality=95)
+    path.write_bytes(whole.read_bytes()[:-2])
+    with pytest.raises(Damaged, match=r"cut.jpg is damaged"):
+        read(path, lambda *_: Box(0, 0, 40, 40))
+
+
+def test_what_lies_below_the_rectangle_is_not_decoded(tmp_path, monkeypatch):
+    path = tmp_path / "image.jpg"
+    scene(200, 300).save(path, quality=95)
+    content, whole = path.read_bytes(), by_pillow(path)
+    at = len(content) * 9 // 10
+    path.write_bytes(content[:at] + b"\xff\x00" * 8 + content[at + 16 :])  # no such code
+    monkeypatch.setattr(decode, "_by_pillow", no_pillow)
+    assert torch.equal(read(path, lambda *_: Box(20, 0, 80, 300)), whole[:, 20:100])
+    with pytest.raises(AssertionError, match="the slow way"):
+        read(path)
+
+
+def test_where_codes_are_damaged_a_part_has_the_pixels_of_the_whole(tmp_path):
+    path = tmp_path / "image.jpg"
+    scene(200, 300).save(path, quality=95)
+    content = path.read_bytes()
+    begin = content.index(b"\xff\xda") + 20
+    for share in range(19):
+        at = begin + share * (len(content) - begin) // 20
+        path.write_bytes(content[:at] + b"\xff\x00" * 8 + content[at + 16 :])
+        assert torch.equal(read(path, lambda *_: Box(0, 0, 190, 300)), by_pillow(path)[:, :190])
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n1234", b"<html>404</html>"])

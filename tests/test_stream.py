@@ -32,8 +32,8 @@ def source(root: Path, *, skip: bool = False, num_threads: int = 1, rank: int = 
 
 def batches(root: Path, *, seed: int = 3, num_steps: int = 12, **kwargs) -> TrainBatches:
     choose = augment.chooser({"augment": "scale", "shorter_side": [256, 480]})
-    make = partial(augment.augment, choose=choose, size=SIZE, flip=True)
-    return TrainBatches(source(root, **kwargs), make, batch_size=BATCH, seed=seed, num_steps=num_steps, colour=0.1)
+    how = augment.Augmentation(choose, SIZE, flip=True)
+    return TrainBatches(source(root, **kwargs), how, batch_size=BATCH, seed=seed, num_steps=num_steps, colour=0.1)
 
 
 def evaluation(root: Path, *, batch_size: int = 5, **kwargs) -> EvalBatches:

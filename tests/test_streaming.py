@@ -66,8 +66,8 @@ def source(
 
 def batches(found: StreamedSource, *, seed: int = 3, num_steps: int = 12, batch_size: int = 4) -> TrainBatches:
     choose = augment.chooser({"augment": "scale", "shorter_side": [256, 480]})
-    make = partial(augment.augment, choose=choose, size=16, flip=True)
-    return TrainBatches(found, make, batch_size=batch_size, seed=seed, num_steps=num_steps, colour=0.1)
+    augmentation = augment.Augmentation(choose, 16, flip=True)
+    return TrainBatches(found, augmentation, batch_size=batch_size, seed=seed, num_steps=num_steps, colour=0.1)
 
 
 # --- order ------------------------------------------------------------------------------------------------------------

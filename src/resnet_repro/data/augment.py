@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from resnet_repro.data.batches import Normalisation
-from resnet_repro.data.decode import resize, shorter_side
+from resnet_repro.data.decode import Box, Choose, resize, shorter_side
 
 CROP = 224  # pixels: what the papers' networks see, and what their shorter sides refer to
 NUM_ATTEMPTS = 10  # at a rectangle that fits, before the middle is taken
@@ -25,15 +25,6 @@ EIGENVECTORS = ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836
 [open: v1's reference, AlexNet, multiplies by the eigenvalues of the covariance, which depend on the pixels' unit, and
 prints none. These are what the authors' laboratory released ResNets with]
 """
-
-
-class Box(NamedTuple):
-    """A rectangle of an image, in its own pixels."""
-
-    top: int
-    left: int
-    height: int
-    width: int
 
 
 class Draw(NamedTuple):
@@ -107,12 +98,6 @@ def chooser(data: dict[str, Any]) -> Chooser:
     return partial(scale_box, shorter_side=(low, high))
 
 
-def crop(image: UInt8[Tensor, "3 h w"], box: Box, size: int) -> UInt8[Tensor, "3 size size"]:
-    """The rectangle of an image, resized to a square."""
-    top, left, height, width = box
-    return resize(image[:, top : top + height, left : left + width], size, size)
-
-
 def centre_crop(image: UInt8[Tensor, "3 h w"], *, side: int, size: int) -> UInt8[Tensor, "3 size size"]:
     """The middle of the image resized to a shorter side."""
     resized = shorter_side(image, side)
@@ -120,10 +105,21 @@ def centre_crop(image: UInt8[Tensor, "3 h w"], *, side: int, size: int) -> UInt8
     return resized[:, top : top + size, left : left + size]
 
 
-def augment(image: UInt8[Tensor, "3 h w"], draw: Draw, *, choose: Chooser, size: int, flip: bool) -> Crop:
-    """The random crop of an image; half are to be mirrored, where `flip` allows it."""
-    box = choose(image.shape[1], image.shape[2], draw.uniform)
-    return Crop(crop(image, box, size), flip and draw.uniform[0] < 0.5, draw.colour)
+class Augmentation(NamedTuple):
+    """What makes a training sample of a photograph."""
+
+    choose: Chooser
+    size: int
+    flip: bool
+    """Whether half of the crops are mirrored."""
+
+    def box(self, draw: Draw) -> Choose:
+        """The rectangle that is cut out of an image."""
+        return lambda height, width: self.choose(height, width, draw.uniform)
+
+    def crop(self, pixels: UInt8[Tensor, "3 h w"], draw: Draw) -> Crop:
+        """The pixels of that rectangle as they are sent to the device."""
+        return Crop(resize(pixels, self.size, self.size), self.flip and draw.uniform[0] < 0.5, draw.colour)
 
 
 def finish(

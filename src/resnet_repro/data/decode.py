@@ -2,8 +2,9 @@
 
 import io
 import struct
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import simplejpeg
@@ -16,6 +17,13 @@ from torch import Tensor
 from resnet_repro.errors import UserError
 
 JPEG, EXIF = b"\xff\xd8", b"Exif\x00\x00"
+SEQUENTIAL = {0xC0, 0xC1}
+"""Markers of a JPEG file's frame whose pixels come row by row, Huffman coded."""
+START_OF_SCAN, RESTARTS, FILL = 0xDA, 0xDD, 0xFF
+MARGIN = 2
+"""Rows below those that are wanted: colours may be kept at half the height, and are interpolated."""
+LEFT_OVER = "extraneous bytes before marker 0xd9"
+"""libjpeg's words for bytes between the last row and the end of the file; its first complaint is the one it tells."""
 ORIENTATION = 0x0112  # EXIF's number for it
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -27,6 +35,8 @@ UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 """What undoes each EXIF orientation but 1, which is upright."""
+UNREADABLE = (OSError, SyntaxError, ValueError, struct.error)
+"""What decoders raise."""
 
 
 @runtime_checkable
@@ -34,6 +44,24 @@ class File(Protocol):
     """A path, or what else holds an image file and prints as what names it."""
 
     def read_bytes(self) -> bytes: ...
+
+
+class Box(NamedTuple):
+    """A rectangle of an image, in its own pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+Choose = Callable[[int, int], Box]
+"""From the height and the width of an image to the rectangle that is wanted of it."""
+
+
+def everything(height: int, width: int) -> Box:
+    """The whole image."""
+    return Box(0, 0, height, width)
 
 
 class Damaged(UserError):
@@ -44,15 +72,19 @@ class Damaged(UserError):
         self.path, self.reason = path, reason
 
 
-def read(path: File) -> UInt8[Tensor, "3 h w"]:
-    """The image as red, green and blue, upright as its EXIF has it; in memory the three lie side by side.
+def read(path: File, choose: Choose = everything) -> UInt8[Tensor, "3 h w"]:
+    """A rectangle of the image as red, green and blue; in memory the three lie side by side.
 
-    JPEG of every kind (grey, CMYK and YCCK too), PNG, and what else Pillow reads.
+    JPEG of every kind (grey, CMYK and YCCK too), PNG, and what else Pillow reads; upright as its EXIF has it. What lies
+    below the rectangle is decoded only where it has to be, so damage there may go unseen, but not a file's missing end.
+
+    Args:
+        choose: The rectangle; may be asked twice.
 
     Raises:
         Damaged: the file is not there, no image, or cut short.
     """
-    return torch.from_numpy(pixels(content(path), path)).permute(2, 0, 1)
+    return torch.from_numpy(pixels(content(path), path, choose)).permute(2, 0, 1)
 
 
 def content(path: File) -> bytes:
@@ -67,28 +99,90 @@ def content(path: File) -> bytes:
         raise Damaged(path, error.strerror or str(error)) from error
 
 
-def pixels(content: bytes, path: File) -> UInt8[np.ndarray, "h w 3"]:
-    """The image of a file's content, as `read`; `path` is what an error names."""
-    if content.startswith(JPEG) and not _has_exif(content):
-        with suppress(ValueError):  # what it will not read, or only with a warning, is for Pillow to judge
-            return simplejpeg.decode_jpeg(content)
+def pixels(content: bytes, path: File, choose: Choose = everything) -> UInt8[np.ndarray, "h w 3"]:
+    """The rectangle of a file's content, as `read`; `path` is what an error names."""
+    if content.startswith(JPEG):
+        with suppress(*UNREADABLE):  # what it will not read, or only with a warning, is for Pillow to judge
+            return _from_jpeg(content, choose)
+    image = _by_pillow(content, path)
+    return _cut(image, choose(*image.shape[:2]))
+
+
+def _cut(image: UInt8[np.ndarray, "h w 3"], box: Box) -> UInt8[np.ndarray, "h2 w2 3"]:
+    return image[box.top : box.top + box.height, box.left : box.left + box.width]
+
+
+def _by_pillow(content: bytes, path: File) -> UInt8[np.ndarray, "h w 3"]:
     try:
         with Image.open(io.BytesIO(content)) as image:
             turn = UPRIGHT.get(image.getexif().get(ORIENTATION, 1))
             upright = image if turn is None else image.transpose(turn)
             return np.array(upright.convert("RGB"))
-    except (OSError, SyntaxError, ValueError, struct.error) as error:
+    except UNREADABLE as error:
         raise Damaged(path, str(error).split(" <")[0]) from error
 
 
-def _has_exif(content: bytes) -> bool:
-    """Whether a JPEG file may say how it is to be turned: in a segment (APP0 to 15, comment) at its beginning."""
+def _from_jpeg(content: bytes, choose: Choose) -> UInt8[np.ndarray, "h w 3"]:
+    """As `pixels`, by libjpeg-turbo.
+
+    Raises:
+        ValueError, or what else is UNREADABLE: it has to be turned, or there is something to complain of.
+    """
+    frame = restarts = 0
+    for marker, begin, end in _segments(content):
+        if content.startswith(EXIF, begin) and _orientation(content[begin:end]) != 1:
+            raise ValueError("lies on its side")
+        if marker in SEQUENTIAL:
+            frame = begin
+        if marker == RESTARTS:
+            restarts = begin
+    if frame and not restarts:
+        at = frame + 1
+        height, width = (int.from_bytes(content[place : place + 2], "big") for place in (at, at + 2))
+        box = choose(height, width)
+        image = _upper_rows(content, at, height, width, num_rows=box.top + box.height)
+    else:
+        image = simplejpeg.decode_jpeg(content)
+        box = choose(*image.shape[:2])
+    return _cut(image, box)
+
+
+def _orientation(exif: bytes) -> int:
+    found = Image.Exif()
+    found.load(exif)
+    return found.get(ORIENTATION, 1)
+
+
+def _segments(content: bytes) -> Iterator[tuple[int, int, int]]:
+    """The marker of each segment of a JPEG file before its pixels, and where its content begins and ends."""
     at = len(JPEG)
-    while at + 4 <= len(content) and (0xE0 <= content[at + 1] <= 0xEF or content[at + 1] == 0xFE):
-        if content.startswith(EXIF, at + 4):
-            return True
-        at += 2 + int.from_bytes(content[at + 2 : at + 4], "big")
-    return False
+    while at + 4 <= len(content) and content[at] == FILL and content[at + 1] != START_OF_SCAN:
+        if content[at + 1] == FILL:
+            at += 1
+            continue
+        end = at + 2 + int.from_bytes(content[at + 2 : at + 4], "big")
+        if end > len(content):
+            return
+        yield content[at + 1], at + 4, end
+        at = end
+
+
+def _upper_rows(content: bytes, at: int, height: int, width: int, *, num_rows: int) -> UInt8[np.ndarray, "h w 3"]:
+    """At least so many rows of a sequential JPEG file, from the top; its height stands at `at`.
+
+    Most of decoding is undoing the Huffman code, row by row. A decoder that is told of a lower image stops at its last
+    row and complains of the bytes that are left; no package that pip installs has the call that is made for this.
+    """
+    told = num_rows + MARGIN
+    if told >= height:
+        return simplejpeg.decode_jpeg(content)
+    image = np.empty((told, width, 3), np.uint8)
+    try:
+        simplejpeg.decode_jpeg(content[:at] + told.to_bytes(2, "big") + content[at + 2 :], buffer=image)
+    except ValueError as error:
+        if LEFT_OVER not in str(error):
+            raise
+    return image
 
 
 def resize(image: UInt8[Tensor, "3 h w"], height: int, width: int) -> UInt8[Tensor, "3 h2 w2"]:

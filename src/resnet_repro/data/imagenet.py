@@ -53,7 +53,7 @@ class ImageNetData(pl.LightningDataModule):
     def train_dataloader(self) -> TrainBatches:
         return TrainBatches(
             self._shared(self.train),
-            partial(augment.augment, choose=augment.chooser(self.data), size=self.crop, flip=self.data["flip"]),
+            augment.Augmentation(augment.chooser(self.data), self.crop, self.data["flip"]),
             batch_size=self.schedule["batch_size"],
             seed=self.seed,
             num_steps=self.schedule["steps"],

@@ -15,9 +15,9 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from resnet_repro.data import augment
-from resnet_repro.data.augment import Crop, Draw
+from resnet_repro.data.augment import Augmentation, Crop, Draw
 from resnet_repro.data.batches import Normalisation
-from resnet_repro.data.decode import Damaged, File, read
+from resnet_repro.data.decode import Choose, Damaged, File, everything, read
 from resnet_repro.errors import UserError
 
 T = TypeVar("T")
@@ -58,9 +58,9 @@ class Damage:
     paths: set[str] = field(default_factory=set)
     """The images that were left out."""
 
-    def read(self, path: File) -> UInt8[Tensor, "3 h w"] | None:
+    def read(self, path: File, choose: Choose = everything) -> UInt8[Tensor, "3 h w"] | None:
         try:
-            return read(path)
+            return read(path, choose)
         except Damaged as damaged:
             if not self.skip:
                 raise
@@ -138,7 +138,7 @@ class TrainBatches:
     def __init__(
         self,
         source: Source,
-        make: Callable[[Tensor, Draw], Crop],
+        augmentation: Augmentation,
         *,
         batch_size: int,
         seed: int,
@@ -146,7 +146,7 @@ class TrainBatches:
         colour: float,
     ) -> None:
         assert batch_size % source.world_size == 0
-        self.source, self.make, self.num_steps = source, make, num_steps
+        self.source, self.augmentation, self.num_steps = source, augmentation, num_steps
         self.batch_size, self.seed, self.colour = batch_size, seed, colour
         self.steps_per_epoch = len(source.photos.labels) // batch_size
         self.step = 0
@@ -183,10 +183,10 @@ class TrainBatches:
             yield [*map(partial, repeat(self._sample), left[0].tolist(), draws[mine])]
 
     def _sample(self, which: int, draw: Draw) -> tuple[Crop, int] | None:
-        image = self.source.damage.read(self.source.photos.paths[which])
-        if image is None:
+        pixels = self.source.damage.read(self.source.photos.paths[which], self.augmentation.box(draw))
+        if pixels is None:
             return None
-        return self.make(image, draw), int(self.source.photos.labels[which])
+        return self.augmentation.crop(pixels, draw), int(self.source.photos.labels[which])
 
 
 def epoch_order(epoch: int, *, seed: int, num_images: int) -> Int[np.ndarray, " n"]:
