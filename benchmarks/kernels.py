@@ -69,7 +69,7 @@ def operations(depth: int, arch: str) -> dict[str, int]:
     sgd = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4, fused=True)
     images, labels = torch.zeros(256, 3, 32, 32, dtype=torch.uint8), torch.zeros(256, dtype=torch.int64)
     like: dict[str, Any] = {"mean": torch.zeros(3, 32, 32), "scale": 255.0, "seed": 0, "num_steps": 2}
-    data = DeviceBatches(images, labels, batch_size=BATCH_SIZE, pad=4, flip=True, as_choices=True, **like)
+    data = DeviceBatches(images, labels, batch_size=BATCH_SIZE, pad=4, flip=True, steps_at_once=1, **like)
     for choices in data:  # the second step is what is returned: the first makes the velocities
         with Started() as batch:
             x, y = data.batch(*choices)

@@ -52,11 +52,11 @@ def interrupt_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Recorder, "on_train_batch_end", on_train_batch_end)
 
 
-def assert_a_stop_changes_nothing(whole: Path, parts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of two prepared runs of the same config, one is stopped after step 13 and goes on: the same bits."""
+def assert_a_stop_changes_nothing(whole: Path, parts: Path, monkeypatch: pytest.MonkeyPatch, *, step: int = 13) -> None:
+    """Of two prepared runs of the same config, one is stopped after a step and goes on: the same bits."""
     expected = run(whole)
     with monkeypatch.context() as patch:
-        interrupt_at(13, patch)
+        interrupt_at(step, patch)
         with pytest.raises(Stopped):
             run(parts)
     manifest = run(parts)

@@ -1,10 +1,12 @@
 """The learning rate of every step, as the papers state it."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from resnet_repro.schedule import Plateau, eval_every, learning_rate, log_every, scaled
+from resnet_repro.schedule import Plateau, eval_every, learning_rate, log_every, scaled, steps_at_once
 
 RECIPE = {
     "lr": 0.1,
@@ -76,3 +78,26 @@ def test_a_plateau_is_what_pytorch_calls_one() -> None:
             rate = learning_rate(step, RECIPE | {"shape": "plateau"}, num_drops=plateau.num_drops)
             assert rate == pytest.approx(optimiser.param_groups[0]["lr"])
         assert plateau.num_drops > 0
+
+
+@pytest.mark.parametrize(
+    ("steps", "warmup", "checkpoint_steps", "expected"),
+    [
+        (64_000, None, None, 100),
+        (64_000, V1_110["warmup"], None, 100),
+        (64_000, None, 250, 50),
+        (1_000, None, None, 50),  # a row every 50 steps
+        (400, V1_110["warmup"], None, 20),
+        (390, None, None, 1),  # a row every 19
+        (1, None, None, 1),
+    ],
+)
+def test_nothing_is_due_within_the_steps_that_are_taken_at_once(
+    steps: int, warmup: dict[str, Any] | None, checkpoint_steps: int | None, expected: int
+) -> None:
+    schedule = RECIPE | {"steps": steps, "warmup": warmup, "log_every": 100, "eval_every": 400}
+    assert steps_at_once(schedule, {"graph": True, "checkpoint_steps": checkpoint_steps}) == expected
+    assert steps_at_once(schedule, {"graph": False, "checkpoint_steps": checkpoint_steps}) == 1
+    rows = range(steps, 0, -log_every(schedule))
+    evaluations, checkpoints = (range(0, steps, every) for every in (eval_every(schedule), checkpoint_steps or steps))
+    assert not any(step % expected for step in (*rows, *evaluations, *checkpoints))

@@ -1,7 +1,9 @@
 """The step that a CUDA graph records: on a CPU the same operations one by one, on a GPU the recording itself."""
 
 import copy
+import csv
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from torch import nn
 
 from resnet_repro import hardware
 from resnet_repro.data.batches import DeviceBatches
+from resnet_repro.lit import LitClassifier, LossAndError
 from resnet_repro.resnet import ResNet
 from resnet_repro.run import run
 from resnet_repro.rundir import RunDir
@@ -30,13 +33,13 @@ DEVICES = [
 FORMATS = [torch.float32, torch.bfloat16]
 
 
-def batches(device: str, *, as_choices: bool) -> DeviceBatches:
+def batches(device: str, *, steps_at_once: int | None = None) -> DeviceBatches:
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (64, 3, 16, 16), dtype=torch.uint8, generator=generator).to(device)
     labels = torch.randint(0, 10, (64,), generator=generator).to(device)
     mean = images.float().mean(0) / 255
     how: dict[str, Any] = {"batch_size": 32, "pad": 2, "flip": True, "seed": 0, "num_steps": STEPS}
-    return DeviceBatches(images, labels, mean=mean, scale=255.0, as_choices=as_choices, **how)
+    return DeviceBatches(images, labels, mean=mean, scale=255.0, steps_at_once=steps_at_once, **how)
 
 
 def network(device: str, **words: str) -> nn.Module:
@@ -51,7 +54,7 @@ def rate(step: int) -> float:
 def train_usually(net: nn.Module, device: str, dtype: torch.dtype) -> Iterator[float]:
     """The loop that everybody writes, with the same optimiser; losses."""
     sgd = torch.optim.SGD(net.parameters(), **SGD, fused=True)
-    for step, (images, labels) in enumerate(batches(device, as_choices=False)):
+    for step, (images, labels) in enumerate(batches(device)):
         sgd.param_groups[0]["lr"] = torch.tensor(rate(step), device=device)
         sgd.zero_grad()
         with torch.autocast(device, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
@@ -63,10 +66,10 @@ def train_usually(net: nn.Module, device: str, dtype: torch.dtype) -> Iterator[f
 
 def train_whole(net: nn.Module, device: str, dtype: torch.dtype) -> Iterator[float]:
     sgd = WholeStepSGD(net.parameters(), **SGD, fused=True)
-    data, whole = batches(device, as_choices=True), None
-    for step, choices in enumerate(data):
+    data, whole = batches(device, steps_at_once=4), None
+    for step, choices in enumerate(chain.from_iterable(data)):
         with torch.autocast(device, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):  # as Lightning does
-            whole = whole or WholeStep(net, sgd, data.batch, choices)
+            whole = whole or WholeStep(net, sgd, data.batch, choices, LossAndError().to(device))
             whole.set_inputs(choices, rate(step))
             sgd.step()
         yield whole.loss.item()
@@ -91,9 +94,9 @@ def test_warming_up_at_the_start_and_later_changes_no_bit(device: str) -> None:
     for warms_up in (False, True):
         net = network(device, shortcut="dropout")
         sgd = WholeStepSGD(net.parameters(), **SGD, fused=True)
-        data, whole = batches(device, as_choices=True), None
-        for step, choices in enumerate(data):
-            whole = whole or WholeStep(net, sgd, data.batch, choices)
+        data, whole, metric = batches(device, steps_at_once=1), None, LossAndError().to(device)
+        for step, (choices,) in enumerate(data):
+            whole = whole or WholeStep(net, sgd, data.batch, choices, metric)
             whole.set_inputs(choices, rate(step))
             if warms_up and step in (0, 5):
                 before = copy.deepcopy(net.state_dict())
@@ -101,6 +104,9 @@ def test_warming_up_at_the_start_and_later_changes_no_bit(device: str) -> None:
                 for name, tensor in net.state_dict().items():
                     assert torch.equal(tensor, before[name]), name
             sgd.step()
+        assert whole is not None
+        assert whole.take_measured()["num_images"] == STEPS * 32, "of no step twice"
+        assert not any(whole.take_measured().values())
         results.append(net.state_dict())
     for name, tensor in results[0].items():
         assert torch.equal(tensor, results[1][name]), name
@@ -119,10 +125,13 @@ def graph_on_any_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("resnet_repro.run.settle", settle)
 
 
+def column(path: Path, name: str) -> list[float]:
+    with RunDir(path).metrics.open() as file:
+        return [float(row[name]) for row in csv.DictReader(file) if row[name]]
+
+
 def losses(path: Path) -> list[float]:
-    header, *rows = (line.split(",") for line in RunDir(path).metrics.read_text().splitlines())
-    column = header.index("train/loss")
-    return [float(row[column]) for row in rows if row[column]]
+    return column(path, "train/loss")
 
 
 @pytest.mark.slow
@@ -142,14 +151,44 @@ def test_a_run_of_whole_steps_is_the_usual_run_within_rounding(tmp_path: Path) -
     assert gradients[0][:2] == gradients[1][:2]
 
 
+AT_ONCE = ("schedule.steps=40", "schedule.log_every=2", "schedule.eval_every=8")  # two steps at a time
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("graph_on_any_device")
-@pytest.mark.parametrize("arch", ["resnet_v1", "resnet_v2"])
+@pytest.mark.parametrize(("arch", "step", "more"), [("resnet_v1", 13, ()), ("resnet_v2", 14, AT_ONCE)])
 def test_a_run_of_whole_steps_that_goes_on_equals_an_uninterrupted_one_bitwise(
-    arch: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    arch: str, step: int, more: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = (f"arch={arch}", "hardware.graph=true")
-    assert_a_stop_changes_nothing(*(prepared(tmp_path / name, *options) for name in ("whole", "parts")), monkeypatch)
+    options = (f"arch={arch}", "hardware.graph=true", *more)
+    runs = [prepared(tmp_path / name, *options) for name in ("whole", "parts")]
+    assert_a_stop_changes_nothing(*runs, monkeypatch, step=step)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("graph_on_any_device")
+def test_steps_taken_at_once_are_those_taken_one_by_one_bitwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A warm-up that waits for an error, ends of epochs (every 14 steps), rows and evaluations included."""
+    warmup = "schedule.warmup={lr: 0.01, until_error: 85.0}"
+    options = ("depth=8", warmup, "schedule.steps=400", "schedule.log_every=20", "schedule.eval_every=80")
+    ours, one_by_one = (prepared(tmp_path / name, *options, "hardware.graph=true") for name in ("ours", "single"))
+    numbers: list[int] = []
+    takes = LitClassifier._whole_steps
+    monkeypatch.setattr(
+        LitClassifier, "_whole_steps", lambda self, choices: numbers.append(len(choices)) or takes(self, choices)
+    )
+    manifest = run(ours)
+    for module in ("run", "data.module"):
+        monkeypatch.setattr(f"resnet_repro.{module}.steps_at_once", lambda *_: 1)
+    expected = run(one_by_one)
+    assert numbers == [20] * 20 + [1] * 400
+    assert manifest["weights_sha256"] == expected["weights_sha256"]
+    assert {0.01, 0.1} <= {*column(ours, "lr")}, "the warm-up has ended within the run"
+    for name in ("step", "epoch", "lr", "train/error", "test/error", "test/loss"):
+        assert column(ours, name) == column(one_by_one, name), name
+    assert losses(ours) == pytest.approx(losses(one_by_one), rel=1e-12)  # summed up in another order
 
 
 @pytest.mark.slow

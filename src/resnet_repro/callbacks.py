@@ -73,7 +73,9 @@ class Recorder(pl.Callback):
         """It compiles what is compiled and records what is recorded: that time is no speed of the others."""
         now = time.perf_counter()
         self.first_step_s = round(now - self._since, 2)
-        print(f"step {step}: the first one took {self.first_step_s} s, compiling included", flush=True)
+        number = step - self._since_step
+        first = "the first one" if number == 1 else f"the first {number}"
+        print(f"step {step}: {first} took {self.first_step_s} s, compiling included", flush=True)
         if (self.schedule["steps"] - step) % log_every(self.schedule) != 0:  # else this row has no other step
             self._since, self._since_step = now, step
 

@@ -30,7 +30,7 @@ from resnet_repro.process_group import check_same, from_first, gather, joined
 from resnet_repro.ranks import Rank
 from resnet_repro.recompute import recompute_units
 from resnet_repro.rundir import RunDir, read_json, write_json
-from resnet_repro.schedule import eval_every
+from resnet_repro.schedule import eval_every, steps_at_once
 
 if TYPE_CHECKING:
     from resnet_repro.data.imagenet import ImageNetData
@@ -176,7 +176,7 @@ def _trainer(
         precision=hardware["precision"],
         deterministic=_deterministic(config),
         max_steps=schedule["steps"],
-        val_check_interval=eval_every(schedule),
+        val_check_interval=eval_every(schedule) // steps_at_once(schedule, hardware),
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         log_every_n_steps=1,  # the recorder decides when
@@ -233,3 +233,4 @@ def _quiet() -> None:
     warnings.filterwarnings("ignore", module="pytorch_lightning.*", message=".*LeafSpec.*is deprecated.*")
     warnings.filterwarnings("ignore", message=".*`broadcast_buffers` is deprecated.*")  # its successor is too new
     warnings.filterwarnings("ignore", message=".*srun.*command is available.*")
+    warnings.filterwarnings("ignore", message=".*was called before the ``update`` method.*")  # sums were given

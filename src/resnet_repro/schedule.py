@@ -44,6 +44,28 @@ class Plateau(NamedTuple):
         return Plateau(self.best, 0, self.num_drops + 1)
 
 
+WARMUP_JUDGED_EVERY = 100
+"""Steps of v1's warm-up that "the training error" is measured over. [open: v1 does not say; these are 12,800 images]"""
+MOST_AT_ONCE = 100
+"""Steps after which a run at least looks whether it is asked to stop."""
+
+
+def steps_at_once(schedule: dict[str, Any], hardware: dict[str, Any]) -> int:
+    """Steps that are taken in a row, with nothing due between them; 1 where each is Lightning's own.
+
+    Due are rows of numbers, evaluations, checkpoints that do not go by the clock, looks at the warm-up's error.
+    """
+    if not hardware["graph"]:
+        return 1
+    due = [schedule["steps"], log_every(schedule), eval_every(schedule)]
+    if hardware["checkpoint_steps"]:
+        due.append(hardware["checkpoint_steps"])
+    if "until_error" in (schedule["warmup"] or {}):
+        due.append(WARMUP_JUDGED_EVERY)
+    common = math.gcd(*due)
+    return max(number for number in range(1, MOST_AT_ONCE + 1) if common % number == 0)
+
+
 def learning_rate(
     step: int, schedule: dict[str, Any], *, warmup_ended_at: int | None = None, num_drops: int = 0
 ) -> float:

@@ -1,4 +1,4 @@
-"""A training step started by the host at once: as one CUDA graph, where its hundreds of kernels wait for nobody."""
+"""Training steps that the host starts at once, each one CUDA graph, where hundreds of kernels wait for nobody."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torchmetrics import Metric
 
 Batch = Callable[..., tuple[Tensor, Tensor]]
 """From the random choices of a batch to its images and labels: `DeviceBatches.batch`."""
@@ -32,7 +33,7 @@ class WholeStepSGD(torch.optim.SGD):
 
 
 class WholeStep:
-    """Augmentation, forward pass, backward pass and update of one batch, with every tensor at a fixed address.
+    """Augmentation, forward pass, backward pass, update and error of a batch, with every tensor at a fixed address.
 
     On a GPU these are recorded once and replayed; what is in the host's hands, the batch's random choices and the
     learning rate, is copied into tensors that the recording reads. On a CPU the same operations are run one by one,
@@ -43,20 +44,22 @@ class WholeStep:
         sgd: its optimiser, with the state that it will go on from.
         batch: makes images and labels of `choices`.
         choices: those of any batch, int64 [number of choices, batch], on the device of `net`.
+        metric: is updated with each batch's logits, labels and loss; to be emptied by `take_measured` alone.
     """
 
-    def __init__(self, net: nn.Module, sgd: WholeStepSGD, batch: Batch, choices: Int[Tensor, "k batch"]) -> None:
-        self.net, self.sgd, self.batch, self.choices = net, sgd, batch, choices.clone()
+    def __init__(
+        self, net: nn.Module, sgd: WholeStepSGD, batch: Batch, choices: Int[Tensor, "k batch"], metric: Metric
+    ) -> None:
+        self.net, self.sgd, self.batch, self.choices, self.metric = net, sgd, batch, choices.clone(), metric
         self.device = choices.device
         for group in sgd.param_groups:
             group["lr"] = torch.tensor(float(group["lr"]), device=self.device)
-        self.logits: Float[Tensor, "batch classes"]
-        self.labels: Int[Tensor, " batch"]
         self.loss: Float[Tensor, ""]
+        """Of the newest batch."""
         sgd.whole_step = self._recorded() if self.device.type == "cuda" else self._work
 
     def set_inputs(self, choices: Int[Tensor, "k batch"], lr: float) -> None:
-        """Of the next `sgd.step()`, which leaves `logits`, `labels` and `loss` of the batch behind."""
+        """Of the next `sgd.step()`."""
         self.choices.copy_(choices)
         for group in self.sgd.param_groups:
             group["lr"].fill_(lr)
@@ -75,7 +78,18 @@ class WholeStep:
         with torch.autocast(kind, enabled=False):
             loss.backward()
         self.sgd.update()
-        self.logits, self.labels, self.loss = logits.detach(), labels, loss.detach()
+        self.loss = loss.detach()
+        self.metric.update(logits.detach(), labels, self.loss)
+
+    def take_measured(self) -> dict[str, Tensor]:
+        """What the metric has summed up since the last call."""
+        taken = {name: tensor.clone() for name, tensor in self._sums().items()}
+        for tensor in self._sums().values():
+            tensor.zero_()  # in place: a recording goes on adding to it
+        return taken
+
+    def _sums(self) -> dict[str, Tensor]:
+        return {name: state for name, state in self.metric.metric_state.items() if isinstance(state, Tensor)}
 
     def warm_up(self) -> None:
         """Take a few steps, in which libraries choose their kernels and compilers compile, and undo them."""
@@ -105,4 +119,4 @@ class WholeStep:
     def _state(self) -> list[Tensor]:
         """Every tensor that a step changes; the velocities last, as the first step makes them."""
         velocities = [state["momentum_buffer"] for state in self.sgd.state.values()]
-        return [*self.net.parameters(), *self.net.buffers(), *velocities]
+        return [*self.net.parameters(), *self.net.buffers(), *self._sums().values(), *velocities]

@@ -1,6 +1,7 @@
 """Batches of images that live on the training device as uint8 and are augmented there, a batch at a time."""
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -72,7 +73,8 @@ class DeviceBatches:
     half of the images mirrored. [v1 Sec. 4.2]
     [open: whether the zeros are put around before or after the mean is subtracted: after]
     [open: the scale of the pixels: 0 to 1; the batch norm after the first convolution cancels it]
-    With `as_choices` only the random choices, int64 [4, batch], for a step that makes `batch` of them itself.
+    With `steps_at_once` only the random choices, int64 [steps_at_once, 4, batch], for steps that make each `batch` of
+    them themselves.
     """
 
     def __init__(
@@ -89,9 +91,10 @@ class DeviceBatches:
         num_steps: int,
         rank: int = 0,
         world_size: int = 1,
-        as_choices: bool = False,
+        steps_at_once: int | None = None,
     ) -> None:
         assert batch_size % world_size == 0
+        assert num_steps % (steps_at_once or 1) == 0
         self.size = images.shape[-1]
         self.images = F.pad(images, (pad,) * 4)
         self.mean, self.scale = F.pad(mean, (pad,) * 4)[None], scale
@@ -107,11 +110,11 @@ class DeviceBatches:
         share = batch_size // world_size
         self.share = slice(rank * share, (rank + 1) * share)  # of every global batch
         self.num_steps = num_steps
-        self.as_choices = as_choices
+        self.steps_at_once = steps_at_once
         self.step = 0
 
     def __len__(self) -> int:
-        return self.num_steps
+        return self.num_steps // (self.steps_at_once or 1)
 
     def state_dict(self) -> dict[str, int]:
         return {"step": self.step}
@@ -120,6 +123,15 @@ class DeviceBatches:
         self.step = state["step"]
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor] | Tensor]:
+        steps = self._steps()
+        if self.steps_at_once is None:
+            yield from (self.batch(*choices) for choices in steps)
+        else:
+            while group := [*islice(steps, self.steps_at_once)]:
+                yield torch.stack(group)
+
+    def _steps(self) -> Iterator[Int[Tensor, "4 batch"]]:
+        """The choices of each step that is left, which counts as handed out with them."""
         epoch = -1
         while self.step < self.num_steps:
             if epoch != self.step // self.steps_per_epoch:
@@ -128,7 +140,7 @@ class DeviceBatches:
                 choices = torch.stack([d[:, self.share] for d in draw], dim=1).to(self.images.device)
             within = self.step % self.steps_per_epoch
             self.step += 1
-            yield choices[within] if self.as_choices else self.batch(*choices[within])
+            yield choices[within]
 
     def batch(self, which: Tensor, top: Tensor, left: Tensor, mirrored: Tensor) -> tuple[Tensor, Tensor]:
         """The augmented images, float32 [batch, c, size, size], and their labels, int64 [batch]."""

@@ -12,6 +12,7 @@ from resnet_repro.data import cifar, digits
 from resnet_repro.data.batches import DeviceBatches, EvalBatches, normalisation
 from resnet_repro.data.images import Images, ImageSet
 from resnet_repro.data.loader import ComparisonLoader
+from resnet_repro.schedule import steps_at_once
 
 if TYPE_CHECKING:
     from resnet_repro.data.imagenet import ImageNetData
@@ -46,7 +47,8 @@ class InMemoryData(pl.LightningDataModule):
     def __init__(self, config: dict[str, Any]) -> None:
         super().__init__()
         self.data, self.schedule, self.seed = config["data"], config["schedule"], config["seed"]
-        self.as_choices = config["hardware"]["graph"]
+        graph = config["hardware"]["graph"]
+        self.steps_at_once = steps_at_once(self.schedule, config["hardware"]) if graph else None
         images = read(self.data)
         self.checksum = images.checksum
         self.train, val = split(images.train, self.data["val_size"])
@@ -71,7 +73,7 @@ class InMemoryData(pl.LightningDataModule):
             num_steps=self.schedule["steps"],
             rank=self.trainer.global_rank,
             world_size=self.trainer.world_size,
-            as_choices=self.as_choices,
+            steps_at_once=self.steps_at_once,
         )
         return batches if on_device else ComparisonLoader(batches, num_workers=self.data["num_workers"])
 
