@@ -35,7 +35,7 @@ def trained(depth: int, *options: str) -> tuple[dict[str, Any], float]:
             while process.poll() is None and first != first:
                 time.sleep(0.02)
                 logs = (path.read_text() for path in Path(outputs).glob("*/*/train.log"))
-                if any("the first one took" in log for log in logs):
+                if any("compiling included" in log for log in logs):
                     first = time.perf_counter() - start
         if process.returncode:
             sys.exit(process.returncode)
