@@ -1,5 +1,6 @@
 """What several test files need."""
 
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -10,7 +11,18 @@ import pytest
 from resnet_repro.readme import Summary, summaries
 from tests.wandb_server import WandbServer
 
+pytest.register_assert_rewrite("tests.runs", "tests.photo_runs")
+
 UNPACK = Path(__file__).parents[2] / "shared" / "data" / "unpack_cifar10.py"
+
+
+@pytest.fixture(autouse=True)
+def signals_as_before() -> Iterator[None]:
+    """A run sets handlers of its own."""
+    handlers = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for signum, handler in handlers.items():
+        signal.signal(signum, handler)
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ from resnet_repro.run import run as train
 from resnet_repro.rundir import RunDir, read_json
 from resnet_repro.worker import STOPPED
 from tests.commands import DIGITS, descendants, environment, run, start, wait_for_step
-from tests.test_run import TINY, prepared
+from tests.runs import TINY, prepared
 from tests.wandb_server import WandbServer
 
 # --- disks ------------------------------------------------------------------------------------------------------------

@@ -21,11 +21,11 @@ from resnet_repro.run import run
 from resnet_repro.rundir import read_json
 from tests import commands
 from tests.photo_files import MINI, make_tree, needs_mini
+from tests.photo_runs import run_rank
+from tests.runs import interrupt_at
 from tests.s3_server import BadLine, S3Server
 from tests.test_ddp import in_ranks
-from tests.test_imagenet import run_rank
 from tests.test_pack import packed
-from tests.test_run import interrupt_at, signals_as_before  # noqa: F401 (a fixture that is always used)
 from tests.test_streaming import NUM, batches, prepared, source
 
 SHORT = ("schedule.steps=9", "schedule.batch_size=4", "schedule.eval_every=3")

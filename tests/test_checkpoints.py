@@ -15,7 +15,7 @@ from resnet_repro.callbacks import Checkpoint
 from resnet_repro.run import run as train
 from resnet_repro.rundir import RunDir, read_json
 from resnet_repro.worker import DONE
-from tests.test_run import prepared
+from tests.runs import prepared
 
 EVERY_4 = ("hardware.checkpoint_steps=4", "hardware.checkpoint_minutes=1000")
 

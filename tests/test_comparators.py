@@ -18,9 +18,9 @@ from resnet_repro.plan import claim
 from resnet_repro.results import group
 from resnet_repro.run import run
 from resnet_repro.rundir import RunDir
+from tests.runs import interrupt_at
 from tests.synthetic_runs import write_comparator, write_example, write_run
 from tests.test_networks import asked, job_of
-from tests.test_run import interrupt_at, signals_as_before  # noqa: F401
 
 TINY = ("data=digits", "arch.image_size=24", "logger=csv", "schedule.steps=8", "schedule.batch_size=32")
 

@@ -1,33 +1,14 @@
 """Options, their rules, and the folder that a run gets: as `python train.py` composes them."""
 
-from copy import deepcopy
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 
 from resnet_repro.config import make_job, resolve, result_keys
 from resnet_repro.errors import UserError
 from resnet_repro.rules import COMPARATORS
 from resnet_repro.schedule import learning_rate
-
-CONF = Path(__file__).parents[1] / "conf"
-
-
-@cache
-def _composed(*overrides: str) -> dict[str, Any]:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = OmegaConf.to_container(compose("config", list(overrides)), resolve=True)
-    assert isinstance(config, dict)
-    return {str(key): value for key, value in config.items()}
-
-
-def composed(*overrides: str) -> dict[str, Any]:
-    """A config of the reader's own; Hydra takes a tenth of a second for one, and tests ask again and again."""
-    return deepcopy(_composed(*overrides))
+from tests.runs import CONF, composed
 
 
 def name(arch: str, data: str, *overrides: str) -> str:

@@ -21,11 +21,8 @@ from resnet_repro.rundir import RunDir, read_json
 from resnet_repro.unit import ResidualUnit
 from tests.commands import manifests
 from tests.commands import run as command
-from tests.test_config import composed
+from tests.runs import TINY, composed, interrupt_at, prepared
 from tests.test_layers import batches, network
-from tests.test_run import TINY, interrupt_at, prepared, signals_as_before
-
-__all__ = ["signals_as_before"]  # a fixture that every test uses
 
 DEEPER = ("depth=14", "init_from=8")
 

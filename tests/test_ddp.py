@@ -22,7 +22,7 @@ from resnet_repro.run import run as train
 from resnet_repro.rundir import RunDir, read_json
 from resnet_repro.worker import DONE, PRELOAD
 from tests.commands import ROOT, assert_gone, descendants, environment, manifests, run, start, wait_for_step
-from tests.test_run import prepared
+from tests.runs import prepared
 
 TINY = ("data=digits", "logger=csv", "schedule.steps=24", "hardware.precision=32-true", "hardware.fused=false")
 

@@ -24,12 +24,9 @@ from resnet_repro.run import run as train
 from resnet_repro.rundir import RunDir, read_json, write_json
 from resnet_repro.tester import Photographs, examine
 from tests.photo_files import MINI, make_tree, needs_mini
-from tests.test_config import composed
+from tests.photo_runs import prepared
+from tests.runs import composed
 from tests.test_ddp import in_ranks
-from tests.test_imagenet import prepared
-from tests.test_run import signals_as_before
-
-__all__ = ["signals_as_before"]  # a fixture that every test uses
 
 
 def options(run: Path, *overrides: str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from resnet_repro.paper import cell_of
 from resnet_repro.readme import ROOT, Summary, updated, with_header
 from resnet_repro.rundir import RunDir
 from tests.commands import imported_modules, manifests, run
-from tests.test_config import CONF
+from tests.runs import CONF
 
 REHEARSAL = ("experiment=v1_fig1", "data=digits", "seed=0", "schedule.steps=22", "logger=csv")
 

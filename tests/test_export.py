@@ -23,10 +23,7 @@ from resnet_repro.rundir import RunDir, read_json
 from tests.commands import environment
 from tests.commands import run as command
 from tests.photo_files import make_tree
-from tests.test_config import composed
-from tests.test_run import signals_as_before
-
-__all__ = ["signals_as_before"]  # a fixture that every test uses
+from tests.runs import composed
 
 RUN = "outputs/digits/resnet_v2-8-s0__steps=2"
 

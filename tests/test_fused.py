@@ -19,7 +19,7 @@ from resnet_repro.resnet import ResNet
 from resnet_repro.run import run
 from resnet_repro.rundir import RunDir, read_json, write_json
 from resnet_repro.unit import MIXES, ORDERS, SHORTCUTS
-from tests.test_run import assert_a_stop_changes_nothing, interrupt_at, prepared, signals_as_before  # noqa: F401 (a fixture)
+from tests.runs import assert_a_stop_changes_nothing, interrupt_at, prepared
 
 WORDS = [{"order": order} for order in ORDERS] + [
     {"shortcut": kind} for kind in SHORTCUTS if kind not in ("A", "dropout")

@@ -7,7 +7,7 @@ import pytest
 
 from resnet_repro.errors import UserError
 from resnet_repro.hardware import settle
-from tests.test_config import composed
+from tests.runs import composed
 from tests.test_fused import needs_compiler
 
 

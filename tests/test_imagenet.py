@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -14,33 +13,14 @@ import torch
 from resnet_repro.callbacks import Stopped
 from resnet_repro.config import make_job
 from resnet_repro.data import imagenet
-from resnet_repro.data.imagenet import ImageNetData
 from resnet_repro.errors import UserError
 from resnet_repro.hardware import keep_freed_memory
-from resnet_repro.plan import claim
 from resnet_repro.run import run
-from resnet_repro.rundir import RunDir, read_json
+from resnet_repro.rundir import RunDir
 from tests import commands
 from tests.photo_files import MINI, make_tree, needs_mini
-from tests.test_config import composed
-from tests.test_ddp import in_ranks
-from tests.test_run import interrupt_at, signals_as_before  # noqa: F401 (a fixture that is always used)
-
-SMALL = ("data=imagenet", "depth=18", "data.crop=32", "schedule.batch_size=16", "schedule.eval_batch_size=50")
-SMALL += ("logger=csv", "schedule.lr=0.01", "hardware.precision=32-true", "hardware.fused=false")
-
-
-def prepared(outputs: Path, root: Path, *overrides: str) -> Path:
-    """A run folder as the sweep leaves it to the job's process."""
-    config = composed(*SMALL, f"data.root={root}", *overrides, f"outputs={outputs}")
-    job = make_job(config, usual=composed("data=imagenet"))
-    claim(job, group="test", command="python train.py")
-    return job.dir
-
-
-def module(root: Path, *overrides: str) -> ImageNetData:
-    config = make_job(composed(*SMALL, f"data.root={root}", *overrides), usual=composed("data=imagenet")).config
-    return ImageNetData(config)
+from tests.photo_runs import FOR_RANKS, SMALL, assert_ranks_go_on, module, prepared
+from tests.runs import composed, interrupt_at
 
 
 @needs_mini
@@ -100,24 +80,6 @@ def test_two_ranks_train_one_run_and_validate_each_image_once(tmp_path: Path) ->
 @pytest.mark.slow
 def test_a_run_on_two_ranks_that_was_stopped_goes_on_bit_for_bit(tmp_path: Path) -> None:
     assert_ranks_go_on(*(prepared(tmp_path / name, MINI, *FOR_RANKS) for name in ("whole", "again")))
-
-
-FOR_RANKS = ("schedule.steps=42", "hardware.devices=2", "hardware.accelerator=cpu", "hardware.checkpoint_steps=39")
-
-
-def assert_ranks_go_on(whole: Path, again: Path) -> None:
-    """Two ranks that go on from step 39 of `FOR_RANKS` end with the weights of two that nobody stopped."""
-    for path in (whole, again):
-        in_ranks(2, run_rank, path)
-    wanted = read_json(whole / "manifest.json")["weights_sha256"]
-    RunDir(again).manifest.unlink()
-    RunDir(again).checkpoint_files()[0].unlink()  # what is left is of step 39
-    in_ranks(2, run_rank, again)
-    assert read_json(again / "manifest.json")["weights_sha256"] == wanted
-
-
-def run_rank(path: Path, job: dict[str, Any], rank: Any) -> None:
-    run(path, job, rank)
 
 
 def test_a_damaged_training_image_is_named_or_left_out_and_listed_as_asked(tmp_path: Path) -> None:

@@ -16,9 +16,7 @@ from resnet_repro.lit import LitClassifier
 from resnet_repro.resnet import ResNet
 from resnet_repro.run import run
 from resnet_repro.rundir import RunDir, read_json
-from tests.test_run import interrupt_at, prepared, signals_as_before
-
-__all__ = ["signals_as_before"]  # a fixture that every test uses
+from tests.runs import interrupt_at, prepared
 
 
 def network(order: str = "original", shortcut: str = "A", *, depth: int = 8, unit: str = "auto") -> ResNet:

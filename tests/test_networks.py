@@ -16,9 +16,8 @@ from resnet_repro.experiment import make_jobs
 from resnet_repro.lit import LitClassifier
 from resnet_repro.networks import Comparator, build
 from tests.commands import run as command
+from tests.runs import composed
 from tests.synthetic_runs import write_comparator
-from tests.test_config import composed
-from tests.test_run import interrupt_at, signals_as_before  # noqa: F401
 
 # Parameters, as torchvision's documentation and timm's tables have them (those in hundredths of a million), and
 # multiply-adds in 10^9 at 224 pixels, of vit_tiny counted by hand.

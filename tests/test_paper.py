@@ -16,8 +16,8 @@ from resnet_repro.lit import LitClassifier
 from resnet_repro.paper import Published, cell_of, conditions, deviations, printed_error, published, registry, tables
 from resnet_repro.resnet import ResNet
 from resnet_repro.rundir import read_json
+from tests.runs import CONF, composed
 from tests.synthetic_runs import config, write_run
-from tests.test_config import CONF, composed
 
 FACTS = Path(__file__).parents[2] / "shared" / "paper" / "published_numbers.yaml"
 RUNNABLE = [row for row in registry() if not row.why]

@@ -13,10 +13,7 @@ from resnet_repro.rundir import RunDir
 from resnet_repro.schedule import Plateau
 from tests.commands import manifests
 from tests.commands import run as command
-from tests.test_config import composed
-from tests.test_run import interrupt_at, prepared, signals_as_before
-
-__all__ = ["signals_as_before"]  # a fixture that every test uses
+from tests.runs import composed, interrupt_at, prepared
 
 # an error that has to halve, or it is a plateau: evaluated every 4 of 24 steps
 PLATEAU = ("data.val_size=300", "schedule.shape=plateau", "+schedule.plateau={patience: 0, threshold: 0.5}")

@@ -14,8 +14,8 @@ from resnet_repro import worker
 from resnet_repro.rundir import RunDir
 from resnet_repro.worker import IN_USE
 from tests.commands import assert_gone, descendants, start, wait_for_step
+from tests.runs import prepared
 from tests.test_ddp import TINY
-from tests.test_run import prepared
 
 
 class Ending(BaseProcess):

@@ -13,7 +13,7 @@ from resnet_repro.recompute import recompute_units
 from resnet_repro.resnet import ResNet
 from resnet_repro.run import run
 from resnet_repro.rundir import read_json
-from tests.test_run import prepared
+from tests.runs import prepared
 
 WORDS = [
     {"shortcut": "none"},

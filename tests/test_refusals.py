@@ -17,8 +17,8 @@ from resnet_repro.plan import check_folders, claim
 from resnet_repro.run import run as train
 from resnet_repro.rundir import RunDir, read_json, write_json
 from tests.commands import ROOT, imported_modules, run
+from tests.runs import composed
 from tests.test_cifar import BATCHES, binary_file, md5_of
-from tests.test_config import composed
 
 SHORT = ("data=digits", "depth=8", "logger=csv", "schedule.steps=4")
 NAME = "resnet_v1-8-s0__steps=4"

@@ -13,8 +13,8 @@ from resnet_repro.config import make_job
 from resnet_repro.errors import UserError
 from resnet_repro.finished import arch_label, read, title
 from resnet_repro.results import group, identity
+from tests.runs import composed
 from tests.synthetic_runs import config, departures, write_example, write_run
-from tests.test_config import composed
 
 
 @pytest.fixture

@@ -3,15 +3,14 @@
 import csv
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import pytorch_lightning as pl
 import torch
 
-from resnet_repro.callbacks import Recorder, Stopped
+from resnet_repro.callbacks import Stopped
 from resnet_repro.config import make_job
 from resnet_repro.errors import UserError
 from resnet_repro.hardware import settle
@@ -19,50 +18,7 @@ from resnet_repro.lit import LitClassifier, LossAndError
 from resnet_repro.plan import claim
 from resnet_repro.run import run
 from resnet_repro.rundir import RunDir, read_json, write_json
-from tests.test_config import composed
-
-TINY = ("data=digits", "depth=8", "logger=csv", "schedule.steps=24", "schedule.eval_every=8", "schedule.log_every=3")
-
-
-def prepared(outputs: Path, *overrides: str) -> Path:
-    """A run folder as the sweep leaves it to the job's process."""
-    config = composed(*TINY, *overrides, f"outputs={outputs}")
-    job = make_job(config, usual=composed("data=digits"))
-    claim(job, group="test", command="python train.py")
-    return job.dir
-
-
-@pytest.fixture(autouse=True)
-def signals_as_before() -> Iterator[None]:
-    handlers = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for signum, handler in handlers.items():
-        signal.signal(signum, handler)
-
-
-def interrupt_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Send this process a real SIGTERM right after the given step."""
-    original = Recorder.on_train_batch_end
-
-    def on_train_batch_end(self: Recorder, trainer: pl.Trainer, *args: Any) -> None:
-        original(self, trainer, *args)
-        if trainer.global_step == step:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(Recorder, "on_train_batch_end", on_train_batch_end)
-
-
-def assert_a_stop_changes_nothing(whole: Path, parts: Path, monkeypatch: pytest.MonkeyPatch, *, step: int = 13) -> None:
-    """Of two prepared runs of the same config, one is stopped after a step and goes on: the same bits."""
-    expected = run(whole)
-    with monkeypatch.context() as patch:
-        interrupt_at(step, patch)
-        with pytest.raises(Stopped):
-            run(parts)
-    manifest = run(parts)
-    assert manifest["weights_sha256"] == expected["weights_sha256"]
-    assert manifest["results"] == expected["results"]
-    assert RunDir(parts).metrics.read_bytes() == RunDir(whole).metrics.read_bytes()
+from tests.runs import TINY, composed, interrupt_at, prepared
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import pytest
 from resnet_repro.rundir import RunDir, read_json
 from resnet_repro.worker import STOPPED
 from tests.commands import assert_gone, descendants, manifests, run, start, wait_for_step
-from tests.test_run import prepared
+from tests.runs import prepared
 
 LONG = ("-m", "seed=0,1,2", "depth=14", "arch=plain", "data=digits", "schedule.steps=150", "logger=csv", "jobs=2")
 

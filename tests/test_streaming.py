@@ -22,10 +22,9 @@ from resnet_repro.run import run
 from resnet_repro.rundir import RunDir, read_json
 from tests import commands
 from tests.photo_files import MINI, make_tree, needs_mini
-from tests.test_config import composed
-from tests.test_imagenet import FOR_RANKS, SMALL, assert_ranks_go_on
+from tests.photo_runs import FOR_RANKS, SMALL, assert_ranks_go_on
+from tests.runs import composed, interrupt_at
 from tests.test_pack import packed
-from tests.test_run import interrupt_at, signals_as_before  # noqa: F401 (a fixture that is always used)
 
 NUM = 22  # images, in a dozen shards
 STREAMED = ("data=imagenet_streaming", *SMALL[1:], "data.shuffle=8")

@@ -10,7 +10,7 @@ from resnet_repro import plan, summary
 from resnet_repro.config import make_job, resolve
 from resnet_repro.networks import build
 from tests.commands import run as command
-from tests.test_config import composed
+from tests.runs import composed
 
 IMAGENET = ("data=imagenet",)
 BOTTLENECK = """\

@@ -10,7 +10,7 @@ import pytest
 from resnet_repro.rundir import RunDir, read_json
 from resnet_repro.worker import DONE, IN_USE
 from tests.commands import DIGITS, imported_modules, manifests, run, start
-from tests.test_run import prepared
+from tests.runs import prepared
 
 NAMES = {f"{arch}-{depth}-s0__steps=22" for arch in ("plain", "resnet_v2") for depth in (8, 14)}
 SWEEP = ("-m", "depth=8,14", "arch=plain,resnet_v2", *DIGITS, "jobs=2")

@@ -13,10 +13,7 @@ from resnet_repro.run import run
 from resnet_repro.rundir import RunDir
 from resnet_repro.tester import count_errors
 from resnet_repro.views import Views
-from tests.test_config import composed
-from tests.test_run import prepared, signals_as_before
-
-__all__ = ["signals_as_before"]  # a fixture that every test uses
+from tests.runs import composed, prepared
 
 
 def test_top5_error_equals_torchmetrics() -> None:

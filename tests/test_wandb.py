@@ -16,11 +16,8 @@ from resnet_repro.plan import claim
 from resnet_repro.run import run as train
 from resnet_repro.rundir import RunDir
 from tests.commands import DIGITS, descendants, environment, run, start, wait_for_step
-from tests.test_config import composed
-from tests.test_run import interrupt_at, signals_as_before
+from tests.runs import composed, interrupt_at
 from tests.wandb_server import StoredRun, WandbServer
-
-__all__ = ["signals_as_before"]  # a fixture that every test here uses
 
 SMALL = ("data=digits", "depth=8", "schedule.steps=24", "schedule.eval_every=8", "schedule.log_every=3")
 LONG = ("train.py", "data=digits", "depth=8", "schedule.steps=400", "hardware.checkpoint_steps=50")

@@ -19,7 +19,7 @@ from resnet_repro.resnet import ResNet
 from resnet_repro.run import run
 from resnet_repro.rundir import RunDir
 from resnet_repro.whole_step import WholeStep, WholeStepSGD
-from tests.test_run import assert_a_stop_changes_nothing, prepared
+from tests.runs import assert_a_stop_changes_nothing, prepared
 
 STEPS = 12
 SGD = {"lr": 0.1, "momentum": 0.9, "weight_decay": 1e-4, "nesterov": False}
