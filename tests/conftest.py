@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from resnet_repro.readme import Summary, summaries
+from tests.s3_server import S3Server
 from tests.wandb_server import WandbServer
 
 pytest.register_assert_rewrite("tests.runs", "tests.photo_runs")
@@ -47,6 +48,27 @@ def wandb_server() -> Iterator[Callable[..., WandbServer]]:
     yield call
     for server in started:
         server.stop()
+
+
+@pytest.fixture(scope="session")
+def s3_running() -> Iterator[S3Server]:
+    """A stand-in for S3."""
+    server = S3Server()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def s3_server(s3_running: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
+    """The stand-in, for whoever has this process's environment to log in with."""
+    from resnet_repro.data import shards  # not above, as below
+
+    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in s3_running.variables.items():
+        monkeypatch.setenv(name, value)
+    shards.count.cache_clear()
+    return s3_running
 
 
 @pytest.fixture
