@@ -27,14 +27,14 @@ def no_pillow(*_):
     raise AssertionError("the slow way")
 
 
-def assert_rectangles_are_those_of_the_image(path, *, num):
+def assert_rectangles_are_those_of_the_image(path, *, num, atol=0):
     whole, rng = by_pillow(path), np.random.default_rng(0)
     for _ in range(num):
         top, bottom = sorted(rng.choice(whole.shape[1] + 1, 2, replace=False).tolist())
         left, right = sorted(rng.choice(whole.shape[2] + 1, 2, replace=False).tolist())
         box = Box(top, left, bottom - top, right - left)
         torch.testing.assert_close(
-            read(path, lambda *_, box=box: box), whole[:, top:bottom, left:right], rtol=0, atol=0
+            read(path, lambda *_, box=box: box), whole[:, top:bottom, left:right], rtol=0, atol=atol
         )
 
 
@@ -45,7 +45,7 @@ def test_a_rectangle_of_a_photograph_has_the_same_pixels_and_takes_the_fast_way(
         assert_rectangles_are_those_of_the_image(path, num=3)
 
 
-@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
 @pytest.mark.parametrize("more", [{}, {"restart_marker_rows": 1}, {"progressive": True}])
 @pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0", "4:1:1"])
 def test_a_rectangle_of_a_jpeg_of_any_kind_has_the_same_pixels(tmp_path, monkeypatch, mode, more, subsampling):
@@ -53,8 +53,9 @@ def test_a_rectangle_of_a_jpeg_of_any_kind_has_the_same_pixels(tmp_path, monkeyp
     noise = np.random.default_rng(0).integers(0, 50, (75, 101, 3), np.uint8)
     image = Image.fromarray(np.array(scene(75, 101)) // 2 + noise).convert(mode)
     image.save(path, quality=90, subsampling=subsampling, **more)
-    monkeypatch.setattr(decode, "_by_pillow", no_pillow)
-    assert_rectangles_are_those_of_the_image(path, num=100)
+    if mode != "CMYK":  # of which some kinds are Pillow's to read, and ink is rounded
+        monkeypatch.setattr(decode, "_by_pillow", no_pillow)
+    assert_rectangles_are_those_of_the_image(path, num=100, atol=1 if mode == "CMYK" else 0)
 
 
 def test_a_rectangle_is_of_the_image_that_stands_upright(tmp_path):

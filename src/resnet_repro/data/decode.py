@@ -19,6 +19,8 @@ from resnet_repro.errors import UserError
 JPEG, EXIF = b"\xff\xd8", b"Exif\x00\x00"
 SEQUENTIAL = {0xC0, 0xC1}
 """Markers of a JPEG file's frame whose pixels come row by row, Huffman coded."""
+GREY_OR_RGB = {1, 3}
+"""Numbers of components of a frame that are RGB as soon as they are decoded; CMYK is a second step of simplejpeg's."""
 START_OF_SCAN, RESTARTS, FILL = 0xDA, 0xDD, 0xFF
 MARGIN = 2
 """Rows below those that are wanted: colours may be kept at half the height, and are interpolated."""
@@ -132,11 +134,11 @@ def _from_jpeg(content: bytes, choose: Choose) -> UInt8[np.ndarray, "h w 3"]:
     for marker, begin, end in _segments(content):
         if content.startswith(EXIF, begin) and _orientation(content[begin:end]) != 1:
             raise ValueError("lies on its side")
-        if marker in SEQUENTIAL:
+        if marker in SEQUENTIAL and end >= begin + 6:
             frame = begin
         if marker == RESTARTS:
             restarts = begin
-    if frame and not restarts:
+    if frame and not restarts and content[frame + 5] in GREY_OR_RGB:
         at = frame + 1
         height, width = (int.from_bytes(content[place : place + 2], "big") for place in (at, at + 2))
         box = choose(height, width)
