@@ -23,9 +23,10 @@ from pathlib import Path
 
 import timm
 import torch
+from short_run import trained
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
-from train_throughput import floor, in_turns, trained, usual
+from train_throughput import floor, in_turns, usual
 
 from resnet_repro.manifest import machine
 
@@ -58,8 +59,9 @@ def measure(asked: argparse.Namespace, folder: Path) -> None:
     dataset = ImageFolder(folder / "train", transforms.Compose(steps))
     options = ["data=imagenet", f"data.root={folder}", "depth=50", "arch.stride_on=3x3"]
     options += ["data.augment=scale_aspect", f"schedule.batch_size={asked.batch}", "data.colour=0"]
+    options += ["hardware=cpu"]
     ours = partial(trained, *options, f"schedule.steps={asked.steps + 1}", f"schedule.eval_every={asked.steps + 1}")
-    config = trained(*options, "schedule.steps=1")["config"]
+    config = trained(*options, "schedule.steps=1", leaves=False)["config"]
     usually = partial(
         usual,
         dataset,

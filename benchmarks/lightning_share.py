@@ -30,8 +30,8 @@ from unittest import mock
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
+from short_run import trained
 from torch import Tensor, nn
-from train_throughput import trained
 
 from resnet_repro.data.batches import DeviceBatches
 from resnet_repro.data.module import InMemoryData
@@ -49,7 +49,7 @@ WINDOW = 100
 
 
 def usual_run(options: list[str], _: dict[str, Any]) -> dict[str, Any]:
-    return trained(*options)
+    return trained(*options, "hardware=cpu")
 
 
 def at_once(config: dict[str, Any]) -> dict[str, Any]:

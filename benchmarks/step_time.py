@@ -19,19 +19,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from short_run import command, manifest_of
 
 from resnet_repro.manifest import machine
-from resnet_repro.rundir import read_json
-
-TRAIN = Path(__file__).parents[1] / "train.py"
 
 
 def trained(depth: int, *options: str) -> tuple[dict[str, Any], float]:
     """The manifest of a run, and the seconds from its command to the end of its first step."""
     with tempfile.TemporaryDirectory() as outputs:
-        command = [sys.executable, TRAIN, f"depth={depth}", "logger=csv", f"outputs={outputs}", *options]
         start, first = time.perf_counter(), float("nan")
-        with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        with subprocess.Popen(command(outputs, f"depth={depth}", *options), stdout=subprocess.DEVNULL) as process:
             while process.poll() is None and first != first:
                 time.sleep(0.02)
                 logs = (path.read_text() for path in Path(outputs).glob("*/*/train.log"))
@@ -39,8 +36,7 @@ def trained(depth: int, *options: str) -> tuple[dict[str, Any], float]:
                     first = time.perf_counter() - start
         if process.returncode:
             sys.exit(process.returncode)
-        (path,) = Path(outputs).glob("*/*/manifest.json")
-        return read_json(path), first
+        return manifest_of(outputs), first
 
 
 def main() -> None:

@@ -4,7 +4,7 @@
         [--steps 100] [--compile]
 
 Both sides compute with one thread and take turns. Each side's figure is its fastest round: what else runs on a machine
-only ever slows a side down. Prints a table in Markdown, with all rounds.
+only ever slows a side down. Prints a table in Markdown, with all rounds; our runs' records stay in results/benchmarks.
 
 - ours: `python train.py`, as it is; its images/s are those of its manifest, of training alone: what comes before the
   first step (imports, data, compiling fused.c) is left out, as it is on the other side, and compiling is printed.
@@ -17,9 +17,7 @@ only ever slows a side down. Prints a table in Markdown, with all rounds.
 
 import argparse
 import platform
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from datetime import date
@@ -32,6 +30,7 @@ import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 import torchvision
+from short_run import trained
 from torch.utils.data import DataLoader
 from torchvision import transforms
 
@@ -40,25 +39,15 @@ from resnet_repro.fused import can_compile
 from resnet_repro.manifest import machine
 from resnet_repro.networks import build
 from resnet_repro.plan import multiply_adds
-from resnet_repro.rundir import read_json
 
 BATCH_SIZE = 128
-TRAIN = Path(__file__).parents[1] / "train.py"
 
 
-def trained(*options: str) -> dict[str, Any]:
-    """The command's manifest: its images/s, and the config with the settings that it took on this machine."""
-    with tempfile.TemporaryDirectory() as outputs:
-        command = [sys.executable, TRAIN, *options, "hardware=cpu", "logger=csv", f"outputs={outputs}"]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-        (path,) = Path(outputs).glob("*/*/manifest.json")
-        return read_json(path)
-
-
-def ours(root: Path, net: str, *, steps: int) -> dict[str, Any]:
+def ours(root: Path, net: str, *, steps: int, leaves: bool = True) -> dict[str, Any]:
     arch, depth = net.split("-")
     options = [f"arch={arch}", f"depth={depth}", f"data.root={root}", "data.val_size=500"]
-    return trained(*options, f"schedule.steps={steps}", f"schedule.batch_size={BATCH_SIZE}")
+    options += [f"schedule.steps={steps}", f"schedule.batch_size={BATCH_SIZE}", "hardware=cpu"]
+    return trained(*options, leaves=leaves)
 
 
 def official_dataset(root: Path) -> torchvision.datasets.CIFAR10:
@@ -135,7 +124,7 @@ def main() -> None:
     torch.set_num_threads(1)
     dataset = official_dataset(options.root)
 
-    configs = {net: ours(options.root, net, steps=1)["config"] for net in options.nets}
+    configs = {net: ours(options.root, net, steps=1, leaves=False)["config"] for net in options.nets}
     hardware = configs[options.nets[0]]["hardware"]
     settings = ", ".join(f"{key}={hardware[key]}" for key in ("precision", "channels_last", "fused"))
     start = time.perf_counter()

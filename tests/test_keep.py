@@ -26,6 +26,14 @@ def made(folder: Path, **given: Any) -> RunDir:
     return RunDir(write_run(folder, **{"manifest": COMMIT, **given}))
 
 
+def test_what_a_benchmark_has_left_is_no_run_of_the_report(tmp_path: Path) -> None:
+    made(tmp_path / "outputs")
+    left = made(tmp_path / "results", name="probe").path
+    left.parent.rename(left.parents[1] / "benchmarks")
+    runs, unfinished = read(tmp_path / "outputs", tmp_path / "results")
+    assert (len(runs), unfinished) == (1, [])
+
+
 def test_a_kept_run_is_read_as_the_run_itself_and_has_no_weights(tmp_path: Path) -> None:
     run = made(tmp_path / "outputs")
     kept = keep(run, tmp_path / "results")
