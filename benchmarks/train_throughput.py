@@ -41,6 +41,8 @@ from resnet_repro.networks import build
 from resnet_repro.plan import multiply_adds
 
 BATCH_SIZE = 128
+NUM_WARM_UPS = 5
+"""Steps of the usual loop that are not counted."""
 
 
 def ours(root: Path, net: str, *, steps: int, leaves: bool = True) -> dict[str, Any]:
@@ -69,7 +71,7 @@ def usual(
     steps: int,
     num_workers: int,
     batch_size: int = BATCH_SIZE,
-    num_warm_ups: int = 5,
+    num_warm_ups: int = NUM_WARM_UPS,
     bf16: bool = False,
     compiles: bool = False,
 ) -> float:
@@ -121,6 +123,8 @@ def main() -> None:
     parser.add_argument("--nets", nargs="+", default=["resnet_v1-20"], metavar="ARCH-DEPTH")
     parser.add_argument("--compile", action="store_true")
     options = parser.parse_args()
+    if options.steps <= NUM_WARM_UPS:
+        parser.error(f"--steps {options.steps} leaves none to count: give more than {NUM_WARM_UPS}")
     torch.set_num_threads(1)
     dataset = official_dataset(options.root)
 
