@@ -12,7 +12,7 @@ import torch
 
 from resnet_repro.data import shards
 from resnet_repro.data.shards import AtHand, read_index
-from resnet_repro.data.storage import NUM_REQUESTS, at
+from resnet_repro.data.storage import PATIENCE, at
 from resnet_repro.data.streaming import PackedFiles, StreamedSource
 from resnet_repro.errors import UserError
 from tests.photo_files import make_tree
@@ -91,9 +91,9 @@ def test_an_outage_of_seconds_ends_no_run(s3_server: S3Server, url: str, monkeyp
     monkeypatch.setenv("AWS_ENDPOINT_URL", line.url)
     with pytest.raises(UserError, match="out of reach"):
         at(url).read(shards.INDEX)
-    mended = threading.Timer(2, setattr, (line, "is_down", False))
+    mended = threading.Timer(5, setattr, (line, "is_down", False))
     mended.start()
-    assert at(url, num_requests=NUM_REQUESTS).read(shards.INDEX)
+    assert at(url, patience=PATIENCE).read(shards.INDEX)
     assert mended.finished.is_set()
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -16,8 +17,10 @@ if TYPE_CHECKING:
 
 S3 = "s3://"
 BLOCK = 2**20  # bytes that are read at a time
+MAX_ATTEMPTS = "AWS_MAX_ATTEMPTS"  # of the environment: who sets it decides how often is asked, and nothing here
 NUM_ATTEMPTS = 3  # at an object whose transfer breaks off
-NUM_REQUESTS = 8  # of a run, where none gets through: half a minute, as a short outage should end no run of days
+PATIENCE = 30.0  # seconds in which a run goes on asking who does not answer: a short outage should end no run of days
+PAUSE = 0.5  # seconds before asking again
 REFUSALS = ("401", "403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken")
 INSTALL = "pip install 'resnet_repro[streaming]'"
 
@@ -55,8 +58,8 @@ class Bucket:
     Threads may share one; processes may not.
     """
 
-    def __init__(self, url: str, *, num_requests: int) -> None:
-        self.num_requests = num_requests
+    def __init__(self, url: str, *, patience: float) -> None:
+        self.patience = 0.0 if MAX_ATTEMPTS in os.environ else patience
         self.bucket, _, prefix = url.removeprefix(S3).rstrip("/").partition("/")
         self.prefix = prefix and f"{prefix}/"
         if not re.fullmatch(r"[\w.-]+", self.bucket, re.ASCII):
@@ -70,8 +73,7 @@ class Bucket:
         boto3 = _boto3(self)
         from botocore.config import Config
 
-        asked = "AWS_MAX_ATTEMPTS" in os.environ
-        retries = None if asked else {"mode": "standard", "total_max_attempts": self.num_requests}
+        retries = None if MAX_ATTEMPTS in os.environ else {"mode": "standard", "total_max_attempts": 2}
         config = Config(retries=retries, connect_timeout=10, read_timeout=30, max_pool_connections=32)
         with self._errors_for_people(""):
             try:
@@ -112,8 +114,7 @@ class Bucket:
             with self._errors_for_people(name):
                 from botocore.exceptions import HTTPClientError, IncompleteReadError, ResponseStreamingError
 
-                asked = {"Range": f"bytes={at}-"} if at else {}
-                body = self.client.get_object(Bucket=self.bucket, Key=self.prefix + name, **asked)["Body"]
+                body = self._answer(name, {"Range": f"bytes={at}-"} if at else {})
                 try:
                     for block in body.iter_chunks(BLOCK):
                         yield block
@@ -123,6 +124,23 @@ class Bucket:
                     attempts += 1
                     if attempts == NUM_ATTEMPTS:
                         raise
+
+    def _answer(self, name: str, part: dict[str, str]) -> Any:
+        """An object's bytes; where nobody answers, or a server that is unwell, asked for anew while patience lasts.
+
+        botocore asks again, too, but after pauses that have become shorter from version to version.
+        """
+        from botocore.exceptions import ClientError, HTTPClientError
+
+        until = time.monotonic() + self.patience
+        while True:
+            try:
+                return self.client.get_object(Bucket=self.bucket, Key=self.prefix + name, **part)["Body"]
+            except (HTTPClientError, ClientError) as error:
+                refused = isinstance(error, ClientError) and error.response["ResponseMetadata"]["HTTPStatusCode"] < 500
+                if refused or time.monotonic() > until:
+                    raise
+            time.sleep(PAUSE)
 
     @contextmanager
     def _errors_for_people(self, name: str) -> Iterator[None]:
@@ -165,14 +183,14 @@ class Bucket:
 Storage = Folder | Bucket
 
 
-def at(root: str, *, num_requests: int = 2) -> Storage:
-    """What `data.root` names; a bucket is asked so many times before it counts as out of reach.
+def at(root: str, *, patience: float = 0.0) -> Storage:
+    """What `data.root` names; a bucket is asked for so many seconds before it counts as out of reach.
 
     Raises:
         UserError: an address of another kind, or no boto3 to reach a bucket with.
     """
     if root.startswith(S3):
-        bucket = Bucket(root, num_requests=num_requests)
+        bucket = Bucket(root, patience=patience)
         _boto3(bucket)
         return bucket
     if "://" in root:

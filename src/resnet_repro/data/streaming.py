@@ -11,7 +11,7 @@ from jaxtyping import Int
 from resnet_repro.data.batches import Normalisation
 from resnet_repro.data.imagenet import ImageNetData
 from resnet_repro.data.shards import AtHand, Shard, read_index
-from resnet_repro.data.storage import NUM_REQUESTS, at
+from resnet_repro.data.storage import PATIENCE, at
 from resnet_repro.data.stream import Labelled, Source
 
 
@@ -109,7 +109,7 @@ class StreamedImageNetData(ImageNetData):
     """As `ImageNetData`, from what `python -m resnet_repro.data.pack` made."""
 
     def _find(self) -> tuple[Labelled, Labelled, str]:
-        storage = at(self.data["root"], num_requests=NUM_REQUESTS)
+        storage = at(self.data["root"], patience=PATIENCE)
         index = read_index(storage)
         splits = [index.splits["train"], index.splits["val"]]
         shards = [shard for packed in splits for shard in packed.shards]
