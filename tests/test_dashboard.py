@@ -1,6 +1,9 @@
 """The report on W&B: what is in it, and that one command makes it and brings it up to date."""
 
 import json
+import shutil
+import signal
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -166,6 +169,17 @@ def test_a_wandb_out_of_reach_is_told_in_one_line_and_the_rest_of_the_report_is_
     report = tmp_path / "outputs" / "report"
     assert json.loads((report / "wandb_report.json").read_text()) == definition(tmp_path / "outputs")
     assert (report / "index.html").exists()
+
+
+def test_a_process_of_wandbs_that_does_not_end_is_ended_and_no_other(tmp_path: Path) -> None:
+    """Seen once: it had been told to end, and the command waited for it until somebody killed both."""
+    name = tmp_path / "wandb-core"
+    shutil.copy(shutil.which("sleep") or "", name)
+    with subprocess.Popen([name, "60"]) as hangs, subprocess.Popen(["sleep", "60"]) as other:
+        dashboard.end_service_after(0.1)
+        assert hangs.wait(timeout=20) == -signal.SIGKILL
+        assert other.poll() is None
+        other.kill()
 
 
 def test_nothing_is_written_or_sent_for_wandb_unless_it_is_asked_for(
