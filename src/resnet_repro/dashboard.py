@@ -36,6 +36,7 @@ COMMAND = "python report.py wandb=true"
 COLUMNS = ["summary:test/error", "summary:val/error", "summary:train/error", "summary:paper/error"]
 TIMEOUT_S = 10
 GRACE_S = 20
+"""In which W&B's own process has to have ended, from its last answer on."""
 AS_IT_IS: dict[str, Any] = {"soft_wrap": True, "markup": False, "highlight": False}
 """A command in a line must stay one to be copied."""
 
