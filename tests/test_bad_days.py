@@ -17,8 +17,9 @@ import pytest
 from resnet_repro.run import run as train
 from resnet_repro.rundir import RunDir, read_json
 from resnet_repro.worker import STOPPED
-from tests.commands import DIGITS, descendants, environment, run, start, wait_for_step
+from tests.commands import DIGITS, descendants, environment, manifests, run, start, wait_for_step
 from tests.runs import TINY, prepared
+from tests.test_fused import COMPILER, needs_compiler
 from tests.wandb_server import WandbServer
 
 # --- disks ------------------------------------------------------------------------------------------------------------
@@ -194,6 +195,29 @@ def test_a_run_goes_on_when_the_process_of_wandb_dies(tmp_path: Path) -> None:
     assert process.returncode == 0, output
     (folder,) = (RunDir(path.parent) for path in tmp_path.glob("outputs/digits/*/manifest.json"))
     assert "W&B has failed, the run goes on without it" in folder.log.read_text()
+
+
+# --- the compiler -----------------------------------------------------------------------------------------------------
+
+
+@needs_compiler
+@pytest.mark.slow
+def test_a_compiler_that_is_killed_ends_the_run_and_not_its_fused_batch_norms(tmp_path: Path) -> None:
+    """Otherwise the run would be another: with separate batch norms, and so with other last digits of the weights."""
+    compiler = tmp_path / "cc"
+    compiler.write_text(f"#!/bin/sh\n[ -e {tmp_path}/killed ] || {{ touch {tmp_path}/killed; kill -9 $$; }}\n")
+    with compiler.open("a") as file:
+        file.write(f'exec {COMPILER} "$@"\n')
+    compiler.chmod(0o755)
+    options, variables = ("train.py", "depth=8", *DIGITS, "logger=csv", "hardware=cpu"), {"CC": str(compiler)}
+    status, output = run(*options, home=tmp_path, variables=variables)
+    assert status == 1
+    assert f"{compiler} cannot compile fused.c (killed by SIGKILL)" in output
+    assert "run the same command again, or with hardware.fused=false" in output
+    status, output = run(*options, home=tmp_path, variables=variables)
+    assert status == 0, output
+    (manifest,) = manifests(tmp_path / "outputs").values()
+    assert manifest["config"]["hardware"]["fused"] is True
 
 
 # --- clocks -----------------------------------------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 import copy
 import os
 import platform
-import shutil
 from pathlib import Path
 
 import pytest
@@ -27,8 +26,8 @@ WORDS = [{"order": order} for order in ORDERS] + [
 WORDS += [{"mix": mix} for mix in MIXES if mix != "add"]
 
 
-PATH, COMPILER = os.environ["PATH"], shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-needs_compiler = pytest.mark.skipif(not fused.can_compile(), reason="no C compiler here")
+PATH, COMPILER = os.environ["PATH"], fused.find_compiler()
+needs_compiler = pytest.mark.skipif(COMPILER is None, reason="no C compiler here")
 
 
 def tensors(dtype: torch.dtype, c: int, *, mean: float = 1.0) -> list[Tensor]:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from resnet_repro.fused import can_compile, fuse
+from resnet_repro.fused import find_compiler, fuse
 from resnet_repro.recompute import recompute_units
 from resnet_repro.resnet import ResNet
 from resnet_repro.run import run
@@ -45,7 +45,7 @@ def step(net: nn.Module, *, bf16: bool) -> tuple[torch.Tensor, int]:
 @pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("words", WORDS, ids=lambda words: " ".join(words.values()))
 def test_a_step_has_the_same_bits_and_keeps_less(words: dict[str, str], fused: bool) -> None:
-    if fused and not can_compile():
+    if fused and not find_compiler():
         pytest.skip("no C compiler")
     net = ResNet(depth=20, family="cifar", num_classes=10, **words).to(memory_format=torch.channels_last)
     if fused:

@@ -4,6 +4,7 @@ import ctypes
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import tempfile
 from functools import cache
@@ -23,6 +24,17 @@ LANES = 16
 """Channels have to be a multiple of this: the most that fused.c takes at a time."""
 
 
+WAYS_OUT = "run the same command again, or with hardware.fused=false"
+
+
+def find_compiler() -> str | None:
+    """The C compiler that `kernels` calls, None where there is none.
+
+    Whether it is there is a fact of the machine; whether it works may be one of the moment, as when it is killed.
+    """
+    return next(filter(None, map(shutil.which, (os.environ.get("CC", "cc"), "gcc", "clang"))), None)
+
+
 @cache
 def kernels() -> ctypes.CDLL:
     """fused.c, compiled for this processor: half a second, once a process, and nothing is left on the disk.
@@ -30,7 +42,7 @@ def kernels() -> ctypes.CDLL:
     Raises:
         UserError: where no compiler is found, or the one that is cannot compile or load it.
     """
-    compiler = next(filter(None, map(shutil.which, (os.environ.get("CC", "cc"), "gcc", "clang"))), None)
+    compiler = find_compiler()
     if compiler is None:
         raise UserError("hardware.fused=true needs a C compiler and none is on the PATH; install gcc, or use auto")
     native = "-march=native" if platform.machine() in ("x86_64", "AMD64") else "-mcpu=native"
@@ -39,28 +51,19 @@ def kernels() -> ctypes.CDLL:
         options = ["-O3", native, "-shared", "-fPIC", "-o", str(library), str(SOURCE), "-lm"]
         made = subprocess.run([compiler, *options], capture_output=True, text=True, check=False)
         if made.returncode:
-            reason = next((line for line in made.stderr.splitlines() if "error" in line), f"status {made.returncode}")
-            raise UserError(
-                f"hardware.fused=true: {compiler} cannot compile {SOURCE.name} ({reason}); use auto or false"
-            )
+            status = made.returncode
+            ended = f"status {status}" if status > 0 else f"killed by {signal.Signals(-status).name}"
+            reason = next((line for line in made.stderr.splitlines() if "error" in line), ended)
+            raise UserError(f"{compiler} cannot compile {SOURCE.name} ({reason}): {WAYS_OUT}")
         try:
             made_kernels = ctypes.CDLL(str(library))
         except OSError as error:
-            raise UserError(f"hardware.fused=true: what {compiler} made cannot be loaded ({error}); use auto") from None
+            raise UserError(f"what {compiler} made of {SOURCE.name} cannot be loaded ({error}): {WAYS_OUT}") from None
     pointer, size, flag = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
     for kernel, num_tensors in ((made_kernels.norm_forward, 6), (made_kernels.norm_backward, 8)):
         kernel.argtypes = [pointer] * num_tensors + [size, size, ctypes.c_float, flag, flag]
         kernel.restype = None
     return made_kernels
-
-
-def can_compile() -> bool:
-    """Whether `kernels` works here."""
-    try:
-        kernels()
-    except UserError:
-        return False
-    return True
 
 
 def fuse(net: nn.Module) -> None:

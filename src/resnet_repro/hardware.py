@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from resnet_repro.errors import UserError
-from resnet_repro.fused import can_compile, kernels
+from resnet_repro.fused import find_compiler, kernels
 from resnet_repro.resnet import ResNet
 from resnet_repro.unit import ResidualUnit
 
@@ -24,7 +24,8 @@ def settle(hardware: dict[str, Any]) -> dict[str, Any]:
     [deviates: the papers trained in float32; `hardware.precision=32-true` does]
 
     Raises:
-        UserError: where a GPU is asked for and none is there, or fused batch norms that cannot be had.
+        UserError: where a GPU is asked for and none is there, fused batch norms that cannot be had, or where the C
+            compiler fails that `auto` has found.
     """
     accelerator = hardware["accelerator"]
     if accelerator == "auto":
@@ -43,11 +44,11 @@ def settle(hardware: dict[str, Any]) -> dict[str, Any]:
     fusable = accelerator == "cpu" and settled["channels_last"] and not settled["compile"]
     if settled["fused"] == "auto":
         measured = on_x86 and sys.platform == "linux" and settled["num_threads"] == 1
-        settled["fused"] = fusable and measured and can_compile()
-    elif settled["fused"]:
-        if not fusable:
-            raise UserError("hardware.fused=true needs a CPU and hardware.channels_last=true; use hardware.fused=auto")
-        kernels()
+        settled["fused"] = fusable and measured and find_compiler() is not None
+    elif settled["fused"] and not fusable:
+        raise UserError("hardware.fused=true needs a CPU and hardware.channels_last=true; use hardware.fused=auto")
+    if settled["fused"]:
+        kernels()  # fails here or not at all: a run without would be another, with other last digits
     return settled
 
 

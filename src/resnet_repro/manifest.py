@@ -108,7 +108,8 @@ def git_commit() -> str | None:
 
     if not git("ls-files", "manifest.py"):  # an installed copy inside somebody else's repository
         return None
-    return f"{git('rev-parse', 'HEAD')}{'+' if git('status', '--porcelain', '--untracked-files=no') else ''}"
+    commit, changes = git("rev-parse", "HEAD"), git("status", "--porcelain", "--untracked-files=no")
+    return None if commit is None else commit + "+" * (changes != "")  # also where git was killed at that question
 
 
 def machine(accelerator: str) -> dict[str, Any]:
