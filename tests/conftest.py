@@ -1,5 +1,6 @@
 """What several test files need."""
 
+import io
 import signal
 import subprocess
 import sys
@@ -7,8 +8,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from resnet_repro.readme import Summary, summaries
+from tests.browser import Browser, browser
 from tests.s3_server import S3Server
 from tests.wandb_server import WandbServer
 
@@ -58,6 +61,23 @@ def s3_running() -> Iterator[S3Server]:
     server.stop()
 
 
+@pytest.fixture(scope="session")
+def packed_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of shards."""
+    from tests.photo_files import make_tree  # not above, as in `no_compiler`
+    from tests.test_pack import packed
+    from tests.test_streaming import NUM
+
+    folder = tmp_path_factory.mktemp("packed")
+    return packed(make_tree(folder / "photos", num=NUM // 2), folder / "packed")
+
+
+@pytest.fixture(scope="session")
+def bucket(s3_running: S3Server, packed_photos: Path) -> str:
+    """The address of `packed_photos` in the stand-in for S3; `s3_server` logs in there."""
+    return s3_running.put(packed_photos, "some/where")
+
+
 @pytest.fixture
 def s3_server(s3_running: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
     """The stand-in, for whoever has this process's environment to log in with."""
@@ -69,6 +89,30 @@ def s3_server(s3_running: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server
         monkeypatch.setenv(name, value)
     shards.count.cache_clear()
     return s3_running
+
+
+@pytest.fixture(scope="module")
+def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """Of a real browser."""
+    with browser(tmp_path_factory.mktemp("profile")) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of runs in every state that a row of the papers may be in, and on every data set but ImageNet."""
+    from resnet_repro import report  # not above, as in `no_compiler`
+    from tests.synthetic_runs import write_every_state
+
+    outputs = write_every_state(tmp_path_factory.mktemp("report") / "outputs")
+    return report.write(outputs, Console(file=io.StringIO(), width=120))
+
+
+@pytest.fixture
+def opened(tab: Browser, page: Path) -> Browser:
+    """The page on a wide screen, everything shown."""
+    tab.size(1200)
+    return tab.open("about:blank").open(page.as_uri())
 
 
 @pytest.fixture

@@ -174,3 +174,17 @@ def write_example(outputs: Path) -> Path:
     for seed, test in enumerate((6.4, 6.6, 6.9)):
         write_run(outputs, "resnet_v1", 110, seed, train=0.1, test=test, data__name="cifar10")
     return outputs
+
+
+def write_every_state(outputs: Path) -> Path:
+    """Runs in every state that a row of the papers may be in, and on every data set but ImageNet."""
+    write_example(outputs)
+    write_run(outputs, "resnet_v1", 20, test=8.75, data__name="cifar10")
+    write_run(outputs, "resnet_v1", 56, test=30.0, data__name="cifar10")
+    write_run(outputs, "resnet_v1", 44, test=50.0, data__name="cifar10", schedule__steps=400)
+    write_run(outputs, "resnet_v1", 20, 7, name="[a] b", test=9.0, data__name="cifar10")
+    write_run(outputs, "resnet_v2", 110, test=6.4, data__name="cifar10")
+    write_run(outputs, "plain", 20, test=9.0, data__name="cifar10")
+    both = entry("1crop", 22.9, split="test", num_bn_images=400, runs=["resnet_v2-164-s0", "resnet_v2-164-s1"])
+    write_run(outputs, "resnet_v2", 164, test=24.4, data__name="cifar100", tests=[both])
+    return outputs

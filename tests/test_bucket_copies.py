@@ -15,30 +15,17 @@ from resnet_repro.data.shards import AtHand, read_index
 from resnet_repro.data.storage import PATIENCE, at
 from resnet_repro.data.streaming import PackedFiles, StreamedSource
 from resnet_repro.errors import UserError
-from tests.photo_files import make_tree
 from tests.s3_server import BadLine, S3Server
-from tests.test_pack import packed
-from tests.test_streaming import NUM, batches, source
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("copies")
-    return packed(make_tree(folder / "photos", num=NUM // 2), folder / "packed")
-
-
-@pytest.fixture(scope="module")
-def url(s3_running: S3Server, root: Path) -> str:
-    return s3_running.put(root, "copies")
+from tests.test_streaming import batches, source
 
 
 def epoch(found: StreamedSource) -> list[torch.Tensor]:
     return [y for _, y in batches(found, num_steps=5)]
 
 
-def test_an_epoch_copies_each_shard_once_and_keeps_no_more_than_it_may(s3_server: S3Server, url: str) -> None:
+def test_an_epoch_copies_each_shard_once_and_keeps_no_more_than_it_may(s3_server: S3Server, bucket: str) -> None:
     """With room for two windows, which is what a run has to have."""
-    found = source(url, window=2, cache_gb=1)
+    found = source(bucket, window=2, cache_gb=1)
     files = found.photos.paths
     assert isinstance(files, PackedFiles)
     at_hand = files.shards
@@ -50,22 +37,22 @@ def test_an_epoch_copies_each_shard_once_and_keeps_no_more_than_it_may(s3_server
     assert at_hand.num_fetched == len(used)
 
 
-def test_a_cache_of_one_shard_gives_the_same_batches(s3_server: S3Server, root: Path, url: str) -> None:
-    here, there = source(root), source(url)
+def test_a_cache_of_one_shard_gives_the_same_batches(s3_server: S3Server, packed_photos: Path, bucket: str) -> None:
+    here, there = source(packed_photos), source(bucket)
     files = there.photos.paths
     assert isinstance(files, PackedFiles)
     files.shards.num_kept = 1
     assert all(map(torch.equal, epoch(here), epoch(there)))
 
 
-def test_copies_have_no_name_and_go_with_the_process(s3_server: S3Server, url: str, tmp_path: Path) -> None:
+def test_copies_have_no_name_and_go_with_the_process(s3_server: S3Server, bucket: str, tmp_path: Path) -> None:
     code = (
         "import os, sys; from resnet_repro.data.shards import AtHand, at, read_index; storage = at(sys.argv[1]); "
         "shards = read_index(storage).splits['train'].shards; "
         "hand = AtHand(storage, shards, cache_gb=1, folder=sys.argv[2], num_threads=1, num_needed=1); "
         "print(len(hand[0].image(0)), os.listdir(sys.argv[2])); sys.stdout.flush(); os.kill(os.getpid(), 9)"
     )
-    result = subprocess.run([sys.executable, "-c", code, url, tmp_path], capture_output=True, text=True, check=False)
+    result = subprocess.run([sys.executable, "-c", code, bucket, tmp_path], capture_output=True, text=True, check=False)
     assert re.fullmatch(r"\d+ \[\]\n", result.stdout), result.stderr
     assert not [*tmp_path.iterdir()]
 
@@ -85,28 +72,28 @@ def test_a_transfer_that_breaks_off_goes_on_where_it_did(
         at(url).read("shard.bin")
 
 
-def test_an_outage_of_seconds_ends_no_run(s3_server: S3Server, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_outage_of_seconds_ends_no_run(s3_server: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     line = BadLine(s3_server.url)
     line.is_down = True
     monkeypatch.setenv("AWS_ENDPOINT_URL", line.url)
     with pytest.raises(UserError, match="out of reach"):
-        at(url).read(shards.INDEX)
+        at(bucket).read(shards.INDEX)
     mended = threading.Timer(5, setattr, (line, "is_down", False))
     mended.start()
-    assert at(url, patience=PATIENCE).read(shards.INDEX)
+    assert at(bucket, patience=PATIENCE).read(shards.INDEX)
     assert mended.finished.is_set()
 
 
-def test_a_shard_that_is_not_what_was_packed_is_named(s3_server: S3Server, root: Path) -> None:
-    url = s3_server.put(root, "damaged")
+def test_a_shard_that_is_not_what_was_packed_is_named(s3_server: S3Server, packed_photos: Path) -> None:
+    url = s3_server.put(packed_photos, "damaged")
     shard = read_index(at(url)).splits["train"].shards[0]
     s3_server.client.put_object(Bucket="photos", Key=f"damaged/{shard.name}", Body=b"x" * shard.num_bytes)
     with pytest.raises(UserError, match=rf"^s3://photos/damaged/{shard.name} is not what was packed: copy it there"):
         source(url).photos.paths[0].read_bytes()
 
 
-def test_copies_that_find_no_room_are_told_so(s3_server: S3Server, url: str, tmp_path: Path) -> None:
-    storage = at(url)
+def test_copies_that_find_no_room_are_told_so(s3_server: S3Server, bucket: str, tmp_path: Path) -> None:
+    storage = at(bucket)
     shards = read_index(storage).splits["train"].shards
     at_hand = AtHand(storage, shards, cache_gb=1, folder=str(tmp_path / "nowhere"), num_threads=1, num_needed=1)
     with pytest.raises(UserError, match=r"can be kept in .*nowhere \(No such file or directory\): free some space"):

@@ -15,7 +15,7 @@ from resnet_repro.errors import UserError
 from resnet_repro.run import run
 from resnet_repro.rundir import read_json
 from tests import commands
-from tests.photo_files import MINI, make_tree, needs_mini
+from tests.photo_files import MINI, needs_mini
 from tests.photo_runs import run_rank
 from tests.runs import interrupt_at
 from tests.s3_server import BadLine, S3Server
@@ -24,17 +24,6 @@ from tests.test_pack import packed
 from tests.test_streaming import NUM, prepared
 
 SHORT = ("schedule.steps=9", "schedule.batch_size=4", "schedule.eval_every=3")
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("buckets")
-    return packed(make_tree(folder / "photos", num=NUM // 2), folder / "packed")
-
-
-@pytest.fixture(scope="module")
-def url(s3_running: S3Server, root: Path) -> str:
-    return s3_running.put(root, "some/where")
 
 
 def smallest_cache(url: str, *options: str, outputs: Path) -> str:
@@ -48,24 +37,26 @@ def smallest_cache(url: str, *options: str, outputs: Path) -> str:
 
 
 def test_a_run_from_a_bucket_equals_the_one_from_a_folder_bitwise(
-    s3_server: S3Server, root: Path, url: str, tmp_path: Path
+    s3_server: S3Server, packed_photos: Path, bucket: str, tmp_path: Path
 ) -> None:
-    here, there = (run(prepared(tmp_path / name, where, *SHORT)) for name, where in (("here", root), ("there", url)))
+    here, there = (
+        run(prepared(tmp_path / name, where, *SHORT)) for name, where in (("here", packed_photos), ("there", bucket))
+    )
     assert here["weights_sha256"] == there["weights_sha256"]
     assert here["results"] == there["results"]
 
 
 @pytest.mark.slow
 def test_a_run_goes_on_from_a_bucket_where_it_stopped_with_a_folder(
-    s3_server: S3Server, root: Path, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    s3_server: S3Server, packed_photos: Path, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = run(prepared(tmp_path / "whole", root, *SHORT))
-    path = prepared(tmp_path / "again", root, *SHORT)
+    whole = run(prepared(tmp_path / "whole", packed_photos, *SHORT))
+    path = prepared(tmp_path / "again", packed_photos, *SHORT)
     with monkeypatch.context() as patch:
         interrupt_at(7, patch)
         with pytest.raises(Stopped, match="stopped at step 7"):
             run(path)
-    again = run(prepared(tmp_path / "again", url, *SHORT))
+    again = run(prepared(tmp_path / "again", bucket, *SHORT))
     assert again["weights_sha256"] == whole["weights_sha256"]
 
 
@@ -89,13 +80,13 @@ def test_two_ranks_train_from_a_bucket_what_they_train_from_a_folder(s3_server: 
 
 
 def test_a_run_whose_bucket_goes_out_of_reach_ends_in_one_line_and_goes_on_bit_for_bit(
-    s3_server: S3Server, root: Path, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    s3_server: S3Server, packed_photos: Path, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = (*SHORT, "data.shuffle=2", "hardware.checkpoint_steps=2")
-    options += (smallest_cache(url, *options, outputs=tmp_path / "refused"),)
-    whole = run(prepared(tmp_path / "whole", root, *options))
+    options += (smallest_cache(bucket, *options, outputs=tmp_path / "refused"),)
+    whole = run(prepared(tmp_path / "whole", packed_photos, *options))
     line = BadLine(s3_server.url)
-    path = prepared(tmp_path / "again", url, *options)
+    path = prepared(tmp_path / "again", bucket, *options)
     on_batch_end = Checkpoint.on_train_batch_end
 
     def cut(self: Checkpoint, trainer, *arguments) -> None:
@@ -116,10 +107,10 @@ def test_a_run_whose_bucket_goes_out_of_reach_ends_in_one_line_and_goes_on_bit_f
 
 
 def test_a_command_reads_the_bucket_before_the_start_without_torch(
-    s3_server: S3Server, url: str, tmp_path: Path
+    s3_server: S3Server, bucket: str, tmp_path: Path
 ) -> None:
     asked = ("data=imagenet_streaming", "depth=18", "logger=csv", "schedule.batch_size=4")
-    status, said, modules = commands.imported_modules(*asked, f"data.root={url}", "plan=true", home=tmp_path)
+    status, said, modules = commands.imported_modules(*asked, f"data.root={bucket}", "plan=true", home=tmp_path)
     assert status == 0, said
     assert f"num_train={NUM}__num_classes=2" in said
     assert "torch" not in modules
@@ -156,7 +147,7 @@ def test_a_bucket_that_cannot_be_read_is_refused_in_one_line(
     where: str,
     reason: str,
     s3_server: S3Server,
-    url: str,
+    bucket: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for name, value in variables.items():
@@ -164,8 +155,8 @@ def test_a_bucket_that_cannot_be_read_is_refused_in_one_line(
         if value is not None:
             monkeypatch.setenv(name, value)
     with pytest.raises(UserError) as error:
-        shards.count(where or url)
-    assert f"data.root={where or url}" in str(error.value)
+        shards.count(where or bucket)
+    assert f"data.root={where or bucket}" in str(error.value)
     assert reason in str(error.value)
     assert "\n" not in str(error.value)
 
