@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable
 from datetime import date
 from functools import partial
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,9 @@ def usual(
         net.compile()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
     loader = DataLoader(dataset, batch_size, shuffle=True, num_workers=num_workers, drop_last=True)
-    for step, (images, labels) in zip(range(steps), loader, strict=False):
+    assert len(loader), f"{len(dataset)} images are less than a batch of {batch_size}"  # type: ignore[arg-type]
+    endless = (batch for _ in count() for batch in loader)
+    for step, (images, labels) in enumerate(islice(endless, steps)):
         if step == num_warm_ups:
             start = time.perf_counter()
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
