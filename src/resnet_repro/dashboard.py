@@ -7,13 +7,10 @@ paper and ours, is of the moment of the command.
 import os
 import shlex
 import sys
-import threading
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import psutil
 import wandb
 import wandb_workspaces.reports.v2 as wr
 from rich.console import Console
@@ -25,6 +22,7 @@ from resnet_repro.finished import read
 from resnet_repro.login import is_logged_in, wandb_mode
 from resnet_repro.results import Protocol, group, identity
 from resnet_repro.verdicts import Tables
+from resnet_repro.wandb_process import end_wandb_soon
 
 TITLE = "ResNets by depth and architecture, paper versus ours"
 """By which the report is found again in its project."""
@@ -35,8 +33,6 @@ STEP = "trainer/global_step"
 COMMAND = "python report.py wandb=true"
 COLUMNS = ["summary:test/error", "summary:val/error", "summary:train/error", "summary:paper/error"]
 TIMEOUT_S = 10
-GRACE_S = 20
-"""In which W&B's own process has to have ended, from its last answer on."""
 AS_IT_IS: dict[str, Any] = {"soft_wrap": True, "markup": False, "highlight": False}
 """A command in a line must stay one to be copied."""
 
@@ -81,27 +77,10 @@ def write(outputs: Path, logger: dict[str, Any], console: Console, *, kept: Sequ
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"W&B has not taken the report ({reason}): it is in {file}; try `{command}` again") from error
     finally:
-        end_service_after(GRACE_S)
+        end_wandb_soon()
     console.print(f"The W&B report: {url}", **AS_IT_IS)
     if any(not any(run.glob("*.synced")) for run in (outputs / "wandb").glob("offline-run-*")):
         console.print(f"It shows what is uploaded; there are offline runs: {upload}", **AS_IT_IS)
-
-
-def end_service_after(seconds: float) -> None:
-    """Kill W&B's own process if it is still there then.
-
-    When Python ends, the library tells that process to end and waits for it, without a limit. It does not always end.
-    """
-
-    def kill() -> None:
-        for child in psutil.Process().children():
-            with suppress(psutil.NoSuchProcess):
-                if child.name() == "wandb-core":
-                    child.kill()
-
-    timer = threading.Timer(seconds, kill)
-    timer.daemon = True  # it is not waited for, and still there while the library waits
-    timer.start()
 
 
 def publish(protocols: list[Protocol], *, entity: str | None, project: str) -> str:

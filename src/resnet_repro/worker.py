@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 from resnet_repro.errors import UserError
 from resnet_repro.ranks import Rank
 from resnet_repro.rundir import InUse, RunDir, read_json, write_json
+from resnet_repro.wandb_process import end_wandb_soon
 
 PRELOAD = ["resnet_repro.run", "wandb", "wandb.sdk.launch", "sklearn.datasets"]
 """Everything that a job imports sooner or later, for a fork server to import once."""
@@ -112,6 +113,8 @@ def _train(run: RunDir, job: dict[str, Any], rank: Rank) -> int:
             return _fail(run, rank, DISK_FULL)  # raises again where not even this finds room
         traceback.print_exc()
         return _fail(run, rank, f"{type(error).__name__}: {error}".splitlines()[0])
+    finally:
+        end_wandb_soon()
     return DONE
 
 
