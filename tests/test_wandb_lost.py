@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from resnet_repro.rundir import RunDir
+from resnet_repro.wandb_process import GRACE_S
 from resnet_repro.worker import STOPPED
 from tests.commands import descendants, environment, run, start, wait_for_step
 from tests.wandb_server import WandbServer
@@ -32,7 +33,7 @@ def test_a_run_whose_wandb_goes_away_trains_on_and_says_how_to_upload_the_rest(
     wait_for_step(tmp_path / "outputs", 400, num_runs=1)
     last_step = time.monotonic()
     output, _ = process.communicate(timeout=60)
-    assert time.monotonic() - last_step < 10
+    assert time.monotonic() - last_step < 3 + GRACE_S + 10  # most often 4 s
     assert process.returncode == 0, output
     assert "✓ resnet_v1-8-s0__steps=400" in output
     assert "W&B does not have all of these runs; metrics.csv does. To upload the rest:\n" in output
@@ -82,8 +83,8 @@ def test_a_run_goes_on_when_the_process_of_wandb_dies(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_process_of_torchruns_ends_though_that_of_wandb_does_not(tmp_path: Path) -> None:
-    """What a sweep starts ends without W&B's library, which waits for that process without a limit."""
+def test_a_run_ends_well_though_the_process_of_wandb_answers_no_more(tmp_path: Path) -> None:
+    """As torchrun starts it: its end, too, would be waited for then; what a sweep starts ends without the library."""
     alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "TORCHELASTIC_RUN_ID": "test"}
     process = start(*ONLINE, "hardware=cpu", home=tmp_path, variables=alone)  # offline: nobody is logged in
     wait_for_step(tmp_path / "outputs", 50, num_runs=1)

@@ -14,6 +14,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from resnet_repro.login import wandb_mode
 from resnet_repro.rundir import RunDir, read_json, replacing, write_json
+from resnet_repro.wandb_process import GRACE_S, end_wandb_soon
 
 STEP = "trainer/global_step"
 """The name by which Lightning has W&B draw everything else against the training step."""
@@ -80,6 +81,8 @@ class LenientWandbLogger(WandbLogger):
     is_lost = False
     first_step = 0
     """Of the rows that W&B does not have yet."""
+    last_step = -1
+    """Of the rows that W&B has been given; asking W&B's own process takes half a minute where that is silent."""
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         assert step is not None
@@ -87,6 +90,7 @@ class LenientWandbLogger(WandbLogger):
             return
         try:
             self.experiment.log({**metrics, STEP: step}, step=step, commit=True)
+            self.last_step = step
         except Exception as error:  # what a broken connection to that process raises is its own matter
             self.is_lost = True
             print(f"W&B has failed, the run goes on without it: {error!r}", flush=True)
@@ -94,7 +98,7 @@ class LenientWandbLogger(WandbLogger):
 
 def wandb_logger(
     config: dict[str, Any], folder: RunDir, *, name: str, group: str, labels: dict[str, str]
-) -> WandbLogger:
+) -> LenientWandbLogger:
     """A W&B run that goes on when the run does, named, grouped by sweep and tagged.
 
     Args:
@@ -148,6 +152,7 @@ def _go_on(logger: LenientWandbLogger, folder: RunDir) -> None:
     if before and _is_synced(own.with_name(before["folder"])):
         uploaded = max(uploaded, folder.read_status().get("step", 0))
     logger.first_step = uploaded + 1 if run.offline else run.step
+    logger.last_step = logger.first_step - 1
     for step, row in _rows(folder.metrics, folder.timing).items():
         logger.log_metrics(row, step)
     write_json(folder.wandb, {"folder": own.name, "uploaded_step": logger.first_step - 1})
@@ -171,7 +176,7 @@ def _rows(*paths: Path) -> dict[int, dict[str, float]]:
     return dict(sorted(rows.items()))
 
 
-def finish_wandb(logger: WandbLogger, folder: RunDir, summary: dict[str, Any], *, exit_code: int) -> str | None:
+def finish_wandb(logger: LenientWandbLogger, folder: RunDir, summary: dict[str, Any], *, exit_code: int) -> str | None:
     """Close the W&B run; a failure of W&B is no failure of the run.
 
     Args:
@@ -182,7 +187,8 @@ def finish_wandb(logger: WandbLogger, folder: RunDir, summary: dict[str, Any], *
         The name of the run's own folder in `wandb/` where W&B does not have all that is in it.
     """
     run = logger.experiment
-    own, step = Path(run.dir).parent.name, run.step
+    own = Path(run.dir).parent.name
+    limit = end_wandb_soon(after=GRACE_S + (run.settings.finish_timeout or 0))  # W&B's own is for uploads alone
     try:
         if exit_code == 0:
             with folder.responses.open(newline="") as file:
@@ -193,7 +199,9 @@ def finish_wandb(logger: WandbLogger, folder: RunDir, summary: dict[str, Any], *
     except Exception as error:  # a TimeoutError where W&B is out of reach
         print(f"W&B could not be closed: {error!r}", flush=True)
         return own
+    finally:
+        limit.cancel()
     if run.offline:
         return own
-    write_json(folder.wandb, {"folder": own, "uploaded_step": step - 1})
+    write_json(folder.wandb, {"folder": own, "uploaded_step": logger.last_step})
     return None

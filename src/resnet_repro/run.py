@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.loggers import Logger, WandbLogger
+from pytorch_lightning.loggers import Logger
 from pytorch_lightning.plugins.environments import ClusterEnvironment
 from pytorch_lightning.strategies import DDPStrategy
 
@@ -24,7 +24,7 @@ from resnet_repro.fused import fuse
 from resnet_repro.hardware import compile_regions, keep_freed_memory, settle
 from resnet_repro.layers import GradientNorms, write_responses
 from resnet_repro.lit import LitClassifier
-from resnet_repro.loggers import CsvLogger, finish_wandb, wandb_logger
+from resnet_repro.loggers import CsvLogger, LenientWandbLogger, finish_wandb, wandb_logger
 from resnet_repro.manifest import git_commit, of_run, weights_sha256
 from resnet_repro.process_group import check_same, from_first, gather, joined
 from resnet_repro.ranks import Rank
@@ -106,7 +106,9 @@ def run(path: Path, job: dict[str, Any] | None = None, rank: Rank | None = None)
         ) | {
             "damaged_images": sorted(data.damaged),
             "git_commit": commit,
-            "wandb_url": next((logger.experiment.url for logger in loggers if isinstance(logger, WandbLogger)), None),
+            "wandb_url": next(
+                (logger.experiment.url for logger in loggers if isinstance(logger, LenientWandbLogger)), None
+            ),
         }
         if rank.is_first:
             gradients.write(folder.gradients)
@@ -221,7 +223,7 @@ def _refuse_other_hardware(begun: dict[str, Any], now: dict[str, Any]) -> None:
 def _finish_wandb(folder: RunDir, loggers: list[Logger], summary: dict[str, Any], *, exit_code: int) -> None:
     """Close the W&B run and write down where its data is that W&B does not have."""
     for logger in loggers:
-        if isinstance(logger, WandbLogger):
+        if isinstance(logger, LenientWandbLogger):
             left = finish_wandb(logger, folder, summary, exit_code=exit_code)
             write_json(folder.status, {**folder.read_status(), "wandb_left": left})
 

@@ -1,4 +1,4 @@
-"""W&B's own process: its library waits for that without a limit when Python ends, and it does not always end."""
+"""W&B's own process: its library waits for that without a limit, and it does not always answer, or end."""
 
 import threading
 from contextlib import suppress
@@ -8,8 +8,11 @@ import psutil
 GRACE_S = 20.0
 
 
-def end_wandb_soon(after: float = GRACE_S) -> None:
-    """Kill W&B's own process if it is still there so many seconds from now; for who is about to end."""
+def end_wandb_soon(after: float = GRACE_S) -> threading.Timer:
+    """Kill W&B's own process if it is still there so many seconds from now; for who has no more to log.
+
+    What waits for it then goes on, with an error. The timer that is returned can be cancelled.
+    """
 
     def kill() -> None:
         for child in psutil.Process().children():
@@ -20,3 +23,4 @@ def end_wandb_soon(after: float = GRACE_S) -> None:
     timer = threading.Timer(after, kill)
     timer.daemon = True  # it is not waited for, and still there while the library waits
     timer.start()
+    return timer
