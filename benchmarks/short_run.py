@@ -33,6 +33,13 @@ def manifest_of(outputs: str, *, leaves: bool = True) -> dict[str, Any]:
         run = RunDir(path.parent)
         place = LEFT / f"{manifest['started'][:19].replace(':', '-')}_{manifest['name']}"
         place.mkdir(parents=True)
-        for file in (run.manifest, run.metrics):
-            shutil.copyfile(file, place / file.name)
+        (place / run.manifest.name).write_text(without_places(run.manifest.read_text(), outputs, manifest))
+        shutil.copyfile(run.metrics, place / run.metrics.name)
     return manifest
+
+
+def without_places(text: str, outputs: str, manifest: dict[str, Any]) -> str:
+    """A manifest that does not tell where on this machine checkout, data and outputs lay."""
+    root = str(manifest["config"]["data"].get("root", ""))
+    text = text.replace(outputs, "OUTPUTS").replace(f"{ROOT}/", "")
+    return text.replace(root, "FOLDER") if Path(root).is_absolute() else text
