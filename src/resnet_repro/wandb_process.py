@@ -6,6 +6,7 @@ from contextlib import suppress
 import psutil
 
 GRACE_S = 20.0
+"""What it has to end by itself."""
 
 
 def end_wandb_soon(after: float = GRACE_S) -> threading.Timer:
