@@ -31,11 +31,23 @@ def signals_as_before() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def cifar10_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the real `cifar-10-batches-bin`: the five training files and no official test file."""
+    """A folder with the real `cifar-10-batches-bin`, whole: five training files and the test file."""
     if not UNPACK.exists():
         pytest.skip("the real CIFAR-10 is not beside the checkout")
     root = tmp_path_factory.mktemp("cifar10")
     subprocess.run([sys.executable, UNPACK, root], check=True, stdout=subprocess.DEVNULL)
+    return root
+
+
+@pytest.fixture(scope="session")
+def part_of_cifar10(cifar10_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the real training files and, under another name, the first 1,000 test images."""
+    whole, root = cifar10_root / "cifar-10-batches-bin", tmp_path_factory.mktemp("part_of_cifar10")
+    (root / whole.name).mkdir()
+    for file in whole.glob("data_batch_*.bin"):
+        (root / whole.name / file.name).symlink_to(file)
+    first = (whole / "test_batch.bin").read_bytes()[: 1000 * (1 + 3 * 32 * 32)]
+    (root / whole.name / "test_batch_first1000.bin").write_bytes(first)
     return root
 
 

@@ -17,7 +17,7 @@ from resnet_repro.errors import UserError
 
 @pytest.fixture(scope="module")
 def real(cifar10_root: Path) -> ImageSet:
-    return cifar.load(cifar.locate("cifar10", cifar10_root, val_size=5000, download=False))
+    return cifar.load(cifar.locate("cifar10", cifar10_root, val_size=0, download=False))
 
 
 def test_real_cifar10_has_5000_images_of_each_class_in_the_official_order(real: ImageSet) -> None:
@@ -27,19 +27,26 @@ def test_real_cifar10_has_5000_images_of_each_class_in_the_official_order(real: 
     assert real.train.y[:5].tolist() == [6, 9, 9, 4, 1]  # frog, truck, truck, deer, automobile
 
 
+def test_real_cifar10_has_1000_test_images_of_each_class(real: ImageSet) -> None:
+    assert real.test is not None
+    assert real.test.x.shape == (10_000, 3, 32, 32)
+    np.testing.assert_array_equal(np.bincount(real.test.y), [1000] * 10)
+    assert real.test.y[:5].tolist() == [3, 8, 8, 0, 6]  # cat, ship, ship, airplane, frog
+
+
 def test_real_cifar10_has_the_known_mean_of_red_green_blue(real: ImageSet) -> None:
     np.testing.assert_allclose(real.train.x.mean((0, 2, 3)), [125.3, 123.0, 113.9], atol=0.1)
 
 
-def test_a_test_file_of_another_name_is_no_official_test_file(real: ImageSet, cifar10_root: Path) -> None:
-    assert (cifar10_root / "cifar-10-batches-bin" / "test_batch_first1000.bin").exists()
-    assert real.test is None
+def test_a_test_file_of_another_name_is_no_official_test_file(part_of_cifar10: Path) -> None:
+    assert (part_of_cifar10 / "cifar-10-batches-bin" / "test_batch_first1000.bin").exists()
+    assert not cifar.locate("cifar10", part_of_cifar10, val_size=5000, download=False).has_test
 
 
-def test_without_the_test_file_validation_images_are_asked_for(cifar10_root: Path) -> None:
+def test_without_the_test_file_validation_images_are_asked_for(part_of_cifar10: Path) -> None:
     for download in (False, True):
         with pytest.raises(UserError, match=r"no test_batch.bin: pass data.val_size=5000"):
-            cifar.locate("cifar10", cifar10_root, val_size=0, download=download)
+            cifar.locate("cifar10", part_of_cifar10, val_size=0, download=download)
 
 
 def test_one_changed_bit_is_refused(cifar10_root: Path, tmp_path: Path) -> None:

@@ -123,8 +123,8 @@ def test_slurm_is_asked_for_a_task_and_a_gpu_for_each_device(
     assert (config["hardware"]["num_nodes"], config["hardware"]["devices"]) == (nodes, tasks_per_node)
 
 
-def test_part_of_cifar10_is_named_for_what_it_is(cifar10_root: Path, tmp_path: Path) -> None:
-    status, said = run("train.py", f"data.root={cifar10_root}", home=tmp_path)
+def test_part_of_cifar10_is_named_for_what_it_is(part_of_cifar10: Path, tmp_path: Path) -> None:
+    status, said = run("train.py", f"data.root={part_of_cifar10}", home=tmp_path)
     assert status == 2
     assert "has every training file and no test_batch.bin: pass data.val_size=5000" in said
 
