@@ -9,7 +9,9 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
+from torch import nn
 
+from resnet_repro import tester
 from resnet_repro.cli import config_dir, quoted
 from resnet_repro.config import make_job
 from resnet_repro.data.imagenet import ImageNetData
@@ -23,6 +25,7 @@ from resnet_repro.ranks import Rank
 from resnet_repro.run import run as train
 from resnet_repro.rundir import RunDir, read_json, write_json
 from resnet_repro.tester import Photographs, examine
+from resnet_repro.weights import trained
 from tests.photo_files import MINI, make_tree, needs_mini
 from tests.photo_runs import prepared
 from tests.runs import composed
@@ -89,11 +92,26 @@ def test_one_crop_gives_exactly_the_errors_that_the_run_ended_with(mini: Path) -
 
 
 @needs_mini
-def test_recomputed_statistics_mend_a_network_that_was_trained_too_briefly_for_running_ones(mini: Path) -> None:
-    """After six steps the running statistics are still half of what they began as."""
-    before, after = evaluated(mini), evaluated(mini, "recompute_bn=true", "bn_images=60")
-    assert after["num_bn_images"] == 60
-    assert after["error"] != before["error"]
+def test_a_test_with_recompute_bn_uses_statistics_of_training_images(
+    mini: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After six steps the running variance is still half of the 1 that it began as; the recomputed one is not."""
+    tested, original = list[nn.Module](), tester.count_errors
+
+    def count_errors(nets: list[nn.Module], batches: Any) -> dict[str, float | int]:
+        tested.extend(nets)
+        return original(nets, batches)
+
+    monkeypatch.setattr("resnet_repro.tester.count_errors", count_errors)
+    assert evaluated(mini, "recompute_bn=true", "bn_images=60")["num_bn_images"] == 60
+    (net,), running = tested, trained(RunDir(mini))
+    data = ImageNetData(read_json(RunDir(mini).manifest)["config"])
+    images = torch.cat([x for x, _ in data.unaugmented(torch.device("cpu"), at_most=60)])
+    with torch.no_grad():
+        expected = net.stem[0](images).var((0, 2, 3))
+    # batches of 15: their variances average to less than the variance of all 60 images
+    torch.testing.assert_close(net.stem[1].running_var, expected, rtol=0.2, atol=0)
+    assert not torch.allclose(running.stem[1].running_var, expected, rtol=0.5, atol=0)
 
 
 def test_one_crop_is_the_evaluation_of_the_training_bit_for_bit(small: Path) -> None:
