@@ -30,7 +30,10 @@ def config(arch: str = "plain", depth: int = 20, seed: int = 0, **overrides: Any
         "depth": depth,
         "seed": seed,
         "data": {"name": "digits", "val_size": 0, "root": "data", "loader": "device"},
-        "schedule": {"steps": 220, "protocol_steps": 220, "batch_size": 128, "lr": 0.1, "warmup": None},
+        "schedule": {
+            "steps": 220, "protocol_steps": 220, "batch_size": 128, "lr": 0.1, "warmup": None,
+            "decay": "weights", "ghost_batch_size": 64,
+        },
         "protocol": {"name": protocol, "devices": 2},
         "hardware": {"precision": "32-true", "devices": 2, "num_nodes": 1},
         "logger": {"name": "csv"},
@@ -42,6 +45,8 @@ def config(arch: str = "plain", depth: int = 20, seed: int = 0, **overrides: Any
     if on_imagenet:
         nested["data"] |= {"family": "imagenet", "crop": 224, "augment": "scale"}
         nested["schedule"] |= {"steps": 600_000, "protocol_steps": 600_000, "warmup": None}
+        nested["schedule"] |= {"batch_size": 256, "protocol_batch_size": 256, "ghost_batch_size": 32}
+        nested["protocol"]["devices"] = 8
     for key, value in overrides.items():
         group, _, name = key.partition("__")
         nested[group][name] = value

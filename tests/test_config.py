@@ -96,10 +96,21 @@ def test_the_warmup_is_the_papers(overrides: list[str], warmup: dict[str, float]
                 "schedule.protocol_steps": 200 * (50_000 // 64),
                 "schedule.steps": 200 * (50_000 // 64),
                 "schedule.milestones": [80 * (50_000 // 64), 121 * (50_000 // 64)],
+                "schedule.decay": "all",
+                "schedule.ghost_batch_size": 32,
                 "data.normalise": "channel",
             },
         ),
-        ("modern", {"schedule.shape": "cosine", "schedule.nesterov": True, "data.normalise": "channel"}),
+        (
+            "modern",
+            {
+                "schedule.shape": "cosine",
+                "schedule.nesterov": True,
+                "schedule.decay": "all",
+                "schedule.ghost_batch_size": None,
+                "data.normalise": "channel",
+            },
+        ),
     ],
 )
 def test_a_protocol_changes_what_its_file_says_and_nothing_else(protocol: str, changes: dict[str, Any]) -> None:
@@ -121,7 +132,8 @@ def test_the_recipe_is_v1_section_4_2() -> None:
     schedule = resolve(composed())["schedule"]
     expected = {"steps": 64_000, "batch_size": 128, "lr": 0.1, "milestones": [32_000, 48_000], "momentum": 0.9}
     assert schedule | expected == schedule
-    assert schedule["weight_decay"] == 1e-4
+    assert (schedule["weight_decay"], schedule["decay"]) == (1e-4, "weights")
+    assert schedule["ghost_batch_size"] == 128 // 2
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from resnet_repro.callbacks import Stopped
 from resnet_repro.data.module import InMemoryData
+from resnet_repro.ghost import group_batch_norms
 from resnet_repro.layers import GradientNorms, layers, response_stds
 from resnet_repro.lit import LitClassifier
 from resnet_repro.resnet import ResNet
@@ -116,6 +117,7 @@ def test_a_run_leaves_responses_at_its_end_and_gradients_of_five_steps(tmp_path:
     config = read_json(folder.manifest)["config"]
     torch.manual_seed(config["seed"])
     net = LitClassifier(config, splits=[]).net
+    group_batch_norms(net, at_most=config["schedule"]["ghost_batch_size"])
     data = InMemoryData(config)
     cpu = SimpleNamespace(root_device=torch.device("cpu"))
     data.trainer = SimpleNamespace(strategy=cpu, global_rank=0, world_size=1)  # type: ignore[assignment]

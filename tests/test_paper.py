@@ -194,7 +194,11 @@ def test_what_keeps_a_run_from_comparison_is_told_and_what_does_not_is_a_conditi
     as_the_papers = config("resnet_v1", 110, data__name="cifar10")
     assert conditions(as_the_papers) == []
     one_gpu = {"devices": 1, "num_nodes": 1, "precision": "bf16-mixed"}
-    assert conditions(as_the_papers | {"hardware": one_gpu}) == ["batch norm over 128 images, not 64", "bf16-mixed"]
+    assert conditions(as_the_papers | {"hardware": one_gpu}) == ["bf16-mixed"]  # its 128 images are two groups of 64
+    ungrouped = {"hardware": one_gpu, "schedule": as_the_papers["schedule"] | {"ghost_batch_size": None}}
+    assert conditions(as_the_papers | ungrouped) == ["batch norm over 128 images, not 64", "bf16-mixed"]
+    eight_gpus = {"hardware": {"devices": 8, "num_nodes": 1, "precision": "32-true"}}
+    assert conditions(as_the_papers | eight_gpus) == ["batch norm over 16 images, not 64"]
 
 
 def numbers(table: dict[str, Any], *, with_top5: bool) -> list[str]:

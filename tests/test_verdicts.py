@@ -144,6 +144,7 @@ def test_the_table_shows_the_papers_own_statistic_first_and_the_rule(width: int)
 def test_a_cell_tells_protocol_and_conditions_of_its_runs() -> None:
     made = config("resnet_v1", 110, data__name="cifar10")
     made["hardware"] = {"precision": "bf16-mixed", "devices": 1, "num_nodes": 1}
+    made["schedule"]["ghost_batch_size"] = None
     assert verdict_tables.note(judge(BEST, runs(6.5, config=made))) == (
         "protocol paper_v1, batch norm over 128 images, not 64, bf16-mixed"
     )

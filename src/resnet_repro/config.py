@@ -27,6 +27,26 @@ LR, LR_WITHOUT_BATCH_NORM = 0.1, 0.01
 trained; 0.1 may make such networks diverge]"""
 
 
+BEFORE = {"decay": "all", "ghost_batch_size": None}
+"""What runs did before these options of `schedule` existed: weight decay on every parameter, batch norm over all images
+of a device."""
+
+
+def completed(record: dict[str, Any]) -> dict[str, Any]:
+    """A run's job or manifest, with the options that are younger than the record, and how those depart from the papers'
+    protocols.
+    """
+    config = record["config"]
+    missing = {key: value for key, value in BEFORE.items() if key not in config["schedule"]}
+    departs = config["protocol"]["name"].startswith("paper_")
+    departures = {f"schedule.{key}": value for key, value in missing.items() if departs}
+    return {
+        **record,
+        "config": {**config, "schedule": missing | config["schedule"]},
+        "departures": record["departures"] | departures,
+    }
+
+
 @dataclass(frozen=True, eq=False)
 class Job:
     """One run to make: what Hydra composed, resolved and checked, and the folder that the run owns."""
@@ -100,6 +120,14 @@ def measures_top5(config: Config) -> bool:
     """Whether the evaluations count the top-5 error, too: where the data asks for it and has more than five classes."""
     data = config["data"]
     return bool(data.get("top5", False)) and data["num_classes"] > 5
+
+
+def group_size(num_images: int, *, at_most: int | None) -> int:
+    """Images that a batch norm's statistics are of, where a device holds `num_images`: all of them, or as few equal
+    groups as there can be of `at_most`; the last group may be smaller. [ghost batch norm, see `resnet_repro.ghost`]
+    """
+    num_groups = 1 if at_most is None else -(-num_images // at_most)
+    return -(-num_images // num_groups)
 
 
 def is_comparator(config: Config) -> bool:

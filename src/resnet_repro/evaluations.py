@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from resnet_repro import paper
-from resnet_repro.config import Config
+from resnet_repro.config import Config, completed
 from resnet_repro.errors import UserError
 from resnet_repro.rundir import RunDir, read_json, write_json
 
@@ -37,7 +37,7 @@ class Request:
 
     @property
     def manifests(self) -> list[dict[str, Any]]:
-        return [read_json(RunDir(path).manifest) for path in self.runs]
+        return [completed(read_json(RunDir(path).manifest)) for path in self.runs]
 
     @property
     def weights(self) -> list[str]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from resnet_repro.config import flatten
+from resnet_repro.config import completed, flatten
 from resnet_repro.errors import UserError
 from resnet_repro.rundir import RunDir, read_json
 
@@ -161,7 +161,9 @@ def read(*folders: Path) -> tuple[list[Run], list[str]]:
 def read_record(directory: Path) -> Run | None:
     """The run in a directory without its curves, None where it is not finished. A damaged one raises one of DAMAGED."""
     folder = RunDir(directory)
-    manifest = read_json(folder.manifest) if folder.is_done else {"state": "not begun"}
+    if not folder.is_done:
+        return None
+    manifest = completed(read_json(folder.manifest))
     if manifest["state"] != "done":
         return None
     ours = [each for each in folder.read_evaluations() if manifest.get("weights_sha256") in each["weights_sha256"]]

@@ -1,4 +1,5 @@
 // Batch norm, the addition of a shortcut and ReLU, in training, as two passes over the activations instead of six.
+// Statistics are of groups of rows: `group` of them, the last group may be smaller.
 //
 // A tensor [n, c, h, w] in channels_last is a matrix here: a row a pixel, n h w of them, and a column a channel, c of
 // them, a multiple of LANES. Activations are float32 or bfloat16, arithmetic is float32, sums over rows are float64.
@@ -99,7 +100,7 @@ INLINE void forward(const void *x, const void *h, void *y, const float *weight, 
     }
 }
 
-// From dy: dx, dweight, dbias, and dh where it is not null. ReLU's mask is y's sign, or, where y is null (and there was
+// From dy: dx, dh where it is not null, and what is added to dweight and dbias. ReLU's mask is y's sign, or, where y is null (and there was
 // no h), that of the sum that made y.
 INLINE void backward(const void *dy, const void *y, const void *x, const float *saved, void *dx, void *dh,
                      float *dweight, float *dbias, size_t rows, size_t c, float eps, int relu, int bf16) {
@@ -122,8 +123,8 @@ INLINE void backward(const void *dy, const void *y, const void *x, const float *
     float slope[c], offset[c];  // dx = scale (g - mean of g - x^ mean of g x^) = scale g + slope x + offset
     for (size_t k = 0; k < c; k++) {
         double variance = (double)var[k] + eps;
-        dbias[k] = (float)sum[k];
-        dweight[k] = (float)(sum_of_products[k] / sqrt(variance));
+        dbias[k] += (float)sum[k];
+        dweight[k] += (float)(sum_of_products[k] / sqrt(variance));
         double along_x = -scale[k] * sum_of_products[k] / variance / rows;
         slope[k] = (float)along_x;
         offset[k] = (float)(-scale[k] * sum[k] / rows - along_x * mean[k]);
@@ -138,18 +139,36 @@ INLINE void backward(const void *dy, const void *y, const void *x, const float *
     }
 }
 
+// Address of a row, or null where there is no tensor.
+INLINE void *at(const void *tensor, size_t row, size_t c, int bf16) {
+    return tensor ? (char *)tensor + row * c * (bf16 ? sizeof(uint16_t) : sizeof(float)) : NULL;
+}
+
+#define FOR_GROUPS                                                                                  \
+    for (size_t top = 0, num = rows < group ? rows : group; top < rows;                              \
+         top += num, saved += 4 * c, num = rows - top < group ? rows - top : group)
+
 void norm_forward(const void *x, const void *h, void *y, const float *weight, const float *bias, float *saved,
-                  size_t rows, size_t c, float eps, int relu, int bf16) {
-    if (bf16)
-        forward(x, h, y, weight, bias, saved, rows, c, eps, relu, 1);
-    else
-        forward(x, h, y, weight, bias, saved, rows, c, eps, relu, 0);
+                  size_t rows, size_t group, size_t c, float eps, int relu, int bf16) {
+    FOR_GROUPS {
+        const void *x_ = at(x, top, c, bf16), *h_ = at(h, top, c, bf16);
+        if (bf16)
+            forward(x_, h_, at(y, top, c, 1), weight, bias, saved, num, c, eps, relu, 1);
+        else
+            forward(x_, h_, at(y, top, c, 0), weight, bias, saved, num, c, eps, relu, 0);
+    }
 }
 
 void norm_backward(const void *dy, const void *y, const void *x, const float *saved, void *dx, void *dh,
-                   float *dweight, float *dbias, size_t rows, size_t c, float eps, int relu, int bf16) {
-    if (bf16)
-        backward(dy, y, x, saved, dx, dh, dweight, dbias, rows, c, eps, relu, 1);
-    else
-        backward(dy, y, x, saved, dx, dh, dweight, dbias, rows, c, eps, relu, 0);
+                   float *dweight, float *dbias, size_t rows, size_t group, size_t c, float eps, int relu, int bf16) {
+    memset(dweight, 0, c * sizeof *dweight);
+    memset(dbias, 0, c * sizeof *dbias);
+    FOR_GROUPS {
+        const void *dy_ = at(dy, top, c, bf16), *y_ = at(y, top, c, bf16), *x_ = at(x, top, c, bf16);
+        void *dx_ = at(dx, top, c, bf16), *dh_ = at(dh, top, c, bf16);
+        if (bf16)
+            backward(dy_, y_, x_, saved, dx_, dh_, dweight, dbias, num, c, eps, relu, 1);
+        else
+            backward(dy_, y_, x_, saved, dx_, dh_, dweight, dbias, num, c, eps, relu, 0);
+    }
 }

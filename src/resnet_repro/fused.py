@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from resnet_repro.config import group_size
 from resnet_repro.errors import UserError
 from resnet_repro.unit import ResidualUnit
 
@@ -61,7 +62,7 @@ def kernels() -> ctypes.CDLL:
             raise UserError(f"what {compiler} made of {SOURCE.name} cannot be loaded ({error}): {WAYS_OUT}") from None
     pointer, size, flag = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
     for kernel, num_tensors in ((made_kernels.norm_forward, 6), (made_kernels.norm_backward, 8)):
-        kernel.argtypes = [pointer] * num_tensors + [size, size, ctypes.c_float, flag, flag]
+        kernel.argtypes = [pointer] * num_tensors + [size, size, size, ctypes.c_float, flag, flag]
         kernel.restype = None
     return made_kernels
 
@@ -92,6 +93,8 @@ class FusedBatchNorm(nn.BatchNorm2d):
     """Batch norm of x, plus h where one is given, then ReLU where `relu` says so."""
 
     relu = False
+    group_at_most: int | None = None
+    """Images that statistics are of, at most: `resnet_repro.ghost`. None: all of them."""
     momentum: float
     running_mean: Tensor
     running_var: Tensor
@@ -105,7 +108,7 @@ class FusedBatchNorm(nn.BatchNorm2d):
         return fused
 
     def forward(self, x: Float[Tensor, "n c h w"], h: Float[Tensor, "n c h w"] | None = None) -> Tensor:
-        if self.training and x.dtype in (torch.float32, torch.bfloat16):
+        if self.training:
             return _Norm.apply(self, x, h, self.weight, self.bias)
         y = super().forward(x)
         y = y if h is None else y + h
@@ -115,15 +118,19 @@ class FusedBatchNorm(nn.BatchNorm2d):
 class _Norm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, norm: FusedBatchNorm, x: Tensor, h: Tensor | None, weight: Tensor, bias: Tensor) -> Tensor:
+        assert x.dtype in (torch.float32, torch.bfloat16)
         x = x.contiguous(memory_format=torch.channels_last)
         h = None if h is None else h.to(x.dtype).contiguous(memory_format=torch.channels_last)
         y, c = torch.empty_like(x), x.shape[1]
-        rows = x.numel() // c
-        saved = torch.empty(4, c)
-        ctx.options = rows, c, norm.eps, norm.relu, x.dtype == torch.bfloat16
+        rows_an_image = x.numel() // c // len(x)
+        size = group_size(len(x), at_most=norm.group_at_most)
+        rows = size * rows_an_image  # of a group
+        saved = torch.empty(-(-len(x) // size), 4, c)
+        ctx.options = len(x) * rows_an_image, rows, c, norm.eps, norm.relu, x.dtype == torch.bfloat16
         kernels().norm_forward(*_addresses(x, h, y, weight, bias, saved), *ctx.options)
-        norm.running_mean.lerp_(saved[0], norm.momentum)
-        norm.running_var.lerp_(saved[1] * (rows / (rows - 1)), norm.momentum)
+        mean, var, *_ = saved[0]
+        norm.running_mean.lerp_(mean, norm.momentum)
+        norm.running_var.lerp_(var * (rows / (rows - 1)), norm.momentum)
         norm.num_batches_tracked += 1
         ctx.adds = h is not None
         ctx.save_for_backward(x, y if norm.relu and ctx.adds else None, saved)
@@ -135,7 +142,7 @@ class _Norm(torch.autograd.Function):
         x, y, saved = ctx.saved_tensors
         dy = dy.to(x.dtype).contiguous(memory_format=torch.channels_last)
         dx, dh = torch.empty_like(x), None if y is None else torch.empty_like(x)
-        dweight, dbias = torch.empty_like(saved[:2])
+        dweight, dbias = torch.empty_like(saved[0, :2])
         kernels().norm_backward(*_addresses(dy, y, x, saved, dx, dh, dweight, dbias), *ctx.options)
         return None, dx, (dy if dh is None else dh) if ctx.adds else None, dweight, dbias
 

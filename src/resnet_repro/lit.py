@@ -69,6 +69,19 @@ class LossAndError(Metric):
         return {"loss": self.loss_sum / self.num_images, **errors}
 
 
+def parameter_groups(net: torch.nn.Module, *, decay: str) -> list[dict[str, Any]]:
+    """The parameters for an optimiser, by whether weight decay acts on them.
+
+    Args:
+        decay: "all"; or "weights", which are the weights of convolutions and linear layers (every parameter of two
+            dimensions or more) and neither batch norm's parameters nor biases.
+    """
+    if decay == "all":
+        return [{"params": list(net.parameters())}]
+    weights, others = ([p for p in net.parameters() if (p.ndim > 1) == is_weight] for is_weight in (True, False))
+    return [{"params": weights}, {"params": others, "weight_decay": 0.0}]
+
+
 class LitClassifier(pl.LightningModule):
     """Trains the network that a job's config describes.
 
@@ -148,9 +161,10 @@ class LitClassifier(pl.LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         s = self.schedule
         options = {key: s[key] for key in ("lr", "momentum", "weight_decay", "nesterov")}
+        groups = parameter_groups(self.net, decay=s["decay"])
         if self.automatic_optimization:
-            return torch.optim.SGD(self.net.parameters(), **options)
-        return WholeStepSGD(self.net.parameters(), **options, fused=True)  # its rate may be a tensor on the device
+            return torch.optim.SGD(groups, **options)
+        return WholeStepSGD(groups, **options, fused=True)  # its rate may be a tensor on the device
 
     @property
     def awaits_error(self) -> bool:

@@ -9,10 +9,13 @@ from typing import Any
 import yaml
 
 from resnet_repro.cli import config_dir
-from resnet_repro.config import Config, cell, settled
+from resnet_repro.config import Config, cell, group_size, settled
 
-NOT_RECIPE = ("arch.", "data.augment", "hardware.", "protocol", "schedule.log_every", "schedule.eval_")
-"""Departures that a cell tells, or that change no result."""
+NOT_RECIPE = (
+    *("arch.", "data.augment", "hardware.", "protocol"),
+    *("schedule.log_every", "schedule.eval_", "schedule.ghost_batch_size"),
+)
+"""Departures that a cell or `conditions` tells, or that change no result."""
 
 
 @dataclass(frozen=True)
@@ -171,9 +174,10 @@ def deviations(manifest: dict[str, Any]) -> list[str]:
 
 def conditions(config: Config) -> list[str]:
     """What differs from the papers' machines and protocol and leaves a number comparable: to be told beside it."""
-    hardware, batch_size = config["hardware"], config["schedule"]["batch_size"]
-    ours = batch_size // (hardware["devices"] * hardware["num_nodes"])
-    theirs = batch_size // config["protocol"]["devices"]
+    hardware, schedule = config["hardware"], config["schedule"]
+    held = schedule["batch_size"] // (hardware["devices"] * hardware["num_nodes"])
+    ours = group_size(held, at_most=schedule["ghost_batch_size"])
+    theirs = schedule.get("protocol_batch_size", schedule["batch_size"]) // config["protocol"]["devices"]
     parts = [f"batch norm over {ours} images, not {theirs}"] if ours != theirs else []
     return parts + ([hardware["precision"]] if hardware["precision"] != "32-true" else [])
 

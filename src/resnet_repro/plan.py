@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from resnet_repro import depths, origin
-from resnet_repro.config import Config, Job, family, is_comparator, is_streamed, of_photos, result_keys
+from resnet_repro.config import Config, Job, completed, family, is_comparator, is_streamed, of_photos, result_keys
 from resnet_repro.data import cifar, photos, shards
 from resnet_repro.devices import on_gpu
 from resnet_repro.errors import UserError
@@ -73,7 +73,7 @@ def check_folders(jobs: list[Job]) -> None:
         run = RunDir(job.dir)
         if job.config["resume"]:
             if run.job.exists():
-                _refuse_another(job, read_json(run.job)["config"])
+                _refuse_another(job, completed(read_json(run.job))["config"])
             if run.checkpoint_files() and not run.is_done:
                 origin.refuse_another(run, origin.code(job.config))  # the data's turn is when the job has read it
         elif run.path.exists():

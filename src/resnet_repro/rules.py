@@ -76,6 +76,11 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "schedule.lr": (_number(float, 0), "a number from 0 on"),
     "schedule.momentum": (_number(float, 0, 1), "a number from 0 to 1"),
     "schedule.weight_decay": (_number(float, 0), "a number from 0 on"),
+    "schedule.decay": _one_of("weights", "all"),
+    "schedule.ghost_batch_size": (
+        lambda v: v is None or _number(int, 1)(v),
+        "a whole number of images to a batch norm, at least 1, or null for all that a device holds",
+    ),
     "schedule.nesterov": _one_of(True, False),
     "schedule.protocol_steps": (_number(int, 1), "a whole number of steps, at least 1"),
     "schedule.warmup": (_is_warmup, "null, {lr: 0.01, steps: 400} or {lr: 0.01, until_error: 80.0}"),

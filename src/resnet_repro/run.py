@@ -21,6 +21,7 @@ from resnet_repro.construct import begin_as
 from resnet_repro.data.module import InMemoryData, open_data
 from resnet_repro.errors import UserError
 from resnet_repro.fused import fuse
+from resnet_repro.ghost import group_batch_norms
 from resnet_repro.hardware import compile_regions, keep_freed_memory, settle
 from resnet_repro.layers import GradientNorms, write_responses
 from resnet_repro.lit import LitClassifier
@@ -72,6 +73,8 @@ def run(path: Path, job: dict[str, Any] | None = None, rank: Rank | None = None)
         model.net.to(memory_format=torch.channels_last)
     if hardware["fused"]:
         fuse(model.net)
+    if (at_most := config["schedule"]["ghost_batch_size"]) is not None:
+        group_batch_norms(model.net, at_most=at_most)
     if hardware["recompute"]:
         recompute_units(model.net)
     if hardware["compile"]:
