@@ -5,8 +5,7 @@ it held: 64, and 32. [v1 Sec. 3.4, 4.2] A device that holds several such groups 
 keeps the running statistics of the first, as `process_group.share_buffers` keeps those of the first device.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -35,19 +34,7 @@ def _by_groups(norm: _BatchNorm, forward: Callable[[Tensor], Tensor], at_most: i
         return forward(x)
     first, *others = x.split(size)
     outputs = [forward(first)]
-    with statistics_kept(norm):
-        outputs += [forward(each) for each in others]
+    norm.track_running_stats = False  # the other groups' statistics are used and not kept
+    outputs += [forward(each) for each in others]
+    norm.track_running_stats = True
     return torch.cat(outputs)
-
-
-@contextmanager
-def statistics_kept(module: nn.Module) -> Iterator[None]:
-    """Have the batch norms of a module average into copies of their running statistics, to be dropped at the end."""
-    kept = [(norm, dict(norm._buffers)) for norm in module.modules() if isinstance(norm, _BatchNorm)]
-    for norm, buffers in kept:
-        norm._buffers.update({name: buffer if buffer is None else buffer.clone() for name, buffer in buffers.items()})
-    try:
-        yield
-    finally:
-        for norm, buffers in kept:
-            norm._buffers.update(buffers)

@@ -1,13 +1,13 @@
 """Activation checkpointing: units keep their input alone and compute the rest again for their gradients."""
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from resnet_repro.ghost import statistics_kept
 from resnet_repro.unit import ResidualUnit
 
 
@@ -31,4 +31,17 @@ def _recomputed(unit: ResidualUnit, forward: Callable[[Tensor], Tensor], x: Tens
 
 
 def _contexts(unit: ResidualUnit) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    return nullcontext(), statistics_kept(unit)  # batch norms have averaged this batch in already
+    return nullcontext(), _statistics_kept(unit)
+
+
+@contextmanager
+def _statistics_kept(unit: ResidualUnit) -> Iterator[None]:
+    """Batch norms have averaged this batch in already: the second time it goes into copies, which are dropped."""
+    buffers = [(module, dict(module._buffers)) for module in unit.modules() if isinstance(module, _BatchNorm)]
+    for norm, kept in buffers:
+        norm._buffers.update({name: buffer if buffer is None else buffer.clone() for name, buffer in kept.items()})
+    try:
+        yield
+    finally:
+        for norm, kept in buffers:
+            norm._buffers.update(kept)
