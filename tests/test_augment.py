@@ -1,5 +1,7 @@
 """The crops of photographs: equal to slow obvious versions, and distributed as the papers say."""
 
+from itertools import permutations
+
 import numpy as np
 import pytest
 import torch
@@ -18,6 +20,7 @@ NUM = 4_000
 
 
 DRAWS = augment.draws(0, 0, batch_size=NUM, colour=0.1)
+JITTERED = augment.draws(0, 0, batch_size=NUM, colour=0.1, jitter=0.4)
 
 
 def boxes(height, width, choose, **kwargs):
@@ -128,23 +131,85 @@ def test_draws_differ_between_seeds_steps_and_positions() -> None:
     assert len({draw.uniform[0] for row in rows for draw in row}) == 12
 
 
+ADJUST = (reference.adjust_brightness, reference.adjust_contrast, reference.adjust_saturation)
+
+
+def kind_of(change: np.ndarray) -> int:
+    """0 for brightness, 1 for contrast, 2 for saturation."""
+    return 2 if change[1] else 1 if change[2] else 0
+
+
+def test_jitter_is_what_torchvision_makes_of_the_same_changes() -> None:
+    """Of dull images, which no three changes take beyond black or white, where torchvision would cut them off."""
+    torch.manual_seed(0)
+    images = 60 + 30 * torch.rand(64, 3, 5, 7)
+    jitter = np.stack([draw.jitter for draw in JITTERED[:64]])
+    theirs = []
+    for image, changes in zip(images / 255, jitter, strict=True):
+        for change in changes:
+            image = ADJUST[kind_of(change)](image, float(change[0]))
+        theirs.append(255 * image)
+    torch.testing.assert_close(
+        augment.jittered(images, torch.from_numpy(jitter)), torch.stack(theirs), atol=0.02, rtol=1e-3
+    )
+
+
+def test_jitter_has_each_change_once_in_any_order_by_up_to_its_strength() -> None:
+    jitter = np.stack([draw.jitter for draw in JITTERED])
+    kinds = np.array([[kind_of(change) for change in changes] for changes in jitter])
+    assert (np.sort(kinds) == [0, 1, 2]).all()
+    for order in permutations(range(3)):
+        assert np.mean((kinds == order).all(1)) == pytest.approx(1 / 6, abs=0.03)
+    for kind in range(3):
+        factors = jitter[kinds == kind][:, 0]
+        assert (factors.min(), factors.max()) == (pytest.approx(0.6, abs=0.01), pytest.approx(1.4, abs=0.01))
+        assert factors.std() == pytest.approx(0.8 / np.sqrt(12), rel=0.05)
+
+
+def test_jitter_leaves_all_other_choices_as_they_are_without_it() -> None:
+    for with_it, without in zip(JITTERED, DRAWS, strict=True):
+        assert with_it.uniform == without.uniform
+        assert (with_it.colour == without.colour).all()
+    assert all((draw.jitter == augment.UNCHANGED).all() for draw in DRAWS)
+
+
+@needs_photos
+def test_bicubic_crops_are_pillows_but_for_rounding() -> None:
+    for number, path in enumerate(photos()):
+        image = Image.open(path)
+        box = scale_aspect_box(image.height, image.width, DRAWS[number].uniform)
+        theirs = reference.resized_crop(image, *box, [224, 224], InterpolationMode.BICUBIC)
+        cut = read(path, lambda *_, box=box: box)
+        ours = Augmentation(scale_aspect_box, 224, flip=False, mode="bicubic").crop(cut, DRAWS[number])
+        assert (
+            np.abs(ours.pixels.numpy() - pixels_of(theirs)).max() <= 4
+        )  # weights of 16 bits; bilinear is off by 15 and more
+
+
 def test_the_principal_components_are_at_right_angles_and_of_length_one() -> None:
     vectors = np.array(augment.EIGENVECTORS)
     np.testing.assert_allclose(vectors.T @ vectors, np.eye(3), atol=1e-3)
 
 
 @pytest.mark.parametrize("scale", [255.0, torch.tensor([58.0, 57.0, 57.5])[:, None, None]])
-def test_the_device_adds_colour_normalises_and_mirrors_as_one_would_by_hand(scale) -> None:
+def test_the_device_jitters_adds_colour_normalises_and_mirrors_as_one_would_by_hand(scale) -> None:
     rng = np.random.default_rng(0)
     pixels = torch.from_numpy(rng.integers(0, 256, (5, 3, 6, 6), np.uint8))
     mean = torch.from_numpy(rng.random((3, 6, 6), np.float32))
-    crops = [Crop(image, bool(i % 2), (rng.normal(size=3) / 50).astype(np.float32)) for i, image in enumerate(pixels)]
+    jitter = [augment.UNCHANGED, *(draw.jitter for draw in JITTERED[:4])]
+    colours = (rng.normal(size=(5, 3)) / 50).astype(np.float32)
+    crops = [Crop(image, bool(i % 2), colours[i], jitter[i]) for i, image in enumerate(pixels)]
     x = augment.finish(
         pixels,
         torch.tensor([crop.mirrored for crop in crops]),
         torch.from_numpy(np.stack([crop.colour for crop in crops])),
+        torch.from_numpy(np.stack([crop.jitter for crop in crops])),
         Normalisation(mean, scale),
     )
     for ours, crop in zip(x, crops, strict=True):
-        image = (crop.pixels.numpy() + 255 * crop.colour[:, None, None]) / np.asarray(scale) - mean.numpy()
+        image = crop.pixels.numpy().astype(np.float64)
+        for itself, of_grey, of_mean in crop.jitter:
+            grey = 0.299 * image[0] + 0.587 * image[1] + 0.114 * image[2]
+            image = itself * image + of_grey * grey + of_mean * grey.mean()
+        image = (image + 255 * crop.colour[:, None, None]) / np.asarray(scale) - mean.numpy()
         np.testing.assert_allclose(ours.numpy(), image[:, :, ::-1] if crop.mirrored else image, atol=1e-5)

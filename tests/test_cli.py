@@ -51,7 +51,7 @@ from tests.commands import ROOT, environment, imported_modules, run
         ),
         (
             ["protocol=papr_v1"],
-            "protocol=papr_v1 is not known; use one of modern, official_lua, paper, paper_v1, paper_v2",
+            "protocol=papr_v1 is not known; use one of fb_resnet, modern, official_lua, paper, paper_v1, paper_v2",
         ),
         (["--depth", "20"], "--depth: options are written without dashes, depth=VALUE"),
         (["--depth=20"], "--depth=20: options are written without dashes, depth=VALUE"),

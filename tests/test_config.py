@@ -111,6 +111,15 @@ def test_the_warmup_is_the_papers(overrides: list[str], warmup: dict[str, float]
                 "data.normalise": "channel",
             },
         ),
+        (
+            "fb_resnet",
+            {
+                "schedule.nesterov": True,
+                "schedule.decay": "all",
+                "data.normalise": "channel",
+                "arch.stride_on": "3x3",
+            },
+        ),
     ],
 )
 def test_a_protocol_changes_what_its_file_says_and_nothing_else(protocol: str, changes: dict[str, Any]) -> None:
@@ -197,7 +206,12 @@ def test_the_linear_rule_keeps_rate_an_image_and_epochs() -> None:
     assert (usual["lr"], usual["steps"]) == (0.1, 64_000)  # nothing changes unasked
 
 
-IMAGENET = {"paper_v1": ("plateau", 600_000), "paper_v2": ("steps", 450_360), "modern": ("cosine", 450_360)}
+IMAGENET = {
+    "paper_v1": ("plateau", 600_000),
+    "paper_v2": ("steps", 450_360),
+    "fb_resnet": ("steps", 450_360),
+    "modern": ("cosine", 450_360),
+}
 
 
 @pytest.mark.parametrize("protocol", IMAGENET)

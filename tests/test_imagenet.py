@@ -11,12 +11,14 @@ import pytest
 import torch
 
 from resnet_repro.callbacks import Stopped
-from resnet_repro.config import make_job
+from resnet_repro.config import make_job, resolve, result_keys
 from resnet_repro.data import imagenet
 from resnet_repro.errors import UserError
 from resnet_repro.hardware import keep_freed_memory
+from resnet_repro.ranks import Rank
 from resnet_repro.run import run
 from resnet_repro.rundir import RunDir
+from resnet_repro.tester import Photographs
 from tests import commands
 from tests.photo_files import MINI, make_tree, needs_mini
 from tests.photo_runs import FOR_RANKS, SMALL, assert_ranks_go_on, module, prepared
@@ -176,6 +178,8 @@ def test_a_class_that_is_not_trained_on_is_refused_before_the_start(
         ("data.shorter_side=[480,256]", "is not the smallest and the largest shorter side, [256,480], at least 224"),
         ("data.test_side=200", "data.test_side=200 is not a whole number of pixels, at least 224"),
         ("data.augment=mixup", "data.augment=mixup is not one of scale, scale_aspect"),
+        ("data.jitter=2", "data.jitter=2 is not a number from 0 to 1"),
+        ("data.interpolation=nearest", "data.interpolation=nearest is not one of bilinear, bicubic"),
         ("data.num_threads=0", "data.num_threads=0 is not auto or a whole number of threads, at least 1"),
     ],
 )
@@ -189,6 +193,48 @@ def test_the_modern_protocol_takes_aspect_ratio_crops_and_the_papers_do_not() ->
     modern, paper = (composed(*SMALL, *more)["data"] for more in (["protocol=modern"], []))
     assert (modern["augment"], modern["normalise"]) == ("scale_aspect", "channel")
     assert (paper["augment"], paper["normalise"]) == ("scale", "pixel")
+
+
+def test_fb_resnet_is_v2_table_5s_last_recipe_and_no_departure_from_itself() -> None:
+    """What fb.resnet.torch's README, imagenet.lua, preresnet.lua and train.lua say, beside v2's own."""
+    asked = ("data=imagenet", "arch=resnet_v2", "protocol=fb_resnet")
+    job = make_job(composed(*asked, "depth=200"), usual=composed(*asked))
+    assert (job.name, job.departures) == ("resnet_v2-200-s0__fb_resnet", {"protocol": "fb_resnet"})
+    theirs, ours = (result_keys(c) for c in (job.config, resolve(composed(*asked[:2], "depth=200"))))
+    assert {key: value for key, value in theirs.items() if value != ours[key]} == {
+        "protocol.name": "fb_resnet",
+        "arch.stride_on": "3x3",
+        "schedule.nesterov": True,
+        "schedule.decay": "all",
+        "data.augment": "scale_aspect",
+        "data.jitter": 0.4,
+        "data.interpolation": "bicubic",
+        "data.normalise": "channel",
+    }
+    assert (theirs["data.colour"], job.config["protocol"]["devices"]) == (0.1, 8)
+
+
+def test_jitter_and_interpolation_reach_the_batches_and_the_tested_views(tmp_path: Path) -> None:
+    root = make_tree(tmp_path / "photos", num=10)
+    usual, other = module(root), module(root, "data.jitter=0.4", "data.interpolation=bicubic")
+    trained, tested = [], []
+    for data in (usual, other):
+        data.trainer = Trainer()  # type: ignore[assignment]
+        data.normalisation = usual.normalisation
+        trained.append(next(iter(data.train_dataloader())))
+        (views,) = Photographs(data, "320", torch.device("cpu"), Rank())
+        tested.append(views.groups[0][0])
+    assert torch.equal(trained[0][1], trained[1][1])
+    colours = [x.mean((2, 3)) for x, _ in trained]
+    assert (colours[0] - colours[1]).abs().amax(1).min() > 0.003  # of 1: every image has changed
+    assert 0 < (tested[0] - tested[1]).abs().max() < 0.3
+
+
+class Trainer:
+    """As much of one as a loader asks for."""
+
+    strategy = type("Strategy", (), {"root_device": torch.device("cpu")})
+    global_rank, world_size = 0, 1
 
 
 def test_v2_is_trained_on_imagenet_itself_for_90_epochs_without_a_departure() -> None:
@@ -206,11 +252,6 @@ def memory_after_batches(num: int) -> list[float]:
     """MiB that this process holds after each batch of a run."""
     keep_freed_memory()
     data = module(MINI, "data.crop=224", "data.num_threads=2", f"schedule.steps={num}")
-
-    class Trainer:  # as much of one as a loader asks for
-        strategy = type("Strategy", (), {"root_device": torch.device("cpu")})
-        global_rank, world_size = 0, 1
-
     data.trainer = Trainer()  # type: ignore[assignment]
     return [psutil.Process().memory_info().rss / 2**20 for _ in data.train_dataloader()]
 

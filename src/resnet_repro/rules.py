@@ -63,6 +63,8 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "data.test_side": (_number(int, 224), "a whole number of pixels, at least 224"),
     "data.colour": (_number(float, 0), "a number from 0 on"),
+    "data.jitter": (_number(float, 0, 1), "a number from 0 to 1"),
+    "data.interpolation": _one_of("bilinear", "bicubic"),
     "data.num_mean_images": (_number(int, 1), "a whole number of images, at least 1"),
     "data.skip_damaged": _one_of(True, False),
     "data.shuffle": (_number(int, 1), "a whole number of images, at least 1"),
@@ -158,7 +160,9 @@ def check(flat: dict[str, Any]) -> None:
     if flat["hardware.compile"] and (others := [k for k in ("fused", "recompute") if flat[f"hardware.{k}"] is True]):
         raise UserError(f"hardware.compile=true and hardware.{others[0]}=true exclude each other; use one of them")
     if flat["protocol.name"] == "official_lua" and flat.get("data.family") == "imagenet":
-        raise UserError("protocol=official_lua is a recipe for CIFAR; on ImageNet use paper_v1, paper_v2 or modern")
+        raise UserError(
+            "protocol=official_lua is a recipe for CIFAR; on ImageNet use paper_v1, paper_v2, fb_resnet or modern"
+        )
     if flat["schedule.shape"] == "plateau":
         _check_plateau(flat)
     if flat.get("arch.shortcut") == "none" and flat["arch.mix"] != "add":

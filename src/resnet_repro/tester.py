@@ -63,7 +63,7 @@ class Photographs:
 
     def __init__(self, data: ImageNetData, test: str, device: torch.device, rank: Rank) -> None:
         self.data, self.device, self.rank = data, device, rank
-        self.views = partial(views, test=test, crop=data.crop, side=data.data["test_side"])
+        self.views = partial(views, test=test, crop=data.crop, side=data.data["test_side"], mode=data.mode)
         self.batch_size = max(1, data.schedule["eval_batch_size"] // CROPS[test])
         self.by_pixel = data.normalisation.to(device)
         self.by_channel = self.by_pixel._replace(mean=self.by_pixel.mean.mean((1, 2), keepdim=True))

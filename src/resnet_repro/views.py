@@ -22,7 +22,7 @@ LARGE = 320
 """Crop and shorter side of v2's test. [v2 Table 5]"""
 
 
-def views(image: Image, *, test: str, crop: int, side: int) -> list[Image]:
+def views(image: Image, *, test: str, crop: int, side: int, mode: str = "bilinear") -> list[Image]:
     """What a test has a network look at.
 
     Args:
@@ -30,19 +30,20 @@ def views(image: Image, *, test: str, crop: int, side: int) -> list[Image]:
         test: `1crop`, `10crop`, `multiscale` or `320`.
         crop: pixels of the crops that the network was trained on.
         side: shorter side of what one and ten crops are taken of, at a crop of 224.
+        mode: how images are resized, bilinear or bicubic.
 
     [open: whether v1's several scales are those of the image alone or of its mirror image, too: both, as in its
     reference 41, whose form of testing it takes]
     """
     if test == "multiscale":
-        whole = [shorter_side(image, in_proportion(scale, crop)) for scale in SCALES]
+        whole = [shorter_side(image, in_proportion(scale, crop), mode=mode) for scale in SCALES]
         return [*whole, *(image.flip(-1) for image in whole)]
     if test == "320":
         large = in_proportion(LARGE, crop)
-        return [centre_crop(image, side=large, size=large)]
+        return [centre_crop(image, side=large, size=large, mode=mode)]
     if test == "1crop":
-        return [centre_crop(image, side=in_proportion(side, crop), size=crop)]
-    return ten_crops(shorter_side(image, in_proportion(side, crop)), crop)
+        return [centre_crop(image, side=in_proportion(side, crop), size=crop, mode=mode)]
+    return ten_crops(shorter_side(image, in_proportion(side, crop), mode=mode), crop)
 
 
 def in_proportion(size: int, crop: int) -> int:
@@ -87,6 +88,8 @@ def probabilities(net: nn.Module, batch: Views) -> Float64[Tensor, "images class
     for rounding, the mean over the positions of what that layer makes of each as a 1 x 1 convolution. So positions are
     averaged before the softmax, scales and mirror images after it, as in v1's reference 41. [open: v1 says "average the
     scores"] In float64, where the order of the scores is that of their softmax.
+    [open: v1 pools over all positions ("global average pooling"), but its released networks average windows of 7 x 7.
+    On an image larger than a crop, these windows overlap, and positions at the border weigh less than here]
     """
     scores = torch.cat([net(x).double().softmax(1) for x, _ in batch.groups])
     of = torch.cat([image for _, image in batch.groups])

@@ -23,8 +23,12 @@ EIGENVECTORS = ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836
 """Of the colours of ImageNet's pixels, 0 to 1; a row a channel, a column a component. [fb.resnet.torch, imagenet.lua]
 
 [open: v1's reference, AlexNet, multiplies by the eigenvalues of the covariance, which depend on the pixels' unit, and
-prints none. These are what the authors' laboratory released ResNets with]
+prints none. These are what Facebook AI Research trained its ResNets with; the papers' authors were at Microsoft]
 """
+GREY = (0.299, 0.587, 0.114)
+"""Shares of red, green and blue in a grey image. [fb.resnet.torch, transforms.lua]"""
+UNCHANGED = np.array([[1, 0, 0]] * 3, np.float32)
+"""The jitter that leaves an image as it is."""
 
 
 class Draw(NamedTuple):
@@ -34,6 +38,9 @@ class Draw(NamedTuple):
     """`NUM_UNIFORM` numbers from 0 to below 1: for mirroring, the corner, and the shape of the rectangle."""
     colour: np.ndarray
     """float32 [3], added to red, green and blue, in units of the full range."""
+    jitter: np.ndarray = UNCHANGED
+    """float32 [3, 3], three changes in their order. A row holds the shares of the image itself, of its grey image and
+    of the grey image's mean in what the change makes of it."""
 
 
 class Crop(NamedTuple):
@@ -43,18 +50,36 @@ class Crop(NamedTuple):
     mirrored: bool
     colour: np.ndarray
     """As of its `Draw`."""
+    jitter: np.ndarray = UNCHANGED
+    """As of its `Draw`."""
 
 
-def draws(seed: int, step: int, *, batch_size: int, colour: float) -> list[Draw]:
+def draws(seed: int, step: int, *, batch_size: int, colour: float, jitter: float = 0.0) -> list[Draw]:
     """Of every sample of batch `step`: functions of (seed, step, position), whoever makes the sample and when.
 
     Args:
         colour: standard deviation of a component's share, 0.1 in AlexNet. [v1 Sec. 3.4, reference 21]
+        jitter: brightness, contrast and saturation change by up to this share. [fb.resnet.torch, imagenet.lua: 0.4]
     """
     rng = np.random.Generator(np.random.PCG64([seed, step]))
     uniform = rng.random((batch_size, NUM_UNIFORM)).tolist()
     shares = colour * rng.standard_normal((batch_size, 3)) * EIGENVALUES
-    return [*map(Draw, uniform, (shares @ np.array(EIGENVECTORS).T).astype(np.float32))]
+    colours = (shares @ np.array(EIGENVECTORS).T).astype(np.float32)
+    if not jitter:
+        return [*map(Draw, uniform, colours)]
+    factors = rng.uniform(1 - jitter, 1 + jitter, (batch_size, 3))  # of brightness, contrast and saturation
+    changes = np.stack([_change(factors[:, i], i) for i in range(3)], axis=1)
+    order = rng.permuted(np.tile(np.arange(3), (batch_size, 1)), axis=1)
+    return [*map(Draw, uniform, colours, np.take_along_axis(changes, order[:, :, None], axis=1))]
+
+
+def _change(factor: np.ndarray, kind: int) -> np.ndarray:
+    """A row of `Draw.jitter` for each factor: the rest up to 1 is black (kind 0: brightness), the mean of the grey
+    image (1: contrast) or the grey image (2: saturation).
+    """
+    rest = 1 - factor
+    none = np.zeros_like(factor)
+    return np.stack([factor, rest if kind == 2 else none, rest if kind == 1 else none], axis=-1).astype(np.float32)
 
 
 Chooser = Callable[[int, int, list[float]], Box]
@@ -74,7 +99,11 @@ def scale_box(height: int, width: int, uniform: list[float], *, shorter_side: tu
 
 
 def scale_aspect_box(height: int, width: int, uniform: list[float]) -> Box:
-    """A rectangle of random area and aspect ratio, as torchvision's RandomResizedCrop and fb.resnet.torch choose it."""
+    """A rectangle of random area and aspect ratio, as torchvision's RandomResizedCrop chooses it.
+
+    [deviates: fb.resnet.torch draws the ratio evenly from 3/4 to 4/3 and then swaps the sides of every other rectangle.
+    Of 10,000 such rectangles nothing tells the two apart. Where none fits, fb.resnet.torch takes the centre square]
+    """
     low, high = (math.log(ratio) for ratio in RATIO)
     for attempt in range(NUM_ATTEMPTS):
         area = height * width * (AREA[0] + uniform[3 + 2 * attempt] * (AREA[1] - AREA[0]))
@@ -98,9 +127,11 @@ def chooser(data: dict[str, Any]) -> Chooser:
     return partial(scale_box, shorter_side=(low, high))
 
 
-def centre_crop(image: UInt8[Tensor, "3 h w"], *, side: int, size: int) -> UInt8[Tensor, "3 size size"]:
+def centre_crop(
+    image: UInt8[Tensor, "3 h w"], *, side: int, size: int, mode: str = "bilinear"
+) -> UInt8[Tensor, "3 size size"]:
     """The middle of the image resized to a shorter side."""
-    resized = shorter_side(image, side)
+    resized = shorter_side(image, side, mode=mode)
     top, left = ((length - size) // 2 for length in resized.shape[1:])
     return resized[:, top : top + size, left : left + size]
 
@@ -112,6 +143,8 @@ class Augmentation(NamedTuple):
     size: int
     flip: bool
     """Whether half of the crops are mirrored."""
+    mode: str = "bilinear"
+    """Of resizing, as `decode.resize` has it."""
 
     def box(self, draw: Draw) -> Choose:
         """The rectangle that is cut out of an image."""
@@ -119,21 +152,34 @@ class Augmentation(NamedTuple):
 
     def crop(self, pixels: UInt8[Tensor, "3 h w"], draw: Draw) -> Crop:
         """The pixels of that rectangle as they are sent to the device."""
-        return Crop(resize(pixels, self.size, self.size), self.flip and draw.uniform[0] < 0.5, draw.colour)
+        resized = resize(pixels, self.size, self.size, mode=self.mode)
+        return Crop(resized, self.flip and draw.uniform[0] < 0.5, draw.colour, draw.jitter)
 
 
 def finish(
     pixels: UInt8[Tensor, "n 3 size size"],
     mirrored: Bool[Tensor, " n"],
     colour: Float[Tensor, "n 3"],
+    jitter: Float[Tensor, "n 3 3"],
     normalisation: Normalisation,
 ) -> Float[Tensor, "n 3 size size"]:
-    """What the device does: colour, normalisation, mirroring; float32.
+    """What the device does: jitter, colour, normalisation, mirroring; float32.
 
     [open: whether the mean is subtracted before or after mirroring: before. It is the same for an image's mirror]
     """
     x = pixels.to(torch.float32, memory_format=torch.contiguous_format)
+    if (jitter[:, :, 0] != 1).any():
+        x = jittered(x, jitter)
     if colour.any():
         x = x + 255 * colour[:, :, None, None]
     x = x / normalisation.scale - normalisation.mean
     return torch.where(mirrored[:, None, None, None], x.flip(-1), x)
+
+
+def jittered(x: Float[Tensor, "n 3 h w"], jitter: Float[Tensor, "n 3 3"]) -> Float[Tensor, "n 3 h w"]:
+    """The images after their three changes of colour, which may leave the range of pixels, as in fb.resnet.torch."""
+    weights = x.new_tensor(GREY)[:, None, None]
+    for itself, of_grey, of_mean in jitter[..., None, None, None].permute(1, 2, 0, 3, 4, 5):
+        grey = (weights * x).sum(1, keepdim=True)
+        x = itself * x + of_grey * grey + of_mean * grey.mean((2, 3), keepdim=True)
+    return x

@@ -77,7 +77,8 @@ class Damaged(UserError):
 def read(path: File, choose: Choose = everything) -> UInt8[Tensor, "3 h w"]:
     """A rectangle of the image as red, green and blue; in memory the three lie side by side.
 
-    JPEG of every kind (grey, CMYK and YCCK too), PNG, and what else Pillow reads; upright as its EXIF has it. What lies
+    JPEG of every kind (grey, CMYK and YCCK too), PNG, and what else Pillow reads; upright as its EXIF has it [open: the
+    papers do not say so, and fb.resnet.torch's loader leaves images as they lie]. What lies
     below the rectangle is decoded only where it has to be, so damage there may go unseen, but not a file's missing end.
 
     Args:
@@ -187,16 +188,21 @@ def _upper_rows(content: bytes, at: int, height: int, width: int, *, num_rows: i
     return image
 
 
-def resize(image: UInt8[Tensor, "3 h w"], height: int, width: int) -> UInt8[Tensor, "3 h2 w2"]:
-    """Bilinear, each pixel of the result a weighted mean of all that it covers (antialiased), as Pillow does it."""
+def resize(
+    image: UInt8[Tensor, "3 h w"], height: int, width: int, *, mode: str = "bilinear"
+) -> UInt8[Tensor, "3 h2 w2"]:
+    """Bilinear or bicubic, each pixel of the result a weighted mean of all that it covers (antialiased), as Pillow's.
+
+    [open: the papers do not say how they resize]
+    """
     if image.shape[1:] == (height, width):
         return image
     beside = image[None].contiguous(memory_format=torch.channels_last)  # half as fast else
-    return F.interpolate(beside, (height, width), mode="bilinear", antialias=True)[0]
+    return F.interpolate(beside, (height, width), mode=mode, antialias=True)[0]
 
 
-def shorter_side(image: UInt8[Tensor, "3 h w"], size: int) -> UInt8[Tensor, "3 h2 w2"]:
+def shorter_side(image: UInt8[Tensor, "3 h w"], size: int, *, mode: str = "bilinear") -> UInt8[Tensor, "3 h2 w2"]:
     """The image resized so that its shorter side has `size` pixels, the longer one in proportion, rounded down."""
     height, width = image.shape[1:]
     short = min(height, width)
-    return resize(image, size * height // short, size * width // short)
+    return resize(image, size * height // short, size * width // short, mode=mode)

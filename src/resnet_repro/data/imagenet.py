@@ -29,8 +29,9 @@ class ImageNetData(pl.LightningDataModule):
         self.splits = ["val"]
         self.damage = Damage(skip=self.data["skip_damaged"])
         self.crop = self.data["crop"]
+        self.mode = self.data.get("interpolation", "bilinear")  # runs of before there was a choice have none
         self.make_centre = partial(
-            augment.centre_crop, side=_in_proportion(self.data["test_side"], self.crop), size=self.crop
+            augment.centre_crop, side=_in_proportion(self.data["test_side"], self.crop), size=self.crop, mode=self.mode
         )
         self.normalisation = self._measure()
 
@@ -53,11 +54,12 @@ class ImageNetData(pl.LightningDataModule):
     def train_dataloader(self) -> TrainBatches:
         return TrainBatches(
             self._shared(self.train),
-            augment.Augmentation(augment.chooser(self.data), self.crop, self.data["flip"]),
+            augment.Augmentation(augment.chooser(self.data), self.crop, self.data["flip"], self.mode),
             batch_size=self.schedule["batch_size"],
             seed=self.seed,
             num_steps=self.schedule["steps"],
             colour=self.data["colour"],
+            jitter=self.data["jitter"],
         )
 
     def val_dataloader(self) -> list[EvalBatches]:
@@ -85,8 +87,9 @@ class ImageNetData(pl.LightningDataModule):
     def _measure(self) -> Normalisation:
         """The mean of each pixel, or mean and std of each channel, of `data.num_mean_images` training images.
 
-        [open: v1 subtracts "the per-pixel mean" and does not say of what. Here of the centre crops of evenly spaced
-        training images and their mirrors; all 1.28 million would take longer than an epoch's share of anything else]
+        [open: v1 subtracts "the per-pixel mean" and cites AlexNet, whose mean is over the training set; neither says of
+        which crops. Here of centre crops and their mirrors] [deviates: of evenly spaced training images, 2,000 by
+        default, as all 1.28 million would take longer than an epoch's share of anything else]
         """
         nothing = Normalisation(torch.zeros(3, self.crop, self.crop), 1.0)
         source = self._source(self.train, torch.device("cpu"), nothing)

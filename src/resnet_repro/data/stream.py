@@ -112,19 +112,22 @@ class Source:
         if not crops:
             raise UserError(f"no image of a batch can be read, {len(self.damage.paths)} in all: mend data.root")
         on_gpu = self.device.type == "cuda"
-        pixels, mirrored, colour, y = (
+        pixels, mirrored, colour, jitter, y = (
             tensor.to(self.device, non_blocking=on_gpu) for tensor in (*self.pack(crops), torch.tensor(labels))
         )
-        return augment.finish(pixels.permute(0, 3, 1, 2), mirrored, colour, self.normalisation), y
+        return augment.finish(pixels.permute(0, 3, 1, 2), mirrored, colour, jitter, self.normalisation), y
 
-    def pack(self, crops: list[Crop]) -> tuple[UInt8[Tensor, "n s s 3"], Bool[Tensor, " n"], Float[Tensor, "n 3"]]:
-        """What the device gets of a batch: pixels, which to mirror, colours to add."""
+    def pack(
+        self, crops: list[Crop]
+    ) -> tuple[UInt8[Tensor, "n s s 3"], Bool[Tensor, " n"], Float[Tensor, "n 3"], Float[Tensor, "n 3 3"]]:
+        """What the device gets of a batch: pixels, which to mirror, colours to add, and changes of colour before."""
         size = crops[0].pixels.shape[-1]
         on_gpu = self.device.type == "cuda"
         pixels = torch.empty((len(crops), size, size, 3), dtype=torch.uint8, pin_memory=on_gpu)
         torch.stack([crop.pixels.permute(1, 2, 0) for crop in crops], out=pixels)
         mirrored = torch.tensor([crop.mirrored for crop in crops])
-        return pixels, mirrored, torch.from_numpy(np.stack([crop.colour for crop in crops]))
+        colour, jitter = (np.stack(each) for each in zip(*((crop.colour, crop.jitter) for crop in crops), strict=True))
+        return pixels, mirrored, torch.from_numpy(colour), torch.from_numpy(jitter)
 
 
 class TrainBatches:
@@ -144,10 +147,11 @@ class TrainBatches:
         seed: int,
         num_steps: int,
         colour: float,
+        jitter: float = 0.0,
     ) -> None:
         assert batch_size % source.world_size == 0
         self.source, self.augmentation, self.num_steps = source, augmentation, num_steps
-        self.batch_size, self.seed, self.colour = batch_size, seed, colour
+        self.batch_size, self.seed, self.colour, self.jitter = batch_size, seed, colour, jitter
         self.steps_per_epoch = len(source.photos.labels) // batch_size
         self.step = 0
 
@@ -179,7 +183,7 @@ class TrainBatches:
                 images = self.source.epoch(epoch, seed=self.seed, batch_size=self.batch_size)
             left = images[step % self.steps_per_epoch :]
             self.source.expect(left.ravel())
-            draws = augment.draws(self.seed, step, batch_size=self.batch_size, colour=self.colour)
+            draws = augment.draws(self.seed, step, batch_size=self.batch_size, colour=self.colour, jitter=self.jitter)
             yield [*map(partial, repeat(self._sample), left[0].tolist(), draws[mine])]
 
     def _sample(self, which: int, draw: Draw) -> tuple[Crop, int] | None:
