@@ -139,8 +139,10 @@ def links(cell: Cell | None, ids: dict[Path, str]) -> dict[str, Any]:
 
 
 def data_of(what: str) -> str:
-    """The data set that a table of the papers is about, from its title: `cifar10` for "CIFAR-10 test error"."""
-    return next(name for name, title in DATA_TITLES.items() if re.search(rf"\b{title}\b", what))
+    """The data set that a table of the papers is about, from its title: `cifar10` for "CIFAR-10 test error"; `other`
+    for one that nothing here is trained on, as PASCAL VOC.
+    """
+    return next((name for name, title in DATA_TITLES.items() if re.search(rf"\b{title}\b", what)), "other")
 
 
 def figure(drawn: Drawn, stem: str) -> dict[str, Any]:

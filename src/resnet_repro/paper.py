@@ -65,17 +65,22 @@ class Published:
 
     @property
     def headline(self) -> str:
-        """The printed number without a mean: `6.43`, `over 20`, `22.85, top-5 6.71`, `3.8 G`, `curve`."""
+        """The printed number without a mean: `6.43`, `over 20`, `22.85, top-5 6.71`, `3.8 G`, `curve`; empty where no
+        number is kept, as of other tasks.
+        """
         if self.above is not None:
             return f"over {self.above:g}"
         parts = [] if self.error is None else [f"{self.error:.2f}"]
         parts += [] if self.top5 is None else [f"top-5 {self.top5:.2f}"]
         parts += [] if self.multiply_adds_g is None else [f"{self.multiply_adds_g:g} G"]
-        return ", ".join(parts or ["curve"])
+        return ", ".join(parts) or ("" if self.why else "curve")
 
     def __str__(self) -> str:
-        """As printed: `6.43 (6.61 ± 0.16)`, and else the headline."""
-        return self.headline + ("" if self.mean is None else f" ({self.mean:.2f} ± {self.std:.2f})")
+        """As printed: `6.43 (6.61 ± 0.16)`; the mean alone where it is what is printed, and else the headline."""
+        if self.mean is None:
+            return self.headline
+        mean = f"{self.mean:.2f} ± {self.std:.2f}"
+        return mean if self.mean == self.error else f"{self.headline} ({mean})"
 
     @property
     def options(self) -> dict[str, Any]:
@@ -99,18 +104,19 @@ class Published:
 @cache
 def _cell(overrides: tuple[str, ...]) -> Config:
     options = Published("", "", "", overrides).options
-    arch = _architecture(options["arch"]) | {
-        k.removeprefix("arch."): v for k, v in options.items() if k.startswith("arch.")
-    }
+    protocol = _group("protocol", options["protocol"])
+    arch = _group("arch", options["arch"]) | protocol.get("arch", {})
+    arch |= {k.removeprefix("arch."): v for k, v in options.items() if k.startswith("arch.")}
     depth, data = options["depth"], options["data"]
     arch = settled(arch, depth=depth, family="imagenet" if data == "imagenet" else "cifar")
-    augment = options.get("data.augment", "scale") if data == "imagenet" else None
+    usual = protocol.get("protocol", {}).get("augment", "scale")
+    augment = options.get("data.augment", usual) if data == "imagenet" else None
     return cell(arch=arch, depth=depth, data=data, augment=augment, protocol=options["protocol"])
 
 
 @cache
-def _architecture(name: str) -> Config:
-    return dict(yaml.safe_load((config_dir() / "arch" / f"{name}.yaml").read_text(encoding="utf-8")))
+def _group(group: str, option: str) -> Config:
+    return dict(yaml.safe_load((config_dir() / group / f"{option}.yaml").read_text(encoding="utf-8")))
 
 
 @cache

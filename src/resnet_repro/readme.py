@@ -56,7 +56,8 @@ class Summary:
         """Its row of the README's table."""
         source, what = self.rows[0].source, "; ".join(dict.fromkeys(row.what for row in self.rows))
         command = f"`python train.py experiment={self.rows[0].experiment}`" if self.jobs else ""
-        state = f"not yet: {self.whys}" if self.whys else f"ready: {self.num_networks} networks, {len(self.jobs)} runs"
+        ready = f"ready: {self.num_networks} networks, {len(self.jobs)} runs"
+        state = f"cannot be run: {self.whys}" if self.whys else ready
         state += f", then `{tests}` of each" if (tests := self.tests) else ""
         return f"| {source} | {what} | {command} | {self.gpu_hours if self.jobs else ''} | {state} |\n"
 
