@@ -36,6 +36,8 @@ class ResNet(nn.Module):
         self.words: dict[str, Any] = {"depth": depth, "family": family, "unit": settled, **words}
         """What tells the network from the others, however many its classes."""
         stem = STEMS[family]
+        # [open: Caffe's, in the authors' models, has no padding and rounds the size up, so its windows lie a pixel
+        # further; padding is fb.resnet.torch's, and gives the same size]
         pool = [nn.MaxPool2d(3, stem.pool, padding=1)] if stem.pool > 1 else []
         c = stem.width
         self.stem = nn.Sequential(conv(in_channels, c, stem.kernel, stem.stride), *acts("BR", c), *pool)
@@ -64,6 +66,6 @@ class ResNet(nn.Module):
                 # [open: v1's reference 13 allows fan-in and fan-out; fan-out is what the authors' Torch code has]
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             elif isinstance(module, nn.Linear):
-                # [open: no paper says; as in the authors' Torch code, weights uniform within 1/sqrt(fan-in), which is
-                # PyTorch's default too, and no bias]
+                # [open: the papers start "the weights" as v1's reference 13, and do not say whether that includes the
+                # last layer's. As fb.resnet.torch: uniform within 1/sqrt(fan-in), PyTorch's default too, and no bias]
                 nn.init.zeros_(module.bias)

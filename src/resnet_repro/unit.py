@@ -75,13 +75,17 @@ class ResidualUnit(nn.Module):
             c = width
         self.pre = nn.Sequential(*acts("" if is_first else o.pre, c_in))
         self.residual = nn.Sequential(*layers, *acts(o.post, c_out))  # F
+        # Table 1's projections have one: BN is "right after the weight layers for all units". [v2 Fig. 2]
         # [open: v2 does not say whether a projection has BN in orders (b) to (d); here it has one where F ends in one]
         self.shortcut = make_shortcut(shortcut, c_in, c_out, stride, norm="B" in o.post)  # h
         self.after = nn.Sequential(*acts(o.after, c_out))  # f
         self.mix = mix
         self.ends_in_one = False  # `fused.fuse` may have the last batch norm of F add h and apply f, in one go
+        # [open: v2's Appendix says so of projections in bottlenecks; here also of option A, as in fb.resnet.torch]
         self.reads_activated = shortcut == "C" or stride != 1 or c_in != c_out
         # [open: v2 does not say what a gate reads where the size changes; here the resized h, which elsewhere is x]
+        # [open: v2 does not say how a gate's weights begin: as all (`ResNet._init_weights`), with a std of 0.35 for 16
+        # channels. Nor whether the BN that Fig. 2 has after all weight layers is after its gates, too: here it is not]
         self.gate = nn.Conv2d(c_out, c_out, 1) if "gate" in mix else None
         if self.gate is not None and self.gate.bias is not None:
             nn.init.constant_(self.gate.bias, gate_bias)
@@ -140,11 +144,17 @@ def make_shortcut(kind: str, c_in: int, c_out: int, stride: int, *, norm: bool) 
     if kind == "C" or (kind == "B" and resizes):
         return nn.Sequential(conv(c_in, c_out, 1, stride), *acts("B" if norm else "", c_out))
     identity = PadShortcut(c_out - c_in, stride) if resizes else nn.Identity()
+    # [open: v2 Sec. 3.1 says that this imposes a scale "with an expectation of 0.5". As Caffe's, the layer doubles what
+    # it keeps, so the expectation is 1]
     return nn.Sequential(identity, nn.Dropout(0.5)) if kind == "dropout" else identity
 
 
 def acts(letters: str, width: int) -> list[nn.Module]:
-    """The layers that B (batch norm) and R (ReLU) stand for."""
+    """The layers that B (batch norm) and R (ReLU) stand for.
+
+    [open: the papers do not say what batch norm takes for mean and variance at test on CIFAR; here running averages, of
+    momentum 0.1]
+    """
     # no ReLU works in place: in `pre` it would overwrite the x that the shortcut reads, and elsewhere it saves no time
     return [nn.BatchNorm2d(width) if letter == "B" else nn.ReLU() for letter in letters]
 
