@@ -146,6 +146,18 @@ def test_a_photograph_that_cannot_be_read_ends_the_test_by_its_name_or_is_left_o
     assert evaluated(small, "test=10crop", "data.skip_damaged=true")["num_images"] == 5
 
 
+def test_a_run_from_before_jitter_and_bicubic_is_tested_as_it_was(small: Path) -> None:
+    now = evaluated(small, "test=320")
+    manifest = read_json(RunDir(small).manifest)
+    for key in ("jitter", "interpolation"):
+        del manifest["config"]["data"][key]
+    write_json(RunDir(small).manifest, manifest)
+    assert {**evaluated(small, "test=320"), "tested": now["tested"]} == now
+    run = read_record(small)
+    assert run is not None
+    assert (run.config["data"]["jitter"], run.config["data"]["interpolation"]) == (0, "bilinear")
+
+
 def test_another_folder_is_tested_where_its_classes_are_as_many(small: Path, tmp_path: Path) -> None:
     config = read_json(RunDir(small).manifest)["config"]
     moved = shutil.copytree(config["data"]["root"], tmp_path / "moved")

@@ -30,6 +30,8 @@ trained; 0.1 may make such networks diverge]"""
 BEFORE = {"decay": "all", "ghost_batch_size": None}
 """What runs did before these options of `schedule` existed: weight decay on every parameter, batch norm over all images
 of a device."""
+BEFORE_OF_PHOTOS = {"jitter": 0, "interpolation": "bilinear"}
+"""As `BEFORE`, options of `data`; the papers' protocols do the same today."""
 
 
 def completed(record: dict[str, Any]) -> dict[str, Any]:
@@ -40,9 +42,10 @@ def completed(record: dict[str, Any]) -> dict[str, Any]:
     missing = {key: value for key, value in BEFORE.items() if key not in config["schedule"]}
     departs = config["protocol"]["name"].startswith("paper_")
     departures = {f"schedule.{key}": value for key, value in missing.items() if departs}
+    data = (BEFORE_OF_PHOTOS if of_photos(config["data"]) else {}) | config["data"]
     return {
         **record,
-        "config": {**config, "schedule": missing | config["schedule"]},
+        "config": {**config, "schedule": missing | config["schedule"], "data": data},
         "departures": record["departures"] | departures,
     }
 

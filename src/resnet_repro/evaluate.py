@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 
 from resnet_repro import devices, plan, rules
-from resnet_repro.config import Config, Job, flatten, is_comparator, is_streamed, of_photos
+from resnet_repro.config import Config, Job, completed, flatten, is_comparator, is_streamed, of_photos
 from resnet_repro.data import photos, shards
 from resnet_repro.errors import UserError
 from resnet_repro.evaluations import TESTS, Request, entry, record, recorded, show
@@ -23,7 +23,7 @@ from resnet_repro.worker import FAILED, STOP_SIGNALS, STOPPED, follow_parent, ru
 
 GIVE_RUN = "give run=outputs/cifar10/plain-20-s0, or several as an ensemble, run=FOLDER,FOLDER"
 
-SEEN = ("name", "num_classes", "image", "val_size", "normalise", "num_mean_images", "test_side")
+SEEN = ("name", "num_classes", "image", "val_size", "normalise", "num_mean_images", "test_side", "interpolation")
 """Of a data config: what a tested network sees depends on it."""
 
 
@@ -75,7 +75,7 @@ def _config_of(run: RunDir) -> Config:
     if not run.checkpoint_files():
         raise UserError(f"{run.path} holds no checkpoint, and its weights are what is tested; {GIVE_RUN}")
     recorded(run)  # what is there is added to in the end: not then is it to turn out damaged
-    return dict(read_json(run.manifest)["config"])
+    return dict(completed(read_json(run.manifest))["config"])
 
 
 def _agreed(configs: list[Config]) -> Config:

@@ -29,7 +29,7 @@ class ImageNetData(pl.LightningDataModule):
         self.splits = ["val"]
         self.damage = Damage(skip=self.data["skip_damaged"])
         self.crop = self.data["crop"]
-        self.mode = self.data.get("interpolation", "bilinear")  # runs of before there was a choice have none
+        self.mode = self.data["interpolation"]
         self.make_centre = partial(
             augment.centre_crop, side=_in_proportion(self.data["test_side"], self.crop), size=self.crop, mode=self.mode
         )
