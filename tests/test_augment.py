@@ -154,7 +154,7 @@ def test_jitter_is_what_torchvision_makes_of_the_same_changes() -> None:
     )
 
 
-def test_jitter_has_each_change_once_in_any_order_by_up_to_its_strength() -> None:
+def test_jitter_has_each_change_once_in_random_order() -> None:
     jitter = np.stack([draw.jitter for draw in JITTERED])
     kinds = np.array([[kind_of(change) for change in changes] for changes in jitter])
     assert (np.sort(kinds) == [0, 1, 2]).all()
@@ -192,7 +192,7 @@ def test_the_principal_components_are_at_right_angles_and_of_length_one() -> Non
 
 
 @pytest.mark.parametrize("scale", [255.0, torch.tensor([58.0, 57.0, 57.5])[:, None, None]])
-def test_the_device_jitters_adds_colour_normalises_and_mirrors_as_one_would_by_hand(scale) -> None:
+def test_the_device_finishes_images_as_one_would_by_hand(scale) -> None:
     rng = np.random.default_rng(0)
     pixels = torch.from_numpy(rng.integers(0, 256, (5, 3, 6, 6), np.uint8))
     mean = torch.from_numpy(rng.random((3, 6, 6), np.float32))

@@ -195,7 +195,7 @@ def test_the_modern_protocol_takes_aspect_ratio_crops_and_the_papers_do_not() ->
     assert (paper["augment"], paper["normalise"]) == ("scale", "pixel")
 
 
-def test_fb_resnet_is_v2_table_5s_last_recipe_and_no_departure_from_itself() -> None:
+def test_fb_resnet_is_the_recipe_that_v2_table_5_points_to() -> None:
     """What fb.resnet.torch's README, imagenet.lua, preresnet.lua and train.lua say, beside v2's own."""
     asked = ("data=imagenet", "arch=resnet_v2", "protocol=fb_resnet")
     job = make_job(composed(*asked, "depth=200"), usual=composed(*asked))
@@ -214,7 +214,7 @@ def test_fb_resnet_is_v2_table_5s_last_recipe_and_no_departure_from_itself() -> 
     assert (theirs["data.colour"], job.config["protocol"]["devices"]) == (0.1, 8)
 
 
-def test_jitter_and_interpolation_reach_the_batches_and_the_tested_views(tmp_path: Path) -> None:
+def test_jitter_and_interpolation_reach_batches_and_views(tmp_path: Path) -> None:
     root = make_tree(tmp_path / "photos", num=10)
     usual, other = module(root), module(root, "data.jitter=0.4", "data.interpolation=bicubic")
     trained, tested = [], []
