@@ -9,7 +9,12 @@ from typing import Any
 
 CONF = {"plain": ("original", "none"), "resnet_v1": ("original", "A"), "resnet_v2": ("full_preact", "A")}
 SHA = "ab" * 32
-NUM_IMAGES = {"num_train_images": 1_408, "num_val_images": 5_000, "num_test_images": 297}
+NUM_IMAGES = {
+    "digits": {"num_train_images": 1_408, "num_val_images": 5_000, "num_test_images": 297},
+    "cifar10": {"num_train_images": 50_000, "num_val_images": 5_000, "num_test_images": 10_000},
+    "cifar100": {"num_train_images": 50_000, "num_val_images": 5_000, "num_test_images": 10_000},
+    "imagenet": {"num_train_images": 1_281_167, "num_val_images": 50_000},
+}
 V1_WARMUP = {"lr": 0.01, "until_error": 80.0, "min_depth": 110}
 
 
@@ -97,7 +102,9 @@ def write_run(
         "state": "done",
         "config": made,
         "departures": departures(overrides),
-        "results": {"step": steps, "train/loss": 0.1, **errors, "diverged_at": None, **NUM_IMAGES} | (results or {}),
+        "results": {"step": steps, "train/loss": 0.1, **errors, "diverged_at": None}
+        | NUM_IMAGES[made["data"]["name"]]
+        | (results or {}),
         "num_parameters": {20: 269_722, 56: 853_018, 110: 1_727_962}.get(depth, 1_000_000),
         "data_checksum": "5f3c",
         "git_commit": "0123abc",
@@ -186,6 +193,7 @@ def write_every_state(outputs: Path) -> Path:
     write_example(outputs)
     write_run(outputs, "resnet_v1", 20, test=8.75, data__name="cifar10")
     write_run(outputs, "resnet_v1", 56, test=30.0, data__name="cifar10")
+    write_run(outputs, "resnet_v1", 1202, test=8.5, data__name="cifar10")
     write_run(outputs, "resnet_v1", 44, test=50.0, data__name="cifar10", schedule__steps=400)
     write_run(outputs, "resnet_v1", 20, 7, name="[a] b", test=9.0, data__name="cifar10")
     write_run(outputs, "resnet_v2", 110, test=6.4, data__name="cifar10")

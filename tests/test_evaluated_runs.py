@@ -41,7 +41,7 @@ def test_a_run_that_was_tested_with_ten_crops_is_judged_by_that_and_not_by_its_o
     write(tmp_path, entry("multiscale", 20.9), entry("10crop", 22.9, 6.8))
     page, said, row = reported(tmp_path)
     assert (row["word"], row["ours"]["mean"], row["top5"]["ours"]["mean"]) == ("agrees", 22.9, 6.8)
-    assert "ResNet-50 22.85 22.90, 1 run +0.05 ± 0.53 agrees [" in " ".join(said.split())
+    assert "ResNet-50 22.85 22.90, 1 run +0.05 ± 0.52 agrees [" in " ".join(said.split())
     assert "evaluate.py" not in said
     assert 'title="ResNet-50: agrees"' in page
 
@@ -91,7 +91,7 @@ def test_the_table_at_the_end_of_a_sweep_takes_what_was_found_since(tmp_path: Pa
         experiment.print_tables(Request(jobs=[job], tables={"v1 Table 3": {row: [job]}}), console=console)
         return " ".join(console.file.getvalue().split())  # type: ignore[attr-defined]
 
-    assert "22.90, 1 run +0.05 ± 0.53 agrees" in end()
+    assert "22.90, 1 run +0.05 ± 0.52 agrees" in end()
     (folder / "evaluations.json").unlink()
     assert "24.90, 1 run not comparable" in end()
     (folder / "evaluations.json").write_text('{"evaluations": [{')

@@ -54,7 +54,7 @@ def test_filter_works_by_keyboard_alone_says_what_it_shows_and_stands_in_the_add
     opened.press("Tab", "ArrowDown", "ArrowDown", "ArrowDown")
     assert shown(opened, "table") == ["v2_table3-cifar100", "v2_table4-cifar100"]
     assert shown(opened, "run") == ["run-cifar100-resnet_v2-164-s0"]
-    assert "2 of 9 tables, 1 of 13 final errors, 1 of 16 runs" in opened.js(
+    assert "2 of 9 tables, 1 of 14 final errors, 1 of 17 runs" in opened.js(
         "document.querySelector('[aria-live]').innerText"
     )
     assert opened.js("location.search") == "?paper=v2&data=cifar100"
@@ -67,7 +67,7 @@ def test_filter_works_by_keyboard_alone_says_what_it_shows_and_stands_in_the_add
     assert opened.js(f"{entries}.every(a => document.querySelector(a.hash).checkVisibility())")
     opened.press("Tab", " ")
     assert opened.js("location.search") == ""
-    assert len(shown(opened, "run")) == 16
+    assert len(shown(opened, "run")) == 17
     assert opened.js("document.activeElement.name") == "paper"  # not lost with the button
 
 
@@ -81,7 +81,7 @@ def test_a_filtered_page_can_be_linked_and_a_link_to_what_is_hidden_shows_it(tab
     assert 0 <= tab.js("document.querySelector('#run-digits-resnet_v2-20-s0').getBoundingClientRect().top") < 100
     assert tab.js("location.search") == ""
     tab.open(f"{page.as_uri()}?paper=v9&data=%3Cb%3E")
-    assert len(shown(tab, "run")) == 16
+    assert len(shown(tab, "run")) == 17
 
 
 def test_a_run_is_reached_and_opened_by_keyboard(opened: Browser) -> None:
@@ -95,7 +95,7 @@ def test_without_javascript_everything_is_there_and_no_control_that_does_nothing
     tab.send("Emulation.setScriptExecutionDisabled", value=True)
     try:
         tab.open(f"{page.as_uri()}?paper=v2")
-        assert len(shown(tab, "run")) == 16
+        assert len(shown(tab, "run")) == 17
         assert len(shown(tab, "table")) == 9
         assert tab.js("document.querySelector('#filter').checkVisibility()") is False
     finally:
@@ -121,7 +121,7 @@ def test_on_paper_everything_is_open_without_javascript_too(tab: Browser, page: 
         text = printed(tab.open(page.as_uri()))
     finally:
         tab.send("Emulation.setScriptExecutionDisabled", value=False)
-    assert text.count("protocol_steps:") == 16
+    assert text.count("protocol_steps:") == 17
 
 
 def test_marks_and_colours_can_be_read_in_light_and_dark(opened: Browser) -> None:

@@ -13,6 +13,7 @@ from tests.synthetic_runs import SHA, config, entry
 from tests.test_verdicts import row, shown
 
 OTHER = "cd" * 32
+WIDTH = 1.959964 * math.sqrt(2)  # of the interval of two single runs, in standard deviations
 IMAGENET = {"unit": "basic", "shortcut": "A", "protocol": "paper_v1"}
 TEN_CROPS = row("v1 Table 3", "ResNet-34 A")  # 25.03, top-5 7.76
 
@@ -33,7 +34,7 @@ def test_a_number_of_one_crop_is_compared_with_the_validation_error_that_a_run_e
     )
     found = judge(row("v2 Table 5", "ResNet-152, tested at 224"), [ours])
     assert found.difference == pytest.approx(0.3)
-    assert found.uncertainty == pytest.approx(2 * math.sqrt(2) * 100 * math.sqrt(0.23 * 0.77 / 50_000))
+    assert found.uncertainty == pytest.approx(WIDTH * 100 * math.sqrt(0.23 * 0.77 / 50_000))
     assert found.word == "agrees"
 
 
@@ -42,7 +43,7 @@ def test_a_number_of_ten_crops_is_compared_with_the_newest_evaluation_with_ten_c
     found = judge(TEN_CROPS, [ours])
     assert (found.word, found.reason) == ("agrees", "")
     assert found.difference == pytest.approx(25.2 - 25.03)
-    assert found.uncertainty == pytest.approx(2 * math.sqrt(2) * 100 * math.sqrt(0.2503 * 0.7497 / 50_000))
+    assert found.uncertainty == pytest.approx(WIDTH * 100 * math.sqrt(0.2503 * 0.7497 / 50_000))
     assert judge(TEN_CROPS, [on_imagenet(25.03, depth=34, tests=[entry("10crop", 27.0)])]).word == "differs"
 
 
@@ -102,11 +103,11 @@ def test_a_shortened_run_is_not_asked_to_be_tested_as_the_paper_did() -> None:
 def test_the_top5_error_stands_beside_where_the_paper_prints_one_and_decides_nothing() -> None:
     found = judge(TEN_CROPS, [on_imagenet(27.0, depth=34, tests=[entry("10crop", 25.0, top5=50.0)])])
     assert found.word == "agrees"
-    uncertainty = 2 * math.sqrt(2) * 100 * math.sqrt(0.0776 * 0.9224 / 50_000)
+    uncertainty = WIDTH * 100 * math.sqrt(0.0776 * 0.9224 / 50_000)
     assert verdict_tables.numbers(found) == {
         "paper": "25.03\ntop-5 7.76",
         "ours": "25.00, 1 run\ntop-5 50.00",
-        "difference": f"-0.03 ± 0.55\n+42.24 ± {uncertainty:.2f}",
+        "difference": f"-0.03 ± 0.54\n+42.24 ± {uncertainty:.2f}",
     }
     without = judge(row("v1 Table 2", "ResNet-34"), [on_imagenet(27.0, depth=34, tests=[entry("10crop", 25.0)])])
     assert "top-5" not in verdict_tables.numbers(without)["ours"]
@@ -120,8 +121,8 @@ def test_a_number_format_that_only_the_test_had_is_a_condition() -> None:
 def test_a_table_with_top5_errors_of_several_seeds_fits_80_columns() -> None:
     seeds = [on_imagenet(27.0, depth=34, seed=seed, tests=[entry("10crop", 25.0 + seed / 10)]) for seed in range(3)]
     lines = [" ".join(line.split()) for line in shown(judge(TEN_CROPS, seeds), width=80).splitlines()]
-    assert "ResNet-34 A 25.03 25.10 ± 0.10, mean of 3 +0.07 ± 0.23 agrees [a]" in lines
-    assert "top-5 7.76 top-5 7.90 ± 0.00 +0.14 ± 0.00" in lines
+    assert "ResNet-34 A 25.03 25.10 ± 0.10, mean of 3 +0.07 ± 0.62 agrees [a]" in lines
+    assert "top-5 7.76 top-5 7.90 ± 0.00 +0.14 ± 0.38" in lines
 
 
 def test_a_command_in_a_note_stays_one_line_in_a_narrow_terminal() -> None:

@@ -16,7 +16,7 @@ from resnet_repro.rundir import RunDir, read_json, write_json
 NOT_TRAINING = (
     *("ablation_rules.py", "claim_rules.py", "claims.py", "cli.py", "curve_svg.py", "dashboard.py"),
     *("data/pack.py", "display.py", "evaluate.py", "evaluations.py", "evidence.py", "experiment.py", "export.py"),
-    *("figures.py", "finished.py", "gallery.py", "keep.py", "layer_figures.py", "page.py", "paper.py"),
+    *("figures.py", "finished.py", "gallery.py", "intervals.py", "keep.py", "layer_figures.py", "page.py", "paper.py"),
     *("provenance.py", "readme.py", "report.py", "results.py", "summary.py", "tester.py", "verdict_tables.py"),
     *("verdicts.py", "views.py"),
 )

@@ -27,8 +27,9 @@ from resnet_repro.verdicts import MIN_RUNS, Tables, Verdict
 DASH = "–"
 CLAIM_MARKS = {"holds": "✓", "does not hold": "✗", "not enough runs": "…"}
 STATES = {
-    "agrees": ("✓", "ours differs from the paper's by at most 2 standard errors"),
-    "differs": ("✗", "ours differs by more"),
+    "agrees": ("✓", f"the interval of the difference contains zero and stays within ±{verdicts.MARGIN:g} point"),
+    "differs": ("✗", "the interval of the difference excludes zero, or most of our runs diverged"),
+    "cannot tell": ("?", "neither is shown: our runs scatter or are few, or one of them diverged"),
     "too few runs": ("…", f"the paper's number is over several runs, ours over fewer than {MIN_RUNS}"),
     "not comparable": ("≠", "ours departs from the paper's recipe or test, and beside it stands how"),
     "a curve": ("~", "the paper draws it and prints no number: see the figures"),
@@ -77,6 +78,7 @@ def render(
         policy=policy(style=style, script=script),
         states=STATES,
         rule=verdicts.RULE,
+        rule_details=verdicts.DETAILS,
         claim_marks=CLAIM_MARKS,
         data_titles=DATA_TITLES,
         num_runs=len(ids),

@@ -31,9 +31,9 @@ def write(outputs: Path, console: Console, *, kept: Sequence[Path] = ()) -> Path
     folder.mkdir(parents=True, exist_ok=True)
     for stale in (path for name in gallery.NAMES for path in folder.glob(f"{name}_*")):
         stale.unlink()
-    sections = [section(protocol) for protocol in protocols]
     cells = verdicts.cells_of_rows(protocols)
     judged = verdicts.judge_cells(cells)
+    sections = [section(protocol, cells, judged) for protocol in protocols]
     for protocol, part in zip(protocols, sections, strict=True):
         part["figures"] = list(gallery.draw(protocol))
         for drawn in part["figures"]:
@@ -80,7 +80,7 @@ def _rates(protocols: list[Protocol]) -> list[str]:
     return [f"Without batch norm, and so begun at a rate of {LR_WITHOUT_BATCH_NORM}: {names}"] if own else []
 
 
-def section(protocol: Protocol) -> dict[str, Any]:
+def section(protocol: Protocol, cells: dict[str, Cell], judged: Tables) -> dict[str, Any]:
     """What the report says about one protocol: plain values, for terminal, page and JSON alike."""
     departs = departures(protocol)
     return {
@@ -91,7 +91,7 @@ def section(protocol: Protocol) -> dict[str, Any]:
         "splits": protocol.splits,
         "departs": departs,
         "archs": list(dict.fromkeys(cell.arch for cell in protocol.cells)),
-        "rows": [row(cell, protocol) for cell in protocol.cells],
+        "rows": [row(cell, protocol, cells, judged) for cell in protocol.cells],
         "claims": [claim._asdict() for claim in claims.judge(protocol)],
     }
 
@@ -104,10 +104,10 @@ def departures(protocol: Protocol) -> str:
     return ", ".join(parts) and ", ".join(parts) + ": not comparable"  # a warm-up stands in the network's name
 
 
-def row(cell: Cell, protocol: Protocol) -> dict[str, Any]:
+def row(cell: Cell, protocol: Protocol, cells: dict[str, Cell], judged: Tables) -> dict[str, Any]:
     """One row of the table: our errors in %, the published one, and what the runs cost."""
     published = paper.published(cell.runs[0].config)
-    verdict = verdicts.judge(published, cell.runs) if published else None
+    verdict = verdicts.of_cell(published, cell, cells, judged) if published else None
     return {
         "network": cell.name,
         "arch": cell.arch,

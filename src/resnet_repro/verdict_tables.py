@@ -9,7 +9,9 @@ from rich.text import Text
 
 from resnet_repro.verdicts import RULE, Tables, Verdict
 
-COLORS = {"agrees": "green", "differs": "red", "too few runs": "yellow", "not comparable": "yellow"}
+COLORS = {"agrees": "green", "differs": "red"} | dict.fromkeys(
+    ("cannot tell", "too few runs", "not comparable"), "yellow"
+)
 
 
 def show(tables: Tables, console: Console) -> None:
@@ -62,10 +64,11 @@ def numbers(verdict: Verdict) -> dict[str, str]:
             "median": f"{ours.median:.2f}",
         }
         own = row.statistic or "mean"
-        told = [f"{ours.mean:.2f}, 1 run" if ours.n == 1 else f"{lines.pop(own)}, {own} of {ours.n}"]
+        told = [f"{ours.mean:.2f}, 1 run" if ours.n == 1 else f"{lines.pop(own)}, {own} of {ours.n}"] if ours.n else []
         if top5:
             told.append(f"top-5 {top5.ours.mean:.2f}" + (f" ± {top5.ours.std:.2f}" if top5.ours.n > 1 else ""))
         told += [f"{name} {text}" for name, text in lines.items()] if ours.n > 1 else []
+        told += [f"{ours.num_diverged} diverged"] if ours.num_diverged else []
         told += ["one crop"] if verdict.test != row.test else []
         texts["ours"] = "\n".join(told)
     if verdict.difference is not None:

@@ -1,4 +1,24 @@
-"""Our runs set against the papers' rows: a verdict each, with the numbers and the rule that it rests on."""
+"""Our runs set against the papers' rows: a verdict each, with the numbers and the rule it rests on.
+
+How a row with a printed number is judged:
+
+1. The difference is ours minus the paper's, statistic by statistic: mean against mean where the paper prints a mean,
+   median against median, and otherwise our mean against the one printed run. Runs that diverged are counted and not
+   averaged.
+2. Its 95 % confidence interval is Student's. The standard deviation is our runs', and stands for the paper's too: the
+   standard error of n runs of ours against m of the paper's is std √(1/n + 1/m). Where the paper prints a std, each
+   side keeps its own and the interval is Welch's. The median of n runs has a larger standard error than their mean, by
+   a factor that depends on n. `intervals` has the least std that counts, and what stands in with one or two runs.
+3. The row *differs* if the test that belongs to the interval rejects "no difference". A table has many rows, and a 95 %
+   interval misses one right row in 20, so the rows of a table are tested together, by Holm's step-down procedure
+   [Holm, Scand. J. Stat. 6, 1979]: if every row of a table is right, any of them differs in at most 5 % of tables.
+4. The row *agrees* if the interval contains zero and lies within MARGIN. This is an equivalence test, so scatter does
+   not make runs agree [Schuirmann, J. Pharmacokinet. Biopharm. 15, 1987]. An interval may lie within MARGIN and exclude
+   zero: the difference is small but real. Then the row differs, or we cannot tell if Holm does not reject.
+5. Otherwise we *cannot tell*.
+
+A printed bound, "over 20", is no estimate. The row agrees if more than half of our runs are over it or diverged.
+"""
 
 import math
 import shlex
@@ -7,37 +27,51 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
-from resnet_repro import paper
+from resnet_repro import intervals, paper
 from resnet_repro.config import Config
 from resnet_repro.finished import Run
+from resnet_repro.intervals import LEVEL, MIN_RUNS, Interval
 from resnet_repro.paper import Published
 from resnet_repro.results import Cell, Protocol
 
-Word = Literal["agrees", "differs", "too few runs", "not comparable", "not run", ""]
+Word = Literal["agrees", "differs", "cannot tell", "too few runs", "not comparable", "not run", ""]
 
-MIN_RUNS = 3  # fewer have no spread worth the name
-OF_MEDIAN = math.sqrt(math.pi / 2)  # standard error of the median of a normal sample over that of its mean
+MARGIN = 1.0  # points around zero that hold the interval of an agreeing row; two single runs on CIFAR-10 have ±0.8
 RULE = (
-    "Ours agrees where it differs by at most 2 standard errors, both sides' together: std / √n of a mean, "
-    f"{OF_MEDIAN:.2f} std / √n of a median. Where the paper prints no std, ours stands in, and its number is one run "
-    "unless it says more; where ours is one run, its std is the binomial one of the test images. A paper's number over "
-    f"several runs asks for {MIN_RUNS} of ours. “over” agrees where ours is over it. Images are tested as the paper "
-    "tested them: one crop or ten, several scales or 320. A top-5 error stands beside and decides nothing."
+    f"A row agrees if the 95 % confidence interval of its difference contains zero and stays within ±{MARGIN:g} point, "
+    "differs if zero lies outside even after Holm's correction for the number of rows in the table, and otherwise we "
+    "cannot tell. The interval is Student's (Welch's where the paper prints a std); its spread comes from our seeds, "
+    "or from the number of test images if there are only one or two; runs that diverged are counted, not averaged."
 )
-
+DETAILS = (
+    "We compare mean with mean where the paper prints a mean, median with median, and otherwise our mean with the "
+    "printed number, which is of one run unless the paper says more. A number over several runs asks for "
+    f"{MIN_RUNS} of ours. A std counts as at least {intervals.FLOOR:.2f} of the binomial std of the test images, as "
+    "v1's 0.16 on CIFAR-10 does. A row never agrees if one of our runs diverged, and differs if most did. “over” "
+    "agrees if most of our runs are over the bound or diverged. Images are tested as the paper tested them: one crop, "
+    "ten, several scales or 320. A top-5 error is shown and decides nothing."
+)
 
 Tables = dict[str, list["Verdict"]]
 """Verdicts by the title of their table, `v1 Table 6: CIFAR-10 test error`."""
 
 
 class Ours(NamedTuple):
-    """Errors in % on the compared split over n runs; std is the sample standard deviation, 0 of one run."""
+    """Errors in % on the compared split over the n runs that did not diverge.
+
+    `std` is the sample standard deviation, 0 of one run. All numbers are NaN if every run diverged.
+    """
 
     n: int
     mean: float
     std: float
     best: float
     median: float
+    num_diverged: int = 0
+
+    @property
+    def num_runs(self) -> int:
+        return self.n + self.num_diverged
 
     def statistic(self, name: str) -> float:
         """The one that a paper prints: median or best, else the mean."""
@@ -45,7 +79,7 @@ class Ours(NamedTuple):
 
 
 class Top5(NamedTuple):
-    """Our top-5 error where the paper prints one; difference and 2 standard errors in points, None as of top-1."""
+    """Our top-5 error where the paper prints one; difference and uncertainty in points, None as of top-1."""
 
     ours: Ours
     difference: float | None
@@ -54,16 +88,21 @@ class Top5(NamedTuple):
 
 @dataclass(frozen=True)
 class Verdict:
-    """A row of a paper beside our runs of it. `difference` and `uncertainty` (2 standard errors) are in points."""
+    """A row of a paper beside our runs of it.
+
+    `difference` ± `uncertainty` is the 95 % confidence interval of ours minus the paper's, in points.
+    """
 
     row: Published
     word: Word
     ours: Ours | None = None
     difference: float | None = None
     uncertainty: float | None = None
+    p_value: float | None = None
+    """Of the row alone; None where no test decides."""
     top5: Top5 | None = None
     reason: str = ""
-    """Why there is nothing to compare, or why it may not be."""
+    """Why there is nothing to compare, why it may not be compared, or what else decided the word."""
     test: str = "1crop"
     """How ours was tested: in the row's own way, or with one crop where that has not been done."""
     protocol: str = ""
@@ -72,7 +111,44 @@ class Verdict:
 
 
 def judge(row: Published, runs: list[Run]) -> Verdict:
-    """The verdict on a row from our runs of it, which differ in their seed alone."""
+    """The verdict on a row judged alone. Its runs differ only in their seed."""
+    return judge_table([row], lambda _: runs)[0]
+
+
+def judge_table(rows: list[Published], runs_of: Callable[[Published], list[Run]]) -> list[Verdict]:
+    """The verdicts on the rows of one table, judged together."""
+    return decide([_compared(row, runs_of(row)) for row in rows])
+
+
+def decide(table: list[Verdict]) -> list[Verdict]:
+    """The rows of one table, those with a p-value with the word that follows from it by Holm's procedure."""
+    tested = sorted((verdict.p_value, index) for index, verdict in enumerate(table) if verdict.p_value is not None)
+    rejected = 0  # the smallest p-values, as long as each is below LEVEL over the number of tests left
+    while rejected < len(tested) and tested[rejected][0] < LEVEL / (len(tested) - rejected):
+        rejected += 1
+    ranks = {index: rank for rank, (_, index) in enumerate(tested)}
+    return [
+        _worded(verdict, differs=ranks[index] < rejected, num_tested=len(tested)) if index in ranks else verdict
+        for index, verdict in enumerate(table)
+    ]
+
+
+def _worded(verdict: Verdict, *, differs: bool, num_tested: int) -> Verdict:
+    assert verdict.difference is not None
+    assert verdict.uncertainty is not None
+    assert verdict.ours is not None
+    if differs:
+        return replace(verdict, word="differs")
+    distance = abs(verdict.difference)
+    if distance > verdict.uncertainty:
+        why = f"alone the row would differ, but among {num_tested} rows that may be chance"
+        return replace(verdict, word="cannot tell", reason="; ".join(filter(None, [verdict.reason, why])))
+    agrees = distance + verdict.uncertainty <= MARGIN and not verdict.ours.num_diverged
+    return replace(verdict, word="agrees" if agrees else "cannot tell")
+
+
+def _compared(row: Published, runs: list[Run]) -> Verdict:
+    """The row beside ours: with its word if no test decides it, otherwise with the p-value of its test."""
     if row.why:
         return Verdict(row, "", reason=row.why)
     if not runs:
@@ -84,7 +160,7 @@ def judge(row: Published, runs: list[Run]) -> Verdict:
     top5 = None if row.top5 is None else measure(runs, split=row.split, test=test, key="error_top5")
     told: dict[str, Any] = {
         "ours": ours,
-        "top5": top5 and Top5(top5, None, None),
+        "top5": Top5(top5, None, None) if top5 and top5.n else None,
         "test": test,
         "protocol": runs[0].config["protocol"]["name"],
         "conditions": _union(_conditions(run, run.tested(test, row.split)) for run in runs),
@@ -95,20 +171,44 @@ def judge(row: Published, runs: list[Run]) -> Verdict:
         return Verdict(row, "not comparable", reason=_how_to_test(untested, row.test), **told)
     if ours is None:
         return Verdict(row, "not comparable", reason=f"no {row.split} error", **told)
-    if row.number is not None:
-        tested = next(filter(None, (run.tested(way, row.split) for way in (test, "1crop") for run in runs)))
-        difference, uncertainty = compare(row, ours, num_images=tested["num_images"])
-        told |= {"difference": difference, "uncertainty": uncertainty}
-        agrees = abs(difference) <= uncertainty
-        if top5:
-            theirs = replace(row, error=row.top5)
-            told["top5"] = Top5(top5, *compare(theirs, top5, num_images=tested["num_images"]))
-    elif row.above is not None:
-        agrees = ours.statistic(row.statistic) > row.above
-    else:
+    if not row.has_number:
         return Verdict(row, "", reason="a curve: see the report's figures", **told)
-    is_too_few = ours.n < MIN_RUNS and bool(row.runs or row.mean is not None)
-    return Verdict(row, "too few runs" if is_too_few else "agrees" if agrees else "differs", **told)
+    if ours.num_diverged:
+        told["reason"] = f"{ours.num_diverged} of {ours.num_runs} run{'s' * (ours.num_runs > 1)} diverged"
+    if row.above is not None:
+        told["word"] = _beside_bound(row.above, _errors(runs, split=row.split, test=test), ours)
+        if _asks_for_several(row) and ours.num_runs < MIN_RUNS:
+            told["word"] = "too few runs"
+        return Verdict(row, **told)
+    tested = next(filter(None, (run.tested(test, row.split) for run in runs if not _has_diverged(run))), None)
+    num_images = tested["num_images"] if tested else 0
+    if told["top5"]:
+        beside = compare(replace(row, error=row.top5), told["top5"].ours, num_images=num_images)
+        told["top5"] = told["top5"]._replace(difference=beside.difference, uncertainty=beside.half_width)
+    return replace(beside_number(row, ours, num_images=num_images), **told)
+
+
+def beside_number(row: Published, ours: Ours, *, num_images: int) -> Verdict:
+    """The row's number beside ours on that many images, with a p-value if a test is to decide its word."""
+    found = compare(row, ours, num_images=num_images) if ours.n else None
+    verdict = Verdict(row, "cannot tell", ours)
+    if found:
+        verdict = replace(verdict, difference=found.difference, uncertainty=found.half_width)
+    if ours.num_diverged > ours.n and (ours.num_runs >= MIN_RUNS or not _asks_for_several(row)):
+        return replace(verdict, word="differs")
+    if _asks_for_several(row) and ours.n < MIN_RUNS:
+        return replace(verdict, word="too few runs")
+    return replace(verdict, p_value=found.p_value if found else None)
+
+
+def _asks_for_several(row: Published) -> bool:
+    return bool(row.runs or row.mean is not None)
+
+
+def _beside_bound(above: float, errors: list[float], ours: Ours) -> Word:
+    """The word beside a printed "over" or "fail", which a run that diverged meets."""
+    num_over = sum(error > above for error in errors) + ours.num_diverged
+    return "agrees" if 2 * num_over > ours.num_runs else "differs" if 2 * num_over < ours.num_runs else "cannot tell"
 
 
 def _has_diverged(run: Run) -> bool:
@@ -136,29 +236,43 @@ def _other_cell(wanted: Config, config: Config) -> list[str]:
     return [f"{key}={found[key]}, not {wanted.get(key)}" for key in found if found[key] != wanted.get(key)]
 
 
-def compare(row: Published, ours: Ours, *, num_images: int) -> tuple[float, float]:
-    """Ours minus the paper's, mean against mean where it prints one, and 2 standard errors of that, in points."""
+def compare(row: Published, ours: Ours, *, num_images: int) -> Interval:
+    """The confidence interval of ours minus the paper's, mean against mean where the paper prints one, in points."""
     assert row.number is not None
     name = "" if row.mean is not None else row.statistic
-    factor = OF_MEDIAN if name == "median" else 1.0
-    spread = ours.std if ours.n > 1 else 100 * math.sqrt(row.number / 100 * (1 - row.number / 100) / num_images)
-    theirs = (spread if row.std is None else row.std) / math.sqrt(row.runs or 1)
-    return ours.statistic(name) - row.number, 2 * factor * math.hypot(spread / math.sqrt(ours.n), theirs)
+    difference, runs = ours.statistic(name) - row.number, row.runs or 1
+    spread = intervals.spread(ours.std, ours.n, error=row.number, num_images=num_images)
+    if row.std is not None and runs > 1:
+        theirs = intervals.spread(row.std, runs, error=row.number, num_images=num_images)
+        return intervals.interval(difference, (spread, 1 / math.sqrt(ours.n)), (theirs, 1 / math.sqrt(runs)))
+    errors = (_standard_error(name, ours.n), _standard_error(name, runs))
+    return intervals.interval(difference, (spread, math.hypot(*errors)))
+
+
+def _standard_error(statistic: str, n: int) -> float:
+    """The standard error of the mean or median of n runs, in standard deviations."""
+    return (intervals.of_median(n) if statistic == "median" else 1) / math.sqrt(n)
 
 
 def measure(runs: list[Run], *, split: str = "test", test: str = "1crop", key: str = "error") -> Ours | None:
-    """Our statistics; None where no run has an error on that split. A diverged run without one counts as 100 %."""
-    errors = []
-    for run in runs:
-        error = (run.tested(test, split) or {}).get(key)
-        if error is not None and math.isfinite(error):
-            errors.append(error)
-        elif _has_diverged(run):
-            errors.append(100.0)
+    """Our statistics; None where no run has an error on that split and none diverged."""
+    errors = _errors(runs, split=split, test=test, key=key)
+    num_diverged = sum(map(_has_diverged, runs))
+    return summary(errors, num_diverged=num_diverged) if errors or num_diverged else None
+
+
+def summary(errors: list[float], *, num_diverged: int = 0) -> Ours:
+    """The statistics of these errors in %."""
     if not errors:
-        return None
+        return Ours(0, math.nan, math.nan, math.nan, math.nan, num_diverged)
     std = statistics.stdev(errors) if len(errors) > 1 else 0.0
-    return Ours(len(errors), statistics.fmean(errors), std, min(errors), statistics.median(errors))
+    return Ours(len(errors), statistics.fmean(errors), std, min(errors), statistics.median(errors), num_diverged)
+
+
+def _errors(runs: list[Run], *, split: str, test: str, key: str = "error") -> list[float]:
+    """Errors in % of the runs that did not diverge: the error of a run that did says nothing about its recipe."""
+    errors = ((run.tested(test, split) or {}).get(key) for run in runs if not _has_diverged(run))
+    return [error for error in errors if error is not None and math.isfinite(error)]
 
 
 def _union(lists: Iterable[list[str]]) -> tuple[str, ...]:
@@ -167,10 +281,10 @@ def _union(lists: Iterable[list[str]]) -> tuple[str, ...]:
 
 def judge_all(sources: Iterable[str], runs_of: Callable[[Published], list[Run]]) -> Tables:
     """The verdicts on every row of these tables of the papers, from our runs of each."""
-    judged: Tables = {}
+    tables: dict[str, list[Published]] = {}
     for row in (row for source in sources for row in paper.tables()[source]):
-        judged.setdefault(f"{row.source}: {row.what}", []).append(judge(row, runs_of(row)))
-    return judged
+        tables.setdefault(f"{row.source}: {row.what}", []).append(row)
+    return {title: judge_table(rows, runs_of) for title, rows in tables.items()}
 
 
 def cells_of_rows(protocols: list[Protocol]) -> dict[str, Cell]:
@@ -184,6 +298,13 @@ def judge_cells(cells: dict[str, Cell]) -> Tables:
     """Every table and figure of the papers, judged on our cells of their rows."""
     runs = {key: cell.runs for key, cell in cells.items()}
     return judge_all(paper.tables(), lambda row: runs.get(str(row.cell), []))
+
+
+def of_cell(row: Published, cell: Cell, cells: dict[str, Cell], judged: Tables) -> Verdict:
+    """The verdict on a row from this cell: as in its table if that shows this cell, and else alone."""
+    if cells.get(str(row.cell)) is not cell:
+        return judge(row, cell.runs)
+    return next(verdict for table in judged.values() for verdict in table if verdict.row == row)
 
 
 def with_numbers(tables: Tables) -> Tables:
