@@ -14,7 +14,13 @@ from resnet_repro.results import Protocol
 
 COUNTED = {"data.num_train", "data.num_classes"}
 NO_PROTOCOL = {*(f"data.{key}" for key in NOT_DATA), *(f"schedule.{key}" for key in NOT_SCHEDULE)}
-Verdict = Literal["holds", "does not hold", "not enough runs"]
+Verdict = Literal["holds", "does not hold", "not decided"]
+RULE = (
+    "A claim holds or does not hold if the 95 % confidence interval of its difference lies wholly on one side of the "
+    "bound, and is not decided if the interval contains the bound or runs are missing. The interval is Welch's over "
+    "seeds; for an error with one or two seeds it follows from the number of images, and for anything else one seed "
+    "gives no interval and decides nothing."
+)
 
 
 class Claim(NamedTuple):
@@ -27,6 +33,7 @@ class Claim(NamedTuple):
     measure: str
     numbers: str  # what was measured, or what is missing
     verdict: Verdict
+    lacks_runs: bool = False
     command: str = ""  # that makes the runs that are missing
 
 
@@ -59,18 +66,22 @@ def _judge(entry: dict[str, Any], protocol: Protocol, arch: str) -> Claim:
         "split": SPLITS[held_out(protocol)],
         "margin": claim_rules.MARGIN,
         "healthy": claim_rules.HEALTHY,
+        "few_units": ablation_rules.FEW_UNITS,
+        "regularised": ablation_rules.REGULARISED,
     }
     source = entry["source"] if isinstance(entry["source"], str) else entry["source"][arch]
-    verdict: Verdict = "not enough runs"
-    command = ""
+    verdict: Verdict = "not decided"
+    lacks_runs, command = False, ""
     try:
         numbers, holds = rule(entry["rule"])(protocol, arch)
-        verdict = "holds" if holds else "does not hold"
+        if holds is not None:
+            verdict = "holds" if holds else "does not hold"
     except NotEnough as missing:
+        lacks_runs = True
         numbers = f"Needs {missing}." + " To make the runs:" * bool(missing.options)
         command = _command(missing.options, protocol) if missing.options else ""
     texts = [entry[key].format(**words) for key in ("sentence", "measure")]
-    return Claim(entry["rule"], arch, texts[0], source, texts[1], numbers, verdict, command)
+    return Claim(entry["rule"], arch, texts[0], source, texts[1], numbers, verdict, lacks_runs, command)
 
 
 def _command(options: str, protocol: Protocol) -> str:

@@ -1,13 +1,19 @@
-"""What a verdict rests on: quantities of our runs, each with its standard error, and which runs there are."""
+"""What a claim's verdict rests on: quantities of our runs, each with its standard error, and which runs there are.
+
+The standard errors are those of `intervals`, as for the papers' rows: an error in % has the spread of its seeds with a
+floor, or with one or two seeds the binomial one of its images. A loss or a response has no spread within one run.
+"""
 
 import csv
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
+from resnet_repro import intervals
 from resnet_repro.config import family
 from resnet_repro.finished import Run
+from resnet_repro.intervals import Spread
 from resnet_repro.results import Cell, Protocol
 
 UNTRAINED = 50.0  # % training error above which a network has learned too little for a question about depth or units
@@ -16,7 +22,7 @@ SPLITS = {"train": "training", "test": "test", "val": "validation"}
 
 
 class NotEnough(Exception):
-    """The runs that a claim needs are not there; the text says which, `options` makes them."""
+    """The runs that would decide a claim are not there. The text says which; `options` makes them."""
 
     def __init__(self, what: str, options: str = "") -> None:
         super().__init__(what)
@@ -24,40 +30,41 @@ class NotEnough(Exception):
 
 
 class Estimate(NamedTuple):
-    """A quantity of one cell: its mean over seeds and the standard error of that, NaN where one seed cannot tell it."""
+    """A quantity of one cell: its mean over seeds and its spread, NaN if one seed cannot tell it."""
 
     cell: Cell
     mean: float
-    standard_error: float
+    spread: Spread
     num_seeds: int
     text: str
+    format: str = ".2f"
 
 
 class Difference(NamedTuple):
-    """One estimate minus another, with its standard error, and how sure it is in words."""
+    """One estimate minus another with its 95 % confidence interval, value ± half_width, and how sure it is in words."""
 
     value: float
-    standard_error: float
+    half_width: float
     text: str
 
-    def exceeds(self, margin: float = 0.0) -> bool:
-        """Whether it is more than the margin and 2 standard errors; an unknown one counts as 0."""
-        return self.value > margin + 2 * (0.0 if math.isnan(self.standard_error) else self.standard_error)
+    def exceeds(self, margin: float = 0.0) -> bool | None:
+        """Whether the difference is above the margin; None, not decided, if the interval is unknown or contains it."""
+        if self.value - self.half_width > margin:
+            return True
+        return False if self.value + self.half_width < margin else None
 
 
 def error(cell: Cell, split: str) -> Estimate:
     """The final error in % on a split; NotEnough where the cell has none."""
     if cell.error(split) is None:
         raise NotEnough(f"a {SPLITS[split]} error of {cell.name}")
-    values = [run.results[f"{split}/error"] for run in cell.runs if run.results.get(f"{split}/error") is not None]
-    (num_images, *_) = (run.results[f"num_{split}_images"] for run in cell.runs)
-    return _estimate(cell, values, num_images=num_images)
+    return _estimate(cell, cell.errors(split), num_images=cell.runs[0].results[f"num_{split}_images"])
 
 
 def early_error(cell: Cell, *, part: float) -> Estimate:
     """The training error in %, averaged over the first part of the steps."""
     values, num_images = [], 0
-    for run in cell.runs:
+    for run in cell.measured:
         last = part * run.config["schedule"]["steps"]
         rows = zip(run.curves["step"], run.curves["train/error"], strict=True)
         errors = [e for step, e in rows if step <= last and math.isfinite(e)]
@@ -70,7 +77,7 @@ def early_error(cell: Cell, *, part: float) -> Estimate:
 
 def quantity(cell: Cell, of: Callable[[Run], float | None]) -> Estimate:
     """Anything that has no known uncertainty within one run; NotEnough where a run has not measured it."""
-    values = [of(run) for run in cell.runs]
+    values = [of(run) for run in cell.measured]
     if None in values:
         raise NotEnough(f"a later version's runs of {cell.name}: these have not measured it")
     return _estimate(cell, [value for value in values if value is not None], num_images=None)
@@ -87,28 +94,29 @@ def layer_table(run: Run, name: str) -> dict[str, list[float]]:
 
 
 def _estimate(cell: Cell, values: list[float], *, num_images: int | None) -> Estimate:
-    """With one seed the standard error is the binomial one of that many images."""
+    """The values are errors in % of that many images; without images, their spread is unknown with one seed."""
     mean, n = statistics.fmean(values), len(values)
-    text, standard_error = f"{cell.name} {mean:.2f}", math.nan
-    if n > 1:
-        std = statistics.stdev(values)
-        text, standard_error = f"{text} ± {std:.2f} ({n} seeds)", std / math.sqrt(n)
-    elif num_images is not None:
-        standard_error = math.sqrt(mean * (100 - mean) / num_images)
+    std = statistics.stdev(values) if n > 1 else math.nan
+    spec = "#.3g" if num_images is None else ".2f"
+    text = f"{cell.name} {mean:{spec}}" + (f" ± {std:{spec}} ({n} seeds)" if n > 1 else "")
+    if num_images is None:
+        spread = Spread(std, n - 1 or math.nan)
+    else:
+        spread = intervals.spread(std, n, error=mean, num_images=num_images)
     diverged = f", {cell.num_diverged} of {len(cell.runs)} diverged" if cell.num_diverged else ""
-    return Estimate(cell, mean, standard_error, n, text + diverged)
+    return Estimate(cell, mean, spread, n, text + diverged, spec)
 
 
 def difference(left: Estimate, right: Estimate, *, what: str, unit: str = " points") -> Difference:
-    """`left` minus `right`; `what` is the quantity, as a sentence begins with it."""
-    value, sigma = left.mean - right.mean, math.hypot(left.standard_error, right.standard_error)
-    sure = (
-        "one seed: no uncertainty known"
-        if math.isnan(sigma)
-        else f"standard error {sigma:.2f} ({_origin(left, right)})"
-    )
-    text = f"{what}: {left.text}, {right.text}; difference {value:+.2f}{unit}, {sure}."
-    return Difference(value, sigma, text)
+    """`left` minus `right` with Welch's interval; `what` is the quantity, as a sentence begins with it."""
+    sides = ((each.spread, 1 / math.sqrt(each.num_seeds)) for each in (left, right))
+    found = intervals.interval(left.mean - right.mean, *sides)
+    if math.isnan(found.half_width):
+        sure = f"{found.difference:+{left.format}}{unit}, of unknown uncertainty: one seed does not tell it"
+    else:
+        width = format(found.half_width, left.format)
+        sure = f"{found.difference:+{left.format}} ± {width}{unit} (95 % interval, {_origin(left, right)})"
+    return Difference(found.difference, found.half_width, f"{what}: {left.text}, {right.text}; difference {sure}.")
 
 
 def error_of(split: str) -> str:
@@ -119,6 +127,17 @@ def error_of(split: str) -> str:
 def error_difference(left: Cell, right: Cell, split: str) -> Difference:
     """Of the final errors on a split."""
     return difference(error(left, split), error(right, split), what=error_of(split))
+
+
+def negated(answer: bool | None) -> bool | None:
+    """Not, of an answer that may be None: not decided."""
+    return None if answer is None else not answer
+
+
+def all_of(answers: Iterable[bool | None]) -> bool | None:
+    """And, of answers that may be None: one False decides, else one None leaves it open."""
+    each = list(answers)
+    return False if False in each else None if None in each else True
 
 
 def is_untrained(cell: Cell) -> bool:
@@ -132,12 +151,8 @@ def untrained(cell: Cell) -> str:
 
 
 def _origin(left: Estimate, right: Estimate) -> str:
-    single = [estimate.cell.name for estimate in (left, right) if estimate.num_seeds == 1]
-    return {
-        0: "uncertainty from the seeds",
-        1: f"{single[0] if single else ''} has one seed: its uncertainty is from the number of images only",
-        2: "one seed each; uncertainty from the number of images only",
-    }[len(single)]
+    few = [each.cell.name for each in (left, right) if math.isinf(each.spread.df)]
+    return f"from the number of images for {' and '.join(few)}" if few else "from the seeds"
 
 
 # --- which runs there are ---------------------------------------------------------------------------------------------
@@ -158,13 +173,16 @@ def two_depths(protocol: Protocol, arch: str, *, split: str, at_most: int | None
     return cells[0], cells[-1]
 
 
-def common_depths(protocol: Protocol, *archs: Sequence[str], split: str) -> list[dict[int, Cell]]:
+def common_depths(
+    protocol: Protocol, *archs: Sequence[str], split: str, at_most: int | None = None
+) -> list[dict[int, Cell]]:
     """For each architecture, by any of its names, its cells at the depths that all of them have, shallowest first."""
     found = [
         {cell.num_layers: cell for cell in protocol.cells if cell.arch in names and cell.error(split)}
         for names in archs
     ]
-    depths = sorted(set.intersection(*(set(cells) for cells in found)))
+    common = set.intersection(*(set(cells) for cells in found))
+    depths = sorted(depth for depth in common if at_most is None or depth <= at_most)
     return [{depth: cells[depth] for depth in depths} for cells in found]
 
 

@@ -58,6 +58,11 @@ class Run:
         return self.config["seed"]
 
     @property
+    def has_diverged(self) -> bool:
+        """Whether its loss was no number at some step: what it has after that is no result."""
+        return self.results.get("diverged_at") is not None
+
+    @property
     def label(self) -> str:
         """Data and name: where the run lies below outputs/."""
         return f"{self.directory.parent.name}/{self.directory.name}"

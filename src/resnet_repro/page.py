@@ -16,7 +16,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from PIL import Image
 
-from resnet_repro import paper, provenance, verdict_tables, verdicts
+from resnet_repro import claims, paper, provenance, verdict_tables, verdicts
 from resnet_repro.display import duration
 from resnet_repro.evidence import SPLITS
 from resnet_repro.finished import DATA_TITLES
@@ -25,7 +25,7 @@ from resnet_repro.results import Cell, Protocol
 from resnet_repro.verdicts import MIN_RUNS, Tables, Verdict
 
 DASH = "–"
-CLAIM_MARKS = {"holds": "✓", "does not hold": "✗", "not enough runs": "…"}
+CLAIM_MARKS = {"holds": "✓", "does not hold": "✗", "not decided": "?"}
 STATES = {
     "agrees": ("✓", f"the interval of the difference contains zero and stays within ±{verdicts.MARGIN:g} point"),
     "differs": ("✗", "the interval of the difference excludes zero, or most of our runs diverged"),
@@ -80,6 +80,7 @@ def render(
         rule=verdicts.RULE,
         rule_details=verdicts.DETAILS,
         claim_marks=CLAIM_MARKS,
+        claim_rule=claims.RULE,
         data_titles=DATA_TITLES,
         num_runs=len(ids),
         notes=notes,

@@ -17,7 +17,7 @@ from resnet_repro.finished import Run, read
 from resnet_repro.results import Cell, Protocol, group
 from resnet_repro.verdicts import Tables, Verdict
 
-COLORS = {"holds": "green", "does not hold": "red", "not enough runs": "yellow"}
+COLORS = {"holds": "green", "does not hold": "red", "not decided": "yellow"}
 
 
 def write(outputs: Path, console: Console, *, kept: Sequence[Path] = ()) -> Path:

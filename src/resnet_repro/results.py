@@ -62,16 +62,25 @@ class Cell:
 
     @property
     def num_diverged(self) -> int:
-        return sum(run.results.get("diverged_at") is not None for run in self.runs)
+        return sum(run.has_diverged for run in self.runs)
+
+    @property
+    def measured(self) -> list[Run]:
+        """The runs that did not diverge: those that are averaged."""
+        return [run for run in self.runs if not run.has_diverged]
+
+    def errors(self, split: str) -> list[float]:
+        """Final errors in % on `train`, `val` or `test`, of the runs that have one and did not diverge."""
+        values = (run.results.get(f"{split}/error") for run in self.measured)
+        return [float(value) for value in values if value is not None and math.isfinite(value)]
 
     def error(self, split: str) -> Error | None:
-        """Final error in % on `train`, `val` or `test`; None where no run has measured it."""
-        values = [run.results.get(f"{split}/error") for run in self.runs]
-        measured = [float(value) for value in values if value is not None and math.isfinite(value)]
-        if not measured:
+        """Mean and spread of the errors; None where there is none."""
+        errors = self.errors(split)
+        if not errors:
             return None
-        std = statistics.stdev(measured) if len(measured) > 1 else 0.0
-        return Error(statistics.fmean(measured), std, len(measured))
+        std = statistics.stdev(errors) if len(errors) > 1 else 0.0
+        return Error(statistics.fmean(errors), std, len(errors))
 
     def mean(self, key: str) -> float | None:
         """Mean of a measured quantity of the manifest; None where one is missing or the machines differ."""

@@ -154,7 +154,7 @@ def _compared(row: Published, runs: list[Run]) -> Verdict:
     if not runs:
         return Verdict(row, "not run")
     assert row.cell is not None
-    untested = [run for run in runs if not (run.tested(row.test, row.split) or _has_diverged(run))]
+    untested = [run for run in runs if not (run.tested(row.test, row.split) or run.has_diverged)]
     test = "1crop" if untested else row.test
     ours = measure(runs, split=row.split, test=test)
     top5 = None if row.top5 is None else measure(runs, split=row.split, test=test, key="error_top5")
@@ -180,7 +180,7 @@ def _compared(row: Published, runs: list[Run]) -> Verdict:
         if _asks_for_several(row) and ours.num_runs < MIN_RUNS:
             told["word"] = "too few runs"
         return Verdict(row, **told)
-    tested = next(filter(None, (run.tested(test, row.split) for run in runs if not _has_diverged(run))), None)
+    tested = next(filter(None, (run.tested(test, row.split) for run in runs if not run.has_diverged)), None)
     num_images = tested["num_images"] if tested else 0
     if told["top5"]:
         beside = compare(replace(row, error=row.top5), told["top5"].ours, num_images=num_images)
@@ -209,10 +209,6 @@ def _beside_bound(above: float, errors: list[float], ours: Ours) -> Word:
     """The word beside a printed "over" or "fail", which a run that diverged meets."""
     num_over = sum(error > above for error in errors) + ours.num_diverged
     return "agrees" if 2 * num_over > ours.num_runs else "differs" if 2 * num_over < ours.num_runs else "cannot tell"
-
-
-def _has_diverged(run: Run) -> bool:
-    return run.results.get("diverged_at") is not None
 
 
 def _how_to_test(untested: list[Run], test: str) -> str:
@@ -257,7 +253,7 @@ def _standard_error(statistic: str, n: int) -> float:
 def measure(runs: list[Run], *, split: str = "test", test: str = "1crop", key: str = "error") -> Ours | None:
     """Our statistics; None where no run has an error on that split and none diverged."""
     errors = _errors(runs, split=split, test=test, key=key)
-    num_diverged = sum(map(_has_diverged, runs))
+    num_diverged = sum(run.has_diverged for run in runs)
     return summary(errors, num_diverged=num_diverged) if errors or num_diverged else None
 
 
@@ -271,7 +267,7 @@ def summary(errors: list[float], *, num_diverged: int = 0) -> Ours:
 
 def _errors(runs: list[Run], *, split: str, test: str, key: str = "error") -> list[float]:
     """Errors in % of the runs that did not diverge: the error of a run that did says nothing about its recipe."""
-    errors = ((run.tested(test, split) or {}).get(key) for run in runs if not _has_diverged(run))
+    errors = ((run.tested(test, split) or {}).get(key) for run in runs if not run.has_diverged)
     return [error for error in errors if error is not None and math.isfinite(error)]
 
 
