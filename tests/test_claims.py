@@ -156,7 +156,7 @@ def test_validation_error_stands_in_where_there_is_no_test_error(tmp_path: Path)
     assert "+50.00 ± 1.59 points" in found.numbers
 
 
-def test_uncertainty_is_of_the_seeds_and_of_the_images_for_one_seed(tmp_path: Path) -> None:
+def test_uncertainty_is_the_seeds_or_for_one_seed_the_images(tmp_path: Path) -> None:
     for seed, each in enumerate(SEEDS):
         write_run(tmp_path, "plain", 20, seed, train=each)
     write_run(tmp_path, "plain", 56, train=20.0)
@@ -196,7 +196,9 @@ def test_a_diverged_run_is_named_and_not_averaged(tmp_path: Path) -> None:
 def test_a_depth_at_which_every_run_diverged_is_no_evidence(tmp_path: Path) -> None:
     write_all(tmp_path, {("plain", 20): (2, 4), ("plain", 56): (30, 31)})
     write_run(tmp_path, "plain", 110, train=90, results={"diverged_at": 17})
+    write_layers(tmp_path / "digits" / "plain-56-s0", gradients=HEALTHY)
     assert "plain-56 30.00" in claim(tmp_path, "degradation").numbers
+    assert claim(tmp_path, "healthy_gradients").numbers.endswith("plain-110 diverged.")
 
 
 def test_two_residual_nets_that_have_learned_nothing_prove_nothing(tmp_path: Path) -> None:
@@ -263,7 +265,7 @@ def write_plain(outputs: Path, *depths: tuple[int, float, dict[int, list[float]]
         write_layers(write_run(outputs, "plain", depth, train=train), gradients=gradients)
 
 
-def test_one_depth_that_degrades_with_healthy_gradients_is_enough(tmp_path: Path) -> None:
+def test_one_degraded_depth_with_healthy_gradients_is_enough(tmp_path: Path) -> None:
     """As on digits: plain-110 starts with exploding gradients and dies, plain-56 has healthy ones and degrades."""
     write_plain(tmp_path, (20, 2.0, VANISHED), (56, 72.0, HEALTHY), (110, 89.0, DEAD))
     found = claim(tmp_path, "healthy_gradients")
@@ -276,9 +278,7 @@ def test_one_depth_that_degrades_with_healthy_gradients_is_enough(tmp_path: Path
 
 
 @pytest.mark.parametrize("gradients", [DEAD, VANISHED])
-def test_gradients_that_die_at_every_depth_that_degrades_are_seen(
-    tmp_path: Path, gradients: dict[int, list[float]]
-) -> None:
+def test_gradients_that_die_at_every_degraded_depth_are_seen(tmp_path: Path, gradients: dict[int, list[float]]) -> None:
     write_plain(tmp_path, (20, 2.0, HEALTHY), (56, 72.0, gradients), (110, 89.0, gradients))
     assert verdict(tmp_path, "healthy_gradients") == "does not hold"
 

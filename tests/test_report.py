@@ -79,6 +79,16 @@ def test_the_papers_number_stands_beside_ours_only_on_its_own_data(outputs: Path
     assert re.search(r"resnet_v1-110 +3 +0\.10 ± 0\.00 +6\.63 ± 0\.25 +6\.61 ± 0\.16 +\+0\.02", text)
 
 
+def test_a_networks_verdict_is_that_of_its_row_in_the_papers_table(tmp_path: Path) -> None:
+    """Alone the first would differ; among the three rows of its table that may be chance."""
+    for depth, test in ((20, 9.65), (32, 7.51), (44, 7.17)):
+        write_run(tmp_path, "resnet_v1", depth, test=test, data__name="cifar10")
+    _, _, data = written(tmp_path)
+    in_table = [row["word"] for row in data["tables"]["v1 Table 6: CIFAR-10 test error"] if row["ours"]]
+    assert in_table == ["cannot tell", "agrees", "agrees"]
+    assert [row["verdict"] for row in data["protocols"][0]["rows"]] == in_table
+
+
 def test_a_shortened_run_shows_the_papers_number_but_no_difference(tmp_path: Path) -> None:
     write_run(tmp_path, "resnet_v1", 20, train=50, test=50, data__name="cifar10", schedule__steps=400)
     page, text, data = written(tmp_path)

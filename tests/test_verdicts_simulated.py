@@ -72,7 +72,7 @@ def test_a_table_of_right_rows_differs_in_at_most_one_of_20() -> None:
     assert alone > 0.1 * num_tables
 
 
-def test_the_simulated_rows_are_of_the_kinds_that_the_papers_print() -> None:
+def test_the_simulated_rows_are_of_the_papers_kinds() -> None:
     kinds = [(row.statistic, row.runs, row.mean is not None) for row in (SINGLE, MEDIAN, BEST)]
     made = [printed(kind, 6.0, random.Random(0)) for kind in KINDS]
     assert [(row.statistic, row.runs, row.mean is not None) for row in made] == kinds

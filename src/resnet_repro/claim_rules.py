@@ -121,6 +121,8 @@ def healthy_gradients(protocol: Protocol, arch: str) -> Found:
         texts.append(
             f"{cell.name} loses {loss:.2f} points to {shallow.name}, and its gradients {end}{seeds}: {ratios}."
         )
+    diverged = [cell.name for cell in protocol.cells if cell.arch == arch and not cell.measured]
+    texts += [f"{' and '.join(diverged)} diverged."] if diverged else []
     if not answers:
         raise NotEnough(f"runs of {', '.join(cell.name for cell in degraded)} that have measured their gradients")
     return " ".join(texts), any(answers)
