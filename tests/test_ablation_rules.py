@@ -26,19 +26,19 @@ def test_identity_shortcuts_must_beat_every_row_of_the_table(tmp_path: Path, dro
     assert verdict(tmp_path, "identity_is_best") == expected
 
 
-@pytest.mark.parametrize(("option_c", "expected"), [(24.8, "holds"), (24.1, "not decided"), (35.0, "does not hold")])
+@pytest.mark.parametrize(("option_c", "expected"), [(24.19, "holds"), (26.3, "not decided"), (35.0, "does not hold")])
 def test_options_a_b_and_c_are_told_apart_on_imagenet_where_b_is_the_usual_one(
     tmp_path: Path, option_c: float, expected: str
 ) -> None:
-    """One seed does not tell a difference of 0.9, as between A and C in v1 Table 3, from the margin of 1 point."""
+    """First as in v1 Table 3."""
     images = {"num_val_images": 50_000}
-    for option, val in (("A", 25.0), ("B", 24.6), ("C", option_c)):
+    for option, val in (("A", 25.03), ("B", 24.52), ("C", option_c)):
         departs = {} if option == "B" else {"arch__shortcut": option}
         how = {"data__name": "imagenet", "test": None, "val": val, "results": images} | departs
         write_run(tmp_path, "resnet_v1", 34, name=option, **how)
     found = claim(tmp_path, "options_differ_little")
     assert found.verdict == expected
-    assert "A: resnet_v1-34 A 25.00, B: resnet_v1-34 24.60" in found.numbers
+    assert "A: resnet_v1-34 A 25.03, B: resnet_v1-34 24.52" in found.numbers
 
 
 @pytest.mark.parametrize(("original", "expected"), [(20, "holds"), (6.5, "not decided"), (1, "does not hold")])

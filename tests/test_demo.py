@@ -41,7 +41,14 @@ def test_the_demo_shows_that_depth_degrades_plain_networks_and_not_residual_ones
     assert train["plain-20"] < 10 < 40 < train["plain-56"] < train["plain-110"]
     assert max(train[f"resnet_v2-{depth}"] for depth in (20, 56, 110)) < 5
     verdicts = {claim["rule"]: claim["verdict"] for claim in protocol["claims"]}
-    for rule in ("degradation", "not_overfitting", "no_degradation", "beats_plain", "converges_faster"):
+    for rule in (
+        "degradation",
+        "not_overfitting",
+        "no_degradation",
+        "beats_plain",
+        "converges_faster",
+        "healthy_gradients",
+    ):
         assert verdicts[rule] == "holds", rule
 
     page = tmp_path / "outputs/report/index.html"

@@ -1,6 +1,6 @@
-"""What a claim's verdict rests on: quantities of our runs, each with its standard error, and which runs there are.
+"""What a claim's verdict rests on: quantities of our runs, each with its spread, and which runs there are.
 
-The standard errors are those of `intervals`, as for the papers' rows: an error in % has the spread of its seeds with a
+Differences have the intervals of `intervals`, as the papers' rows do: an error in % has the spread of its seeds with a
 floor, or with one or two seeds the binomial one of its images. A loss or a response has no spread within one run.
 """
 
