@@ -265,3 +265,10 @@ def test_the_loaders_memory_is_flat_over_an_epoch() -> None:
         used = process.submit(memory_after_batches, 360).result()
     assert len(used) == 360
     assert max(used[180:]) < max(used[60:180]) + 40
+
+
+def test_the_log_tells_of_hidden_files_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = make_tree(tmp_path / "photos", num=3)
+    (root / "train" / "cat" / "._0.JPEG").write_bytes(b"no image")
+    run(prepared(tmp_path, root, "schedule.batch_size=4", "schedule.steps=1"))
+    assert capsys.readouterr().out.count("passed over 1 hidden name: train/cat/._0.JPEG\n") == 1

@@ -1,5 +1,7 @@
 """Which images a folder holds, in what order, and what is refused of it."""
 
+import errno
+import os
 import subprocess
 import sys
 
@@ -93,3 +95,49 @@ def test_checksum_sees_a_name_and_a_size_that_change(tmp_path):
     longer = checksum()
     first.rename(first.with_name("9.JPEG"))
     assert len({before, longer, checksum()}) == 3
+
+
+def add_hidden(root):
+    """What Jupyter, macOS, Windows, a disk, a network drive and an archive leave behind."""
+    image = (root / "train" / "cat" / "0.JPEG").read_bytes()
+    folders = [".ipynb_checkpoints", "__MACOSX", "lost+found", "@eaDir", "cat/.ipynb_checkpoints", "cat/@eaDir/0.JPEG"]
+    files = [f"{folder}/x.JPEG" for folder in folders]
+    files += ["._cat", ".DS_Store", "cat/._0.JPEG", "cat/.DS_Store", "cat/Thumbs.db", "cat/desktop.ini"]
+    for file in files:
+        path = root / "train" / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(image)
+
+
+def test_what_systems_leave_in_folders_is_no_class_and_no_image(tmp_path):
+    clean, other = make_tree(tmp_path / "clean"), make_tree(tmp_path / "other")
+    add_hidden(other)
+    for split in ("train", "val"):
+        expected, found = photos.find(clean, split), photos.find(other, split)
+        assert [path.relative_to(other) for path in found.paths] == [path.relative_to(clean) for path in expected.paths]
+        assert found.labels.tolist() == expected.labels.tolist()
+        assert found.classes == expected.classes
+    assert photos.count(other) == photos.count_there(str(other)) == photos.count(clean)
+    checksums = [photos.checksum(root, *(photos.find(root, s) for s in ("train", "val"))) for root in (clean, other)]
+    assert checksums[0] == checksums[1]
+
+
+def test_what_was_passed_over_is_one_line_with_its_number(tmp_path):
+    root = make_tree(tmp_path)
+    assert photos.about_hidden(photos.find(root, "train")) == ""
+    add_hidden(root)
+    line = photos.about_hidden(photos.find(root, "train"), photos.find(root, "val"))
+    assert line == "passed over 12 hidden names: train/.DS_Store, train/._cat, train/.ipynb_checkpoints, ..."
+
+
+def test_a_folder_that_cannot_be_listed_is_refused_by_name(tmp_path, monkeypatch):
+    root, scandir = make_tree(tmp_path), os.scandir
+
+    def refuse(path):
+        if str(path).endswith("train/dog"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(UserError, match=r"train/dog cannot be listed \(Permission denied\): make it readable"):
+        photos.count(root)

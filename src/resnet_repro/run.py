@@ -96,6 +96,8 @@ def run(path: Path, job: dict[str, Any] | None = None, rank: Rank | None = None)
         gradients = GradientNorms(steps=schedule["steps"])
         trainer = _trainer(config, environment, loggers, [recorder, gradients, saver], rank, path)
         if rank.is_first:
+            if data.about_files:
+                print(data.about_files, flush=True)
             print(f"{job['name']}: step {first_step} of {schedule['steps']}, {hardware}", flush=True)
         try:
             trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)

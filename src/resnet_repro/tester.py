@@ -117,6 +117,8 @@ def examine(request: Request, rank: Rank) -> dict[str, Any]:
         torch.use_deterministic_algorithms(True, warn_only=True)
     device = torch.device("cuda", rank.local_rank) if on_gpu else torch.device("cpu")
     data = open_data({**request.config, "hardware": hardware})
+    if rank.is_first and data.about_files:
+        print(data.about_files, file=sys.stderr, flush=True)
     layout = torch.channels_last if hardware["channels_last"] else torch.contiguous_format
     runs = map(RunDir, request.runs)
     nets = [trained(run).to(device).to(memory_format=layout).eval() for run in runs]

@@ -24,6 +24,8 @@ class ImageNetData(pl.LightningDataModule):
         super().__init__()
         self.data, self.schedule, self.seed = config["data"], config["schedule"], config["seed"]
         self.num_threads = _num_threads(config)
+        self.about_files = ""
+        """A line for the log on files that were passed over, empty where none were."""
         self.train, self.val, self.checksum = self._find()
         self.num_train = len(self.train.labels)
         self.splits = ["val"]
@@ -39,6 +41,7 @@ class ImageNetData(pl.LightningDataModule):
         """Training images, validation images, and the checksum of both."""
         root = Path(self.data["root"]).expanduser()
         train, val = photos.find(root, "train"), photos.find(root, "val")
+        self.about_files = photos.about_hidden(train, val)
         return train, val, photos.checksum(root, train, val)
 
     @property

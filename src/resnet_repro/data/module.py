@@ -56,6 +56,7 @@ class InMemoryData(pl.LightningDataModule):
         self.splits = list(self.evaluated)
         self.num_train = len(self.train.y)
         self.damaged: set[str] = set()  # checksums tell of any
+        self.about_files = ""  # there are no others
         self.num_evaluated = {name: len(i.y) for name, i in self.evaluated.items()}
         self.normalisation = normalisation(self.train.x, self.data["normalise"])
 

@@ -55,6 +55,8 @@ def pack(src: Path, dest: Path, *, shard_mb: float, skip_damaged: bool, num_thre
         found: dict[Split, Photos] = {"train": photos.find(src, "train"), "val": photos.find(src, "val")}
     except UserError as error:
         raise UserError(str(error).removeprefix("data.root=")) from None
+    if about_hidden := photos.about_hidden(*found.values()):
+        print(about_hidden, file=sys.stderr, flush=True)
     left_out: list[str] = []
     splits = {}
     for split, images in found.items():
