@@ -1,5 +1,13 @@
 """Image files of every kind become the right pixels, and a damaged one is named."""
 
+import errno
+import os
+import struct
+import warnings
+import zlib
+from pathlib import Path
+from typing import NamedTuple
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +17,7 @@ from torchvision.transforms import functional as reference
 
 from resnet_repro.data import decode
 from resnet_repro.data.decode import ORIENTATION, Box, Damaged, read, shorter_side
+from resnet_repro.errors import UserError
 from tests.photo_files import PHOTOS, needs_photos, scene
 
 
@@ -89,6 +98,76 @@ def test_a_png_of_every_mode_is_read_as_rgb_whatever_it_is_called(tmp_path, mode
     np.testing.assert_array_equal(read(path).numpy(), expected)
 
 
+def save_tiff(path, values, *, bits=16, photometric=1):
+    """A grey little-endian TIFF of one row, byte by byte; Pillow writes no such."""
+    pixels = values.astype("<u2").tobytes()
+    if bits == 12:
+        first, second = values.tolist()
+        pixels = bytes([first >> 4, (first & 15) << 4 | second >> 8, second & 255])
+    tags = [(256, values.size), (257, 1), (258, bits), (259, 1), (262, photometric), (273, 8), (277, 1), (278, 1)]
+    tags.append((279, len(pixels)))
+    at = 8 + len(pixels)
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    path.write_bytes(struct.pack("<2sHI", b"II", 42, at) + pixels + struct.pack("<H", len(tags)) + entries + bytes(4))
+
+
+SIXTEEN, EIGHT = np.array([[0, 255, 256, 1000, 32768, 65535]], np.uint16), [0, 0, 1, 3, 128, 255]
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".pgm"])
+def test_grey_of_sixteen_bits_keeps_its_upper_eight(tmp_path, suffix):
+    path = tmp_path / f"image{suffix}"
+    Image.fromarray(SIXTEEN).save(path)
+    assert read(path).tolist() == [[EIGHT]] * 3
+
+
+def test_a_tiff_of_twelve_bits_keeps_its_upper_eight(tmp_path):
+    save_tiff(tmp_path / "image.tif", np.array([1000, 4095]), bits=12)
+    assert read(tmp_path / "image.tif").tolist() == [[[62, 255]]] * 3
+
+
+def test_colours_of_sixteen_bits_keep_their_upper_eight(tmp_path):
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    for colour_type, pixel, expected in ((2, [1000, 32768, 65535], [3, 128, 255]), (4, [1000, 9], [3, 3, 3])):
+        header = struct.pack(">IIBBBBB", 1, 1, 16, colour_type, 0, 0, 0)
+        row = zlib.compress(b"\0" + np.array(pixel, ">u2").tobytes())
+        content = chunk(b"IHDR", header) + chunk(b"IDAT", row) + chunk(b"IEND", b"")
+        (tmp_path / "image.png").write_bytes(b"\x89PNG\r\n\x1a\n" + content)
+        assert read(tmp_path / "image.png").flatten().tolist() == expected
+
+
+def test_a_transparent_palette_shows_its_colours_without_a_warning(tmp_path):
+    image = Image.new("P", (2, 1))
+    image.putpalette([10, 20, 30, 40, 50, 60])
+    image.putpixel((1, 0), 1)
+    image.save(tmp_path / "image.png", transparency=b"\x00\x80")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read(tmp_path / "image.png").tolist() == [[[10, 40]], [[20, 50]], [[30, 60]]]
+
+
+def test_black_and_white_of_one_bit_becomes_0_and_255(tmp_path):
+    Image.fromarray(np.array([[True, False]])).save(tmp_path / "image.png")
+    assert read(tmp_path / "image.png").tolist() == [[[255, 0]]] * 3
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int32])
+def test_pixels_without_a_largest_value_are_named(tmp_path, dtype):
+    Image.fromarray(np.ones((2, 2), dtype)).save(tmp_path / "image.tif")
+    with pytest.raises(
+        Damaged, match=r"image.tif cannot be read \(mode [IF] has no largest value: save it with 8 or 16"
+    ):
+        read(tmp_path / "image.tif")
+
+
+def test_a_tiff_whose_largest_value_is_black_is_named(tmp_path):
+    save_tiff(tmp_path / "image.tif", SIXTEEN, photometric=0)
+    with pytest.raises(Damaged, match="mode I;16 has no largest value"):
+        read(tmp_path / "image.tif")
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_an_image_is_upright_as_its_exif_has_it(tmp_path, orientation):
     path, upright = tmp_path / "image.jpg", scene()
@@ -110,7 +189,9 @@ def test_a_truncated_jpeg_is_named(tmp_path):
     whole, path = tmp_path / "whole.jpg", tmp_path / "cut.jpg"
     scene(200, 300).save(whole, quality=95)
     path.write_bytes(whole.read_bytes()[:-1000])
-    with pytest.raises(Damaged, match=r"cut.jpg is damaged \(.*truncated.*\): replace it, .*data.skip_damaged=true"):
+    with pytest.raises(
+        Damaged, match=r"cut.jpg cannot be read \(.*truncated.*\): replace it, .*data.skip_damaged=true"
+    ):
         read(path)
 
 
@@ -118,7 +199,7 @@ def test_a_file_whose_end_is_missing_is_named_though_only_its_upper_rows_are_wan
     whole, path = tmp_path / "whole.jpg", tmp_path / "cut.jpg"
     scene(200, 300).save(whole, quality=95)
     path.write_bytes(whole.read_bytes()[:-2])
-    with pytest.raises(Damaged, match=r"cut.jpg is damaged"):
+    with pytest.raises(Damaged, match=r"cut.jpg cannot be read"):
         read(path, lambda *_: Box(0, 0, 40, 40))
 
 
@@ -149,13 +230,98 @@ def test_where_codes_are_damaged_a_part_has_the_pixels_of_the_whole(tmp_path):
 def test_a_file_that_is_no_image_is_named_in_one_line(tmp_path, content):
     path = tmp_path / "image.jpg"
     path.write_bytes(content)
-    with pytest.raises(Damaged, match=r"image.jpg is damaged") as error:
+    with pytest.raises(Damaged, match=r"image.jpg cannot be read") as error:
         read(path)
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(("suffix", "options"), [("png", {}), ("jpg", {}), ("jpg", {"progressive": True})])
+def test_an_image_too_large_to_read_is_named(tmp_path, monkeypatch, suffix, options):
+    path = tmp_path / f"image.{suffix}"
+    scene(40, 60).save(path, **options)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1_000)
+    monkeypatch.setattr(decode, "MAX_PIXELS", 2_000)
+    with pytest.raises(
+        Damaged, match=rf"image\.{suffix} cannot be read \(it has more than 0 million pixels\): replace it"
+    ):
+        read(path)
+
+
+def png_of_broken_chunks(path):
+    scene().save(path, "PNG")
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"IDAT", b"ID\x00T", 1))  # Pillow raises SyntaxError
+
+
+def png_cut_short(path):
+    scene().save(path, "PNG")
+    path.write_bytes(path.read_bytes()[:-60])
+
+
+def tiff_of_no_tags(path):
+    path.write_bytes(b"II*\x00\x08\x00\x00\x00\x00\x00\x00\x00")
+
+
+@pytest.mark.parametrize(
+    "make",
+    [png_of_broken_chunks, png_cut_short, tiff_of_no_tags, Path.mkdir, os.mkfifo, lambda p: p.symlink_to("gone")],
+)
+@pytest.mark.timeout(20)
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+def test_whatever_cannot_be_read_is_named(tmp_path, make):
+    make(tmp_path / "image.jpg")
+    with pytest.raises(
+        Damaged, match=r"^[^\n]*image.jpg cannot be read \([^\n]+\): replace it, remove it, or pass[^\n]+$"
+    ):
+        read(tmp_path / "image.jpg")
+
+
+@pytest.mark.parametrize("error", [IndexError("list index out of range"), KeyError(259), TypeError(), zlib.error("-3")])
+def test_an_error_of_any_kind_in_a_decoder_is_told_with_the_file(tmp_path, monkeypatch, error):
+    def fail(*_):
+        raise error
+
+    scene().save(tmp_path / "image.jpg", "PNG")
+    monkeypatch.setattr(Image, "open", fail)
+    with pytest.raises(Damaged, match=r"image.jpg cannot be read \([^)]+\)"):
+        read(tmp_path / "image.jpg")
+
+
+def test_a_name_that_no_terminal_shows_is_told_in_one_line(tmp_path):
+    path = tmp_path / os.fsdecode(b"caf\xe9\n\x1b[31m.jpg")
+    with pytest.raises(Damaged) as error:
+        read(path)
+    assert r"caf\udce9\n\x1b[31m.jpg cannot be read (No such file or directory)" in str(error.value)
+
+
+class Failing(NamedTuple):
+    """A file that fails to be read."""
+
+    error: Exception
+
+    def read_bytes(self):
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "way_out"),
+    [
+        (
+            OSError(errno.EMFILE, "Too many open files"),
+            "Too many open files): raise the limit of open files (ulimit -n)",
+        ),
+        (MemoryError(), "Cannot allocate memory): free some memory, or give a smaller data.num_threads"),
+    ],
+)
+def test_what_stops_every_file_from_being_read_is_no_damage(error, way_out):
+    with pytest.raises(UserError) as told:
+        read(Failing(error))
+    assert str(told.value).endswith(way_out)
+    assert not isinstance(told.value, Damaged)
+
+
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(Damaged, match=r"gone.jpg is damaged \(No such file"):
+    with pytest.raises(Damaged, match=r"gone.jpg cannot be read \(No such file"):
         read(tmp_path / "gone.jpg")
 
 

@@ -141,7 +141,7 @@ def test_a_photograph_that_cannot_be_read_ends_the_test_by_its_name_or_is_left_o
     root = Path(read_json(RunDir(small).manifest)["config"]["data"]["root"])
     path = root / "val" / "dog" / "1.JPEG"
     path.write_bytes(path.read_bytes()[:400])
-    with pytest.raises(UserError, match=r"val/dog/1\.JPEG is damaged .* or pass data\.skip_damaged=true"):
+    with pytest.raises(UserError, match=r"val/dog/1\.JPEG cannot be read .* or pass data\.skip_damaged=true"):
         evaluated(small, "test=10crop")
     assert evaluated(small, "test=10crop", "data.skip_damaged=true")["num_images"] == 5
 

@@ -1,6 +1,9 @@
 """Training on photographs: runs that go on, runs on two ranks, and what is refused before anything starts."""
 
+import os
 import shutil
+import struct
+import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -89,7 +92,9 @@ def test_a_damaged_training_image_is_named_or_left_out_and_listed_as_asked(tmp_p
     damaged = root / "train" / "cat" / "3.JPEG"
     damaged.write_bytes(damaged.read_bytes()[:-80])
     options = ("schedule.batch_size=4", "schedule.steps=5")
-    with pytest.raises(UserError, match=r"cat/3.JPEG is damaged \(.*\): replace it, remove it, or pass data.skip_dam"):
+    with pytest.raises(
+        UserError, match=r"cat/3.JPEG cannot be read \(.*\): replace it, remove it, or pass data.skip_dam"
+    ):
         run(prepared(tmp_path, root, *options))
     path = prepared(tmp_path, root, *options, "data.skip_damaged=true")
     manifest = run(path)
@@ -272,3 +277,19 @@ def test_the_log_tells_of_hidden_files_in_one_line(tmp_path: Path, capsys: pytes
     (root / "train" / "cat" / "._0.JPEG").write_bytes(b"no image")
     run(prepared(tmp_path, root, "schedule.batch_size=4", "schedule.steps=1"))
     assert capsys.readouterr().out.count("passed over 1 hidden name: train/cat/._0.JPEG\n") == 1
+
+
+def test_images_that_cannot_be_read_for_whatever_reason_are_left_out(tmp_path: Path) -> None:
+    root = make_tree(tmp_path / "photos", num=5)
+    bomb, link, odd = (root / "train" / "cat" / name for name in ("bomb.png", "link.png", os.fsdecode(b"caf\xe9.png")))
+    bomb.write_bytes(png_header(height=10_000, width=20_000))
+    link.symlink_to("gone.png")
+    odd.write_bytes(b"")
+    options = ("schedule.batch_size=4", "schedule.steps=4", "data.skip_damaged=true")
+    manifest = run(prepared(tmp_path, root, *options))
+    assert manifest["damaged_images"] == sorted([str(bomb), str(link), str(odd).replace("\udce9", r"\udce9")])
+
+
+def png_header(*, height: int, width: int) -> bytes:
+    content = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + content + struct.pack(">I", zlib.crc32(content)) + b"IDAT"

@@ -133,12 +133,12 @@ def test_a_damaged_image_is_named_or_left_out_and_counted_as_asked(tmp_path: Pat
     path.write_bytes(path.read_bytes()[:-60])
     status, said = command(tree, "first", home=tmp_path)
     assert status == 2
-    assert f"{path} is damaged (" in said
+    assert f"{path} cannot be read (" in said
     assert "replace it, remove it, or pass --skip-damaged" in said
     assert "\n" not in said
     status, said = command(tree, "second", "--skip-damaged", home=tmp_path)
     assert status == 0
-    assert f"left out: {path} is damaged" in said
+    assert f"left out: {path} cannot be read" in said
     assert "train: 21 images" in said
     assert "1 damaged images were left out" in said
     assert read_index(at(str(tmp_path / "second"))).left_out == ["train/dog/5.JPEG"]

@@ -141,3 +141,10 @@ def test_a_folder_that_cannot_be_listed_is_refused_by_name(tmp_path, monkeypatch
     monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(UserError, match=r"train/dog cannot be listed \(Permission denied\): make it readable"):
         photos.count(root)
+
+
+def test_checksum_takes_files_without_a_size_and_of_any_name(tmp_path):
+    root = make_tree(tmp_path)
+    (root / "train" / "cat" / "link.JPEG").symlink_to("gone.JPEG")
+    (root / "train" / "cat" / os.fsdecode(b"caf\xe9.JPEG")).write_bytes(b"")
+    assert len(photos.checksum(root, photos.find(root, "train"))) == 64

@@ -1,7 +1,10 @@
 """Batches of photographs: the same for the same seed, whoever makes them, and everyone exactly once."""
 
+import errno
+import io
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -10,9 +13,9 @@ import torch
 from resnet_repro.data import augment, photos
 from resnet_repro.data.batches import Normalisation
 from resnet_repro.data.decode import Damaged
-from resnet_repro.data.stream import Damage, EvalBatches, Source, TrainBatches, in_threads
+from resnet_repro.data.stream import MAX_IN_A_ROW, Damage, EvalBatches, Source, TrainBatches, in_threads
 from resnet_repro.errors import UserError
-from tests.photo_files import make_tree
+from tests.photo_files import make_tree, scene
 
 NUM_CLASSES, NUM, BATCH, SIZE = 2, 11, 4, 16  # 22 images, 5 steps an epoch, 2 images left over
 CPU = torch.device("cpu")
@@ -135,7 +138,7 @@ def test_a_damaged_image_that_is_skipped_makes_its_batches_smaller_and_is_told_o
     assert sorted({len(y) for _, y in made}) == [BATCH - 1, BATCH]
     assert len({label for _, y in made for label in y.tolist()}) == 21
     assert whole.source.damage.paths == {str(path)}
-    assert capsys.readouterr().err.count(f"left out: {path} is damaged (") == 1
+    assert capsys.readouterr().err.count(f"left out: {path} cannot be read (") == 1
     resumed = batches(root, skip=True)
     resumed.load_state_dict(whole.state_dict() | {"step": 7})
     assert resumed.source.damage.paths == {str(path)}
@@ -152,6 +155,41 @@ def test_a_batch_of_nothing_but_damaged_images_is_refused(tmp_path: Path) -> Non
         path.write_bytes(b"")
     with pytest.raises(UserError, match="no image of a batch can be read"):
         next(iter(batches(root, skip=True)))
+
+
+class OnAFailingDisk(NamedTuple):
+    """An image on a disk from which nothing can be read any more, or that can be read."""
+
+    name: str
+    fails: bool = True
+
+    def __str__(self) -> str:
+        return self.name
+
+    def read_bytes(self) -> bytes:
+        if self.fails:
+            raise OSError(errno.EIO, "Input/output error")
+        content = io.BytesIO()
+        scene().save(content, "PNG")
+        return content.getvalue()
+
+
+def test_a_disk_that_fails_ends_a_run_that_skips_damaged_images() -> None:
+    damage = Damage(skip=True)
+    for number in range(MAX_IN_A_ROW - 1):
+        assert damage.read(OnAFailingDisk(f"{number}.jpg")) is None
+    with pytest.raises(
+        UserError, match=r"^50 images in a row cannot be read, the last of them: 49.jpg .*no matter of sin"
+    ):
+        damage.read(OnAFailingDisk("49.jpg"))
+
+
+def test_any_number_of_images_may_be_damaged_one_by_one() -> None:
+    damage = Damage(skip=True)
+    for number in range(MAX_IN_A_ROW):
+        assert damage.read(OnAFailingDisk(f"{number}.jpg")) is None
+        assert damage.read(OnAFailingDisk("", fails=False)) is not None
+    assert len(damage.paths) == MAX_IN_A_ROW
 
 
 def test_threads_are_two_batches_ahead_and_no_further() -> None:

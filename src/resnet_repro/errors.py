@@ -1,5 +1,7 @@
 """The one exception that a person is meant to read."""
 
+import re
+
 
 class UserError(Exception):
     """A mistake its user can mend. The text is one line: what was given, the rule, what to do instead."""
@@ -7,4 +9,14 @@ class UserError(Exception):
 
 def printable(text: object) -> str:
     """The text as any log takes it: what is no character to print, as in the names of some files, is escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+    text = str(text)
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def first_words(error: BaseException, *, at_most: int = 100) -> str:
+    """What a library says of an error, for a place in a line of ours: one line, no colours, cut between words."""
+    text = re.sub(r"\x1b\[[\d;]*[A-Za-z]", "", getattr(error, "strerror", None) or str(error))
+    text = " ".join(printable(word) for word in text.split()) or type(error).__name__
+    return text if len(text) <= at_most else text[:at_most].rpartition(" ")[0] + " ..."

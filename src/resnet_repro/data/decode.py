@@ -1,9 +1,12 @@
 """From an image file to uint8 pixels, and their resizing. The fast way for JPEG is libjpeg-turbo's."""
 
+import errno
 import io
+import os
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -12,9 +15,10 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import UInt8
 from PIL import Image
+from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, TiffImageFile
 from torch import Tensor
 
-from resnet_repro.errors import UserError
+from resnet_repro.errors import UserError, first_words, printable
 
 JPEG, EXIF = b"\xff\xd8", b"Exif\x00\x00"
 SEQUENTIAL = {0xC0, 0xC1}
@@ -38,7 +42,17 @@ UPRIGHT = {
 }
 """What undoes each EXIF orientation but 1, which is upright."""
 UNREADABLE = (OSError, SyntaxError, ValueError, struct.error)
-"""What decoders raise."""
+"""What libjpeg-turbo's decoder raises, and what a damaged EXIF block makes of Pillow's."""
+MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+"""Above so many Pillow reads nothing, as a small file may claim to be an image that no memory holds."""
+WAYS_OUT = {
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.ENFILE: "close files of other programs",
+    errno.ENOMEM: "free some memory, or give a smaller data.num_threads",
+}
+"""Errors of the machine that stop any file from being read: none is skipped for them."""
+EIGHT_BITS = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV", "LAB"}
+"""Pillow's modes that its `convert` makes right RGB of; what is transparent shows the colour below."""
 
 
 @runtime_checkable
@@ -70,8 +84,8 @@ class Damaged(UserError):
     """An image file that cannot be read, or not to its end."""
 
     def __init__(self, path: File, reason: str) -> None:
-        super().__init__(f"{path} is damaged ({reason}): replace it, remove it, or pass data.skip_damaged=true")
-        self.path, self.reason = path, reason
+        self.what = f"{printable(path)} cannot be read ({reason})"
+        super().__init__(f"{self.what}: replace it, remove it, or pass data.skip_damaged=true")
 
 
 def read(path: File, choose: Choose = everything) -> UInt8[Tensor, "3 h w"]:
@@ -85,7 +99,8 @@ def read(path: File, choose: Choose = everything) -> UInt8[Tensor, "3 h w"]:
         choose: The rectangle; may be asked twice.
 
     Raises:
-        Damaged: the file is not there, no image, or cut short.
+        Damaged: the file is not there, no image, of pixels that are not understood, or cut short.
+        UserError: the machine can read no file now.
     """
     return torch.from_numpy(pixels(content(path), path, choose)).permute(2, 0, 1)
 
@@ -95,11 +110,30 @@ def content(path: File) -> bytes:
 
     Raises:
         Damaged: nothing that can be read.
+        UserError: the machine can read no file now.
     """
     try:
-        return path.read_bytes()
-    except OSError as error:
-        raise Damaged(path, error.strerror or str(error)) from error
+        if not isinstance(path, Path):
+            return path.read_bytes()
+        with open(path, "rb", buffering=0, opener=_without_waiting) as file:
+            return file.read() or b""
+    except (OSError, MemoryError) as error:
+        raise _named(error, path) from error
+
+
+def _without_waiting(name: str, flags: int) -> int:
+    """Open a file; what is a pipe with an image's name would have a run wait for ever."""
+    return os.open(name, flags | os.O_NONBLOCK)
+
+
+def _named(error: Exception, path: File) -> UserError:
+    """The error with the file's name: of the file alone, or of the machine."""
+    number = errno.ENOMEM if isinstance(error, MemoryError) else getattr(error, "errno", None)
+    if number in WAYS_OUT:
+        return UserError(f"{printable(path)} cannot be read ({os.strerror(number)}): {WAYS_OUT[number]}")
+    if isinstance(error, Image.DecompressionBombError):
+        return Damaged(path, f"it has more than {MAX_PIXELS // 10**6} million pixels")
+    return Damaged(path, first_words(error).split(" <")[0])
 
 
 def pixels(content: bytes, path: File, choose: Choose = everything) -> UInt8[np.ndarray, "h w 3"]:
@@ -120,9 +154,32 @@ def _by_pillow(content: bytes, path: File) -> UInt8[np.ndarray, "h w 3"]:
         with Image.open(io.BytesIO(content)) as image:
             turn = UPRIGHT.get(image.getexif().get(ORIENTATION, 1))
             upright = image if turn is None else image.transpose(turn)
-            return np.array(upright.convert("RGB"))
-    except UNREADABLE as error:
-        raise Damaged(path, str(error).split(" <")[0]) from error
+            return np.array(_of_eight_bits(upright, image).convert("RGB"))
+    except Exception as error:  # whatever Pillow's decoders make of bytes that are no image
+        raise _named(error, path) from error
+
+
+def _of_eight_bits(image: Image.Image, opened: Image.Image) -> Image.Image:
+    """The image in a mode of eight bits a channel. Grey of 16 bits keeps the upper eight, as Pillow has it of colours.
+
+    Args:
+        opened: the image as the file has it, which tells its format.
+
+    Raises:
+        ValueError: nobody can tell which of its values is white.
+    """
+    bits = 16
+    if isinstance(opened, TiffImageFile):
+        white_is_largest = opened.tag_v2.get(PHOTOMETRIC_INTERPRETATION) == 1
+        bits = opened.tag_v2.get(BITSPERSAMPLE, (16,))[0] if white_is_largest else 0
+    grey = image.mode.startswith("I;16") or (image.mode == "I" and opened.format in ("PNG", "PPM"))
+    if grey and bits:
+        return Image.fromarray((np.asarray(image) >> (bits - 8)).astype(np.uint8))
+    if image.mode == "P" and "transparency" in image.info:
+        return image.convert("RGBA")  # without Pillow's warning
+    if image.mode not in EIGHT_BITS:
+        raise ValueError(f"mode {image.mode} has no largest value: save it with 8 or 16 bits a channel")
+    return image
 
 
 def _from_jpeg(content: bytes, choose: Choose) -> UInt8[np.ndarray, "h w 3"]:
@@ -142,12 +199,19 @@ def _from_jpeg(content: bytes, choose: Choose) -> UInt8[np.ndarray, "h w 3"]:
     if frame and not restarts and content[frame + 5] in GREY_OR_RGB:
         at = frame + 1
         height, width = (int.from_bytes(content[place : place + 2], "big") for place in (at, at + 2))
+        _refuse_too_large(height, width)
         box = choose(height, width)
         image = _upper_rows(content, at, height, width, num_rows=box.top + box.height)
     else:
+        _refuse_too_large(*simplejpeg.decode_jpeg_header(content)[:2])
         image = simplejpeg.decode_jpeg(content)
         box = choose(*image.shape[:2])
     return _cut(image, box)
+
+
+def _refuse_too_large(height: int, width: int) -> None:
+    if height * width > MAX_PIXELS:
+        raise ValueError("more pixels than Pillow reads of any format")
 
 
 def _orientation(exif: bytes) -> int:

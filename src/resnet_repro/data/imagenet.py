@@ -11,6 +11,7 @@ from resnet_repro.data import augment, photos
 from resnet_repro.data.batches import Normalisation
 from resnet_repro.data.stream import Damage, EvalBatches, Labelled, Source, TrainBatches
 from resnet_repro.devices import num_cores
+from resnet_repro.errors import UserError, printable
 
 
 class ImageNetData(pl.LightningDataModule):
@@ -52,7 +53,7 @@ class ImageNetData(pl.LightningDataModule):
     @property
     def num_evaluated(self) -> dict[str, int]:
         """Images of each split, those left out not counted."""
-        return {"val": sum(str(path) not in self.damaged for path in self.val.paths)}
+        return {"val": sum(printable(path) not in self.damaged for path in self.val.paths)}
 
     def train_dataloader(self) -> TrainBatches:
         return TrainBatches(
@@ -105,6 +106,8 @@ class ImageNetData(pl.LightningDataModule):
                 total += x
                 squares += (x * x).sum((1, 2))
                 num += 1
+        if not num:
+            raise UserError(f"no image of {len(range(self.num_train)[which]):,} can be read: mend data.root")
         mean = (total + total.flip(-1)).double() / (2 * num)
         if self.data["normalise"] == "pixel":
             return Normalisation((mean / 255).float(), 255.0)

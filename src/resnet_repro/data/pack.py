@@ -19,8 +19,8 @@ from resnet_repro.data.decode import Damaged
 from resnet_repro.data.photos import Photos, Split
 from resnet_repro.data.shards import FORMAT, INDEX
 from resnet_repro.data.storage import INSTALL
-from resnet_repro.data.stream import in_threads
-from resnet_repro.errors import UserError
+from resnet_repro.data.stream import Damage, in_threads
+from resnet_repro.errors import UserError, printable
 
 SHARD_MB = 64  # some 600 of ImageNet's images: many to a request, few to the cache
 GROUP = 128  # images that are read while those before are written
@@ -76,25 +76,23 @@ Content = tuple[int, bytes | None]
 def _contents(images: Photos, *, skip_damaged: bool, num_threads: int) -> Iterator[Content]:
     """Every image's, in a random order: lying class by class, they would need to be shuffled all at once to mix."""
     order = np.random.Generator(np.random.PCG64(0)).permutation(len(images.paths)).tolist()
-    calls: list[Callable[[], Content]] = [
-        partial(_checked, number, images.paths[number], skip_damaged=skip_damaged) for number in order
-    ]
+    damage = Damage(skip=skip_damaged)
+    calls: list[Callable[[], Content]] = [partial(_checked, number, images.paths[number], damage) for number in order]
     groups = (calls[begin : begin + GROUP] for begin in range(0, len(calls), GROUP))
     for group in in_threads(groups, num_threads=num_threads):
         yield from group
 
 
-def _checked(number: int, path: Path, *, skip_damaged: bool) -> Content:
+def _checked(number: int, path: Path, damage: Damage) -> Content:
     try:
         content = decode.content(path)
         decode.pixels(content, path)
     except Damaged as error:
-        if not skip_damaged:
-            raise UserError(
-                f"{path} is damaged ({error.reason}): replace it, remove it, or pass --skip-damaged"
-            ) from None
-        print(f"left out: {path} is damaged ({error.reason})", file=sys.stderr, flush=True)
+        if not damage.skip:
+            raise UserError(f"{error.what}: replace it, remove it, or pass --skip-damaged") from None
+        damage.leave_out(path, error)
         return number, None
+    damage.num_in_a_row = 0
     return number, content
 
 
@@ -114,7 +112,7 @@ def _write(
     cache = _litdata().Cache(str(folder), chunk_bytes=int(shard_mb * 1e6))
     labels: list[int] = []
     for number, content in tqdm(contents, split, len(images.paths), unit="image", disable=not sys.stderr.isatty()):
-        name = images.paths[number].relative_to(src).as_posix()
+        name = printable(images.paths[number].relative_to(src).as_posix())
         if content is None:
             left_out.append(name)
             continue

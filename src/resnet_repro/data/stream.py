@@ -18,10 +18,11 @@ from resnet_repro.data import augment
 from resnet_repro.data.augment import Augmentation, Crop, Draw
 from resnet_repro.data.batches import Normalisation
 from resnet_repro.data.decode import Choose, Damaged, File, everything, read
-from resnet_repro.errors import UserError
+from resnet_repro.errors import UserError, printable
 
 T = TypeVar("T")
 CHUNK = 8  # calls that a thread takes at a time: handing over one costs 0.1 ms
+MAX_IN_A_ROW = 50  # images that cannot be read, as many as a class of ImageNet's validation images has
 AHEAD = 2  # batches that are in the making while one is used: enough for an uneven one, and little memory
 
 
@@ -52,22 +53,42 @@ def _call_all(calls: list[Callable[[], T]]) -> list[T]:
 
 @dataclass
 class Damage:
-    """What becomes of an image that cannot be read: the run's end, or it is left out, and told once."""
+    """What becomes of an image that cannot be read: the run's end, or it is left out, and told once.
+
+    Where many in a row cannot be read, the disk or the network is what is damaged: that ends a run in any case.
+    """
 
     skip: bool
     paths: set[str] = field(default_factory=set)
-    """The images that were left out."""
+    """The images that were left out, as `printable` has them."""
+    num_in_a_row: int = 0
 
     def read(self, path: File, choose: Choose = everything) -> UInt8[Tensor, "3 h w"] | None:
         try:
-            return read(path, choose)
+            image = read(path, choose)
         except Damaged as damaged:
             if not self.skip:
                 raise
-            if str(path) not in self.paths:
-                print(f"left out: {damaged}", file=sys.stderr, flush=True)
-            self.paths.add(str(path))
+            self.leave_out(path, damaged)
             return None
+        self.num_in_a_row = 0
+        return image
+
+    def leave_out(self, path: File, damaged: Damaged) -> None:
+        """Tell of an image, once, and count it.
+
+        Raises:
+            UserError: it is one too many.
+        """
+        self.num_in_a_row += 1
+        if self.num_in_a_row >= MAX_IN_A_ROW:
+            raise UserError(
+                f"{MAX_IN_A_ROW} images in a row cannot be read, the last of them: {damaged.what}. That is no matter "
+                "of single files: see whether disk, network and permissions are in order"
+            )
+        if (name := printable(path)) not in self.paths:
+            print(f"left out: {damaged.what}", file=sys.stderr, flush=True)
+        self.paths.add(name)
 
 
 @runtime_checkable
