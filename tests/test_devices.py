@@ -1,13 +1,13 @@
 """How many runs share a GPU: with a stand-in for CUDA's driver, which says what GPUs there are and does no more."""
 
-import os
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from resnet_repro import depths
+from resnet_repro import depths, devices
+from resnet_repro.devices import cpu_quotas, num_cores
 from resnet_repro.resnet import ResNet
 from tests.commands import run
 from tests.test_recompute import step
@@ -42,11 +42,11 @@ def train(driver: Path, *options: str, home: Path, gpus: int, gib: float) -> tup
 @pytest.mark.parametrize(
     ("options", "gpus", "gib", "at_a_time"),
     [
-        (("seed=0,1,2,3,4,5,6,7",), 1, 80, min(4, len(os.sched_getaffinity(0)))),
+        (("seed=0,1,2,3,4,5,6,7",), 1, 80, min(4, num_cores())),
         (("seed=0,1,2,3,4,5,6,7",), 1, 2.0, 1),  # 1.4 GiB each
         (("seed=0,1,2,3,4,5,6,7", "jobs=8"), 1, 2.0, 8),
         (("seed=0,1,2,3,4,5,6,7", "hardware=ddp_2gpu"), 4, 80, 2),
-        (("seed=0,1,2,3,4,5,6,7", "hardware=cpu"), 4, 80, len(os.sched_getaffinity(0))),
+        (("seed=0,1,2,3,4,5,6,7", "hardware=cpu"), 4, 80, num_cores()),
     ],
     ids=["small", "memory", "asked for", "ranks", "cpu"],
 )
@@ -84,3 +84,49 @@ def test_the_activations_reckoned_are_those_that_autograd_keeps(depth: int, word
     asked = {"unit": words.get("unit", "auto"), "shortcut": words["shortcut"]}
     reckoned = depths.kept_activations(depth, family="cifar", image_size=32, **asked) * (2 if bf16 else 4)
     assert (num_bytes - weights) / 16 == pytest.approx(reckoned, rel=0.1)
+
+
+def write_groups(folder: Path, groups: str, files: dict[str, str]) -> dict[str, Path]:
+    """What Linux shows a process of its control groups."""
+    for name, content in {"groups": groups, **files}.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(content)
+    return {"groups": folder / "groups", "mount": folder}
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "quotas"),
+    [
+        ("0::/\n", {"cpu.max": "150000 100000\n"}, [1.5]),
+        ("0::/\n", {"cpu.max": "max 100000\n"}, []),
+        ("0::/user.slice/job\n", {"user.slice/job/cpu.max": "max 100000", "user.slice/cpu.max": "50000 25000"}, [2.0]),
+        (
+            "3:cpuset:/\n1:cpu:/\n0::/\n",
+            {"cpu/cpu.cfs_quota_us": "100000\n", "cpu/cpu.cfs_period_us": "100000\n"},
+            [1.0],
+        ),
+        (
+            "4:cpu,cpuacct:/docker/5f0e\n",  # as a container without a namespace of groups sees it
+            {"cpu,cpuacct/cpu.cfs_quota_us": "300000\n", "cpu,cpuacct/cpu.cfs_period_us": "100000\n"},
+            [3.0],
+        ),
+        ("1:cpu:/a\n", {"cpu/a/cpu.cfs_quota_us": "-1\n", "cpu/a/cpu.cfs_period_us": "100000\n"}, []),
+    ],
+)
+def test_the_quota_of_a_container_is_read(
+    tmp_path: Path, groups: str, files: dict[str, str], quotas: list[float]
+) -> None:
+    assert cpu_quotas(**write_groups(tmp_path, groups, files)) == quotas
+
+
+def test_cores_are_those_of_affinity_quota_and_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices.os, "sched_getaffinity", lambda _: set(range(16)), raising=False)
+    monkeypatch.setattr(devices, "cpu_quotas", lambda: [])
+    monkeypatch.delenv("SLURM_CPUS_ON_NODE", raising=False)
+    assert num_cores() == 16
+    monkeypatch.setenv("SLURM_CPUS_ON_NODE", "8")
+    assert num_cores() == 8
+    monkeypatch.setattr(devices, "cpu_quotas", lambda: [2.5, 6.0])
+    assert num_cores() == 3
+    monkeypatch.setattr(devices, "cpu_quotas", lambda: [0.5])
+    assert num_cores() == 1

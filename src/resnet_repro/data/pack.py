@@ -3,7 +3,6 @@
 import argparse
 import hashlib
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -20,6 +19,7 @@ from resnet_repro.data.photos import Photos, Split
 from resnet_repro.data.shards import FORMAT, INDEX
 from resnet_repro.data.storage import INSTALL
 from resnet_repro.data.stream import Damage, in_threads
+from resnet_repro.devices import num_cores
 from resnet_repro.errors import UserError, printable
 
 SHARD_MB = 64  # some 600 of ImageNet's images: many to a request, few to the cache
@@ -162,7 +162,7 @@ def main() -> None:
         "--skip-damaged", action="store_true", help="leave out images that cannot be read, and name them"
     )
     parser.add_argument("--shard-mb", type=float, default=SHARD_MB, help="MB a shard (default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="that decode (default: one a core)")
+    parser.add_argument("--threads", type=int, default=num_cores(), help="that decode (default: one a core)")
     given = parser.parse_args()
     with errors_for_people():
         if given.shard_mb <= 0 or given.threads < 1:
