@@ -150,3 +150,30 @@ def test_what_a_library_has_not_is_refused():
         weights.named_as(imagenet(18, shortcut="none"), TORCHVISION)
     with pytest.raises(UserError, match="torchvision and timm have family=imagenet, and this one has family=cifar"):
         weights.named_as(cifar(20, shortcut="B"), TORCHVISION)
+
+
+def prefixed(state, prefix):
+    return {f"{prefix}{name}": tensor for name, tensor in state.items()}
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: {"net": prefixed(state, "module."), "acc": 95.1, "epoch": 199},
+        lambda state: {"model": prefixed(state, "_orig_mod."), "optimizer": {"state": {}}},
+        lambda state: {"model_state_dict": state, "epoch": 3},
+        lambda state: {"model": {"state_dict": prefixed(state, "module._orig_mod.")}},
+        lambda state: {"n_averaged": torch.tensor(3)} | prefixed(state, "module."),
+        lambda state: {
+            "pytorch-lightning_version": "2.6.0",
+            "state_dict": prefixed(state, "model.") | {"loss.weight": torch.ones(7)},
+        },
+        lambda state: {"pytorch-lightning_version": "2.6.0", "state_dict": prefixed(state, "net._orig_mod.")},
+    ],
+    ids=["kuangliu", "compiled", "tutorial", "both", "averaged", "Lightning", "Lightning compiled"],
+)
+def test_a_checkpoint_of_a_training_script_is_read(tmp_path, wrap):
+    theirs, ours = torchvision.models.resnet18(weights=None, num_classes=7), imagenet(18)
+    torch.save(wrap(theirs.state_dict()), tmp_path / "checkpoint.pth")
+    weights.load(ours, tmp_path / "checkpoint.pth")
+    assert_equal_logits(ours, theirs.eval(), torch.randn(1, 3, 64, 64))

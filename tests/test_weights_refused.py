@@ -2,7 +2,10 @@
 
 import pickle
 import re
+import shlex
+import sys
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -80,6 +83,48 @@ def test_a_file_that_would_be_executed_is_not(tmp_path, state):
     with pytest.raises(UserError, match=r"plain\.pkl"):
         weights.load(imagenet(18), tmp_path / "plain.pkl")
     assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "before PyTorch 1.6"])
+def test_a_scalar_of_numpy_is_named_and_the_line_says_how_to_save_without(tmp_path, monkeypatch, state, zipped):
+    path = tmp_path / "c.pth.tar"
+    torch.save({"state_dict": state, "best_acc": np.float64(91.7)}, path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(UserError) as raised:
+        weights.load(imagenet(18), path)
+    line = str(raised.value)
+    assert re.search(
+        r"c\.pth\.tar holds more than weights \([^()]*numpy\S*\.multiarray\.scalar[^()]*\), and reading", line
+    )
+    assert line.isprintable()
+    _, _, code, file = shlex.split(line.partition("save the weights alone: ")[2])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["-c", file])
+    exec(code, {})
+    weights.load(imagenet(18), tmp_path / "weights.pth")
+
+
+def test_a_whole_network_in_a_file_is_refused_by_its_classes(tmp_path):
+    theirs = torchvision.models.resnet18(weights=None, num_classes=7)
+    assert_refused(
+        tmp_path, imagenet(18), theirs, r"holds more than weights \(torch\.nn\.modules\..*, \.\.\.\), and reading"
+    )
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>404</html>", pickle.dumps([1, 2], protocol=4)])
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol 4")
+def test_a_file_of_no_weights_is_told_in_our_words(tmp_path, content):
+    (tmp_path / "w.pth").write_bytes(content)
+    with pytest.raises(
+        UserError, match=r"w\.pth is damaged, or no file that torch\.save or safetensors wrote; fetch it ag"
+    ):
+        weights.load(imagenet(18), tmp_path / "w.pth")
+
+
+def test_a_checkpoint_without_weights_is_told_by_its_keys(tmp_path):
+    content = {"epoch": 3, "optimizer": {"lr": 0.1}}
+    assert_refused(
+        tmp_path, imagenet(18), content, "holds no state dict but epoch, optimizer; give a file of one, or of"
+    )
 
 
 @pytest.mark.parametrize("suffix", ["pth", "safetensors"])

@@ -16,7 +16,7 @@ import wandb_workspaces.reports.v2 as wr
 from rich.console import Console
 
 from resnet_repro import verdict_tables, verdicts
-from resnet_repro.errors import UserError
+from resnet_repro.errors import UserError, first_words
 from resnet_repro.evidence import SPLITS
 from resnet_repro.finished import read
 from resnet_repro.login import is_logged_in, wandb_mode
@@ -74,7 +74,7 @@ def write(outputs: Path, logger: dict[str, Any], console: Console, *, kept: Sequ
     except NoSuchProject as error:
         raise UserError(f"W&B has no project {error}: upload the runs with {upload}, then `{command}`") from error
     except Exception as error:  # what fails between here and there is W&B's own matter
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_words(error)
         raise UserError(f"W&B has not taken the report ({reason}): it is in {file}; try `{command}` again") from error
     finally:
         end_wandb_soon()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from resnet_repro.config import family, is_comparator
-from resnet_repro.errors import UserError
+from resnet_repro.errors import UserError, first_words
 from resnet_repro.resnet import ResNet
 from resnet_repro.rules import COMPARATORS
 
@@ -134,7 +134,7 @@ def inspect(config: dict[str, Any]) -> Facts:
     try:
         return facts(size)
     except Exception as error:  # each network has its own way to fail
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_words(error)
     works = next((larger for larger in SIZES if larger > size and _works(facts, larger)), None)
     if works is None:
         raise UserError(f"arch.name={name} does not work as a classifier of images here ({reason}); use another")

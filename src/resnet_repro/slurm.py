@@ -16,7 +16,7 @@ from rich.console import Console
 from resnet_repro import plan
 from resnet_repro.config import Job
 from resnet_repro.display import Display, Outcome
-from resnet_repro.errors import UserError
+from resnet_repro.errors import UserError, first_words
 from resnet_repro.ranks import given
 from resnet_repro.rundir import InUse, RunDir, read_json, write_json
 from resnet_repro.sweep import announce, claim_all, conclude
@@ -115,7 +115,7 @@ def submit(jobs: list[Job], options: dict[str, Any]) -> dict[Job, str]:
     try:
         submitted = executor.map_array(SlurmTask(), [job.dir.absolute() for job in jobs])
     except FailedJobError as error:
-        raise UserError(f"SLURM refuses the jobs: {' '.join(str(error).split())}") from None
+        raise UserError(f"SLURM refuses the jobs: {first_words(error, at_most=300)}") from None
     numbers = {job: slurm_job.job_id for job, slurm_job in zip(jobs, submitted, strict=True)}
     for job, slurm_job in zip(jobs, submitted, strict=True):
         write_json(RunDir(job.dir).slurm, {"job": slurm_job.job_id, "log": str(slurm_job.paths.stdout)})

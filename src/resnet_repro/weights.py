@@ -1,17 +1,19 @@
 """Weights of others in our networks, and ours in theirs."""
 
 import json
+import re
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from resnet_repro import checkpoints
 from resnet_repro.config import Config
-from resnet_repro.errors import UserError
+from resnet_repro.errors import UserError, first_words, printable
 from resnet_repro.layouts import AKAMASTER, LAYOUTS, TIMM_V2, Layout, State, refuse, their_name, zeros_behind
 from resnet_repro.manifest import weights_sha256
 from resnet_repro.networks import build, words
@@ -35,7 +37,8 @@ def load(net: ResNet, source: str | Path) -> None:
 
     Args:
         source: a file of safetensors or of PyTorch (read with `weights_only=True`), in our names or in those of
-            torchvision, timm or akamaster/pytorch_resnet_cifar10; the folder of a finished run, or one that
+            torchvision, timm or akamaster/pytorch_resnet_cifar10, alone or as a training script's checkpoint has them
+            (WRAPPINGS, PREFIXES); the folder of a finished run, or one that
             `resnet_repro.export` wrote; `torchvision:resnet50` (`...:resnet50.IMAGENET1K_V1`) or
             `timm:resnet50.a1_in1k`, which are fetched.
 
@@ -155,28 +158,57 @@ def _read(source: str) -> tuple[State, dict[str, Any]]:
                 metadata = file.metadata() or {}
                 return {key: file.get_tensor(key) for key in file.keys()}, json.loads(metadata.get("words", "{}"))  # noqa: SIM118
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise UserError(f"{path} cannot be read as weights ({_line(error)}); give another file") from None
-    except Exception as error:  # pickle.UnpicklingError, and what a damaged file makes of it
+    except OSError as error:
         raise UserError(
-            f"{path} holds more than weights, or is damaged, and is not executed ({_line(error)}); "
-            "save its state_dict alone, best as safetensors"
+            f"{path} cannot be read ({first_words(error)}); make it readable, or give another file"
         ) from None
+    except Exception as error:  # SafetensorError, pickle.UnpicklingError, and what else damaged files make of readers
+        raise UserError(_why_not_read(path, error)) from None
     return _tensors(path, content)
+
+
+SAVE_ALONE = (
+    "python -c \"import sys, torch; c = torch.load(sys.argv[1], 'cpu', weights_only=False); "
+    "torch.save(c.state_dict() if hasattr(c, 'state_dict') else "
+    "c.get('state_dict') or c.get('model') or c.get('net') or c, 'weights.pth')\""
+)
+
+
+def _why_not_read(path: Path, error: Exception) -> str:
+    """One line for a file that torch and safetensors do not read; their own texts are pages, or say what to trust."""
+    try:
+        classes = set(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+    except Exception:  # of before PyTorch 1.6, or damaged
+        classes = set()
+    if named := classes | set(re.findall(r"GLOBAL ([\w.]+)", str(error))):
+        listed = ", ".join(sorted(named)[:3]) + ", ..." * (len(named) > 3)
+        way_out = f"if you trust it, save the weights alone: {SAVE_ALONE} {shlex.quote(str(path))}"
+        return f"{path} holds more than weights ({listed}), and reading that may execute code; {way_out}"
+    return f"{path} is damaged, or no file that torch.save or safetensors wrote; fetch it again, or give another"
+
+
+WRAPPINGS = ("state_dict", "model_state_dict", "model", "net", "network", "module")
+"""Keys under which training scripts put a state dict beside what else they save."""
+PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
+"""What DataParallel, torch.compile and modules around a network put before the names of its weights."""
 
 
 def _tensors(path: Path, content: Any) -> tuple[State, dict[str, Any]]:
     """What a file of PyTorch holds: a state dict, or a training script's dict around one; one of ours has a config."""
-    config = _config(content)
-    for key in ("state_dict", "model"):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
+    config, is_lightnings = _config(content), isinstance(content, dict) and "pytorch-lightning_version" in content
+    while key := next((k for k in WRAPPINGS if isinstance(content, dict) and isinstance(content.get(k), dict)), None):
+        content = content[key]
     if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
-        raise UserError(f"{path} holds no state dict; give a file of one")
-    prefix = next((p for p in ("module.", "net.") if all(key.startswith(p) for key in content)), "")
-    if config:  # the metrics' state is not the network's
-        content, prefix = {key: value for key, value in content.items() if key.startswith("net.")}, "net."
-    return {key.removeprefix(prefix): value for key, value in content.items()}, words(config) if config else {}
+        keys = f" but {', '.join(printable(key) for key in [*content][:5])}" if isinstance(content, dict) else ""
+        raise UserError(f"{path} holds no state dict{keys}; give a file of one, or of one as {' or '.join(WRAPPINGS)}")
+    state = {str(key): value for key, value in content.items() if key != "n_averaged"}  # of torch's AveragedModel
+    if is_lightnings and (mine := next((p for p in ("net.", "model.") if any(k.startswith(p) for k in state)), "")):
+        state = {
+            key: value for key, value in state.items() if key.startswith(mine)
+        }  # the rest is of metrics and losses
+    while prefix := next((p for p in PREFIXES if all(key.startswith(p) for key in state)), ""):
+        state = {key.removeprefix(prefix): value for key, value in state.items()}
+    return state, words(config) if config else {}
 
 
 def _config(content: Any) -> Config:
@@ -198,7 +230,7 @@ def _fetch(library: str, name: str) -> State:
         raise
     except Exception as error:  # whatever a network that is not there makes of urllib, httpx or a hub's own library
         raise UserError(
-            f"{library}:{name} could not be fetched ({_line(error)}); try again online, or give a file"
+            f"{library}:{name} could not be fetched ({first_words(error)}); try again online, or give a file"
         ) from None
 
 
@@ -225,7 +257,3 @@ def _check_version(name: str, version: str, known: Iterable[str]) -> None:
     if version not in (known := list(known)) and (version or not known):
         hint = f"use one of {', '.join(f'{name}.{v}' for v in known)}" if known else "no weights were published"
         raise UserError(f"{name}{'.' if version else ''}{version} is not known; {hint}")
-
-
-def _line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)[:120]

@@ -1,10 +1,9 @@
 """One file from the network, complete and checked."""
 
 import sys
-import textwrap
 from pathlib import Path
 
-from resnet_repro.errors import UserError
+from resnet_repro.errors import UserError, first_words
 
 
 def fetch(url: str, path: Path, *, digest: str) -> None:
@@ -19,5 +18,5 @@ def fetch(url: str, path: Path, *, digest: str) -> None:
         pooch.retrieve(url, digest, fname=path.name, path=path.parent, progressbar=sys.stderr.isatty())
         path.chmod(0o644)  # pooch makes it readable to nobody else
     except (OSError, ValueError) as error:  # connection or disk; checksum
-        reason = textwrap.shorten(str(error), 200)
+        reason = first_words(error, at_most=200)
         raise UserError(f"could not download {url} ({reason}): fetch it by hand and put it at {path}") from error

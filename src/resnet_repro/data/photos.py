@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple, NoReturn
 
 import numpy as np
 
-from resnet_repro.errors import UserError, printable
+from resnet_repro.errors import UserError, first_words, printable
 
 Split = Literal["train", "val"]
 ARCHIVES: dict[Split, str] = {"train": "ILSVRC2012_img_train.tar", "val": "ILSVRC2012_img_val.tar"}
@@ -133,7 +133,7 @@ def unpack(root: Path) -> None:
         try:
             ImageNet(root, split)
         except (RuntimeError, OSError) as error:
-            raise UserError(f"could not unpack {root / ARCHIVES[split]}: {' '.join(str(error).split())}") from error
+            raise UserError(f"could not unpack {root / ARCHIVES[split]}: {first_words(error, at_most=300)}") from error
 
 
 def checksum(root: Path, *splits: Photos) -> str:

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from resnet_repro.errors import UserError
+from resnet_repro.errors import UserError, first_words
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -79,7 +79,9 @@ class Bucket:
             try:
                 return boto3.Session().client("s3", config=config)
             except ValueError as error:
-                raise UserError(f"data.root={self}: {error}: set AWS_ENDPOINT_URL to http://HOST:PORT or so") from None
+                raise UserError(
+                    f"data.root={self}: {first_words(error)}: set AWS_ENDPOINT_URL to http://HOST:PORT or so"
+                ) from None
 
     def read(self, name: str) -> bytes:
         """The content of an object.
@@ -169,11 +171,11 @@ class Bucket:
             elif code in REFUSALS:
                 reason = f"the credentials are refused ({code}): {logging_in}, to what may read it"
             else:
-                reason = f"the server says {' '.join(str(error).split())}: try again later"
+                reason = f"the server says {first_words(error, at_most=200)}: try again later"
         except no_login as error:
-            reason = f"no credentials ({error}): {logging_in}"
+            reason = f"no credentials ({first_words(error)}): {logging_in}"
         except BotoCoreError as error:
-            said = " ".join(str(error).split())
+            said = first_words(error, at_most=200)
             reason = f"out of reach ({said}): check the network, and AWS_ENDPOINT_URL where it is not Amazon's"
         else:
             return
