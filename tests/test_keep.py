@@ -1,6 +1,7 @@
 """Finished runs are kept as evidence: their record and curves, read like those in outputs/."""
 
 import io
+import re
 import shutil
 import subprocess
 import sys
@@ -72,10 +73,20 @@ def test_runs_made_anew_stand_for_the_kept_ones_which_are_named(tmp_path: Path) 
     assert "left out, as a later run has the same network and seed: digits/plain-20-s0" in printed
 
 
-@pytest.mark.parametrize("commit", [None, "0" * 40 + "+"])
-def test_what_no_commit_has_made_is_not_kept(tmp_path: Path, commit: str | None) -> None:
-    run = made(tmp_path / "outputs", manifest={"git_commit": commit})
-    with pytest.raises(UserError, match="made by code that no commit has"):
+@pytest.mark.parametrize(
+    ("facts", "why"),
+    [
+        ({"git_commit": None}, "the reason is not on record"),
+        ({"git_commit": None, "why_no_commit": "git is not installed: install it"}, "git is not installed: install it"),
+        ({"git_commit": "0123456789abcdef+"}, "changed files beside commit 0123456789ab: commit them"),
+    ],
+)
+def test_what_no_commit_has_made_is_not_kept_and_the_line_says_why(
+    tmp_path: Path, facts: dict[str, Any], why: str
+) -> None:
+    run = made(tmp_path / "outputs", manifest=facts)
+    said = f"was made by code that no commit has ({why}); then make it anew with resume=false"
+    with pytest.raises(UserError, match=re.escape(said)):
         keep(run, tmp_path / "results")
     assert not (tmp_path / "results").exists()
 

@@ -22,7 +22,10 @@ def keep(run: RunDir, results: Path) -> Path:
     manifest = read_json(run.manifest)
     commit = manifest["git_commit"]
     if commit is None or commit.endswith("+"):
-        raise UserError(f"{run.path} was made by code that no commit has ({commit}); keep runs of a committed checkout")
+        why = manifest.get("why_no_commit", "the reason is not on record")
+        if commit is not None:
+            why = f"changed files beside commit {commit[:12]}: commit them"
+        raise UserError(f"{run.path} was made by code that no commit has ({why}); then make it anew with resume=false")
     kept = RunDir(results / manifest["config"]["data"]["name"] / manifest["name"])
     if kept.is_done and read_json(kept.manifest) != manifest:
         raise UserError(f"{kept.path} holds another run of this name; remove it first, if this one is to stand for it")

@@ -2,15 +2,17 @@
 
 import hashlib
 import math
+import os
 import platform
 import resource
+import shlex
 import statistics
 import subprocess
 import sys
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 import torch
@@ -18,6 +20,7 @@ from torch import nn
 
 from resnet_repro.callbacks import Recorder
 from resnet_repro.config import Config
+from resnet_repro.errors import first_words
 from resnet_repro.rundir import RunDir, read_json
 from resnet_repro.schedule import log_every
 
@@ -95,21 +98,61 @@ def weights_sha256(net: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def git_commit() -> str | None:
-    """The commit of this package's checkout, "+" where files differ from it; None outside of one."""
-    here = Path(__file__).parent
+class Commit(NamedTuple):
+    """The commit that the code is of."""
 
-    def git(*args: str) -> str | None:
-        try:
-            result = subprocess.run(["git", "-C", str(here), *args], capture_output=True, text=True, check=True)
-        except (OSError, subprocess.CalledProcessError):
-            return None
-        return result.stdout.strip()
+    name: str | None
+    """"+" behind it where files differ from it; None where it could not be had."""
+    why_none: str | None = None
+    """The reason, and what helps."""
 
-    if not git("ls-files", "manifest.py"):  # an installed copy inside somebody else's repository
-        return None
-    commit, changes = git("rev-parse", "HEAD"), git("status", "--porcelain", "--untracked-files=no")
-    return None if commit is None else commit + "+" * (changes != "")  # also where git was killed at that question
+    @property
+    def facts(self) -> dict[str, str]:
+        """What a manifest adds to say why it has no commit."""
+        return {} if self.why_none is None else {"why_no_commit": self.why_none}
+
+
+def git_commit(here: Path = Path(__file__).parent) -> Commit:
+    """The commit of the checkout that this package, or the one in another folder, is in."""
+    kept = {
+        key: value for key, value in os.environ.items() if key not in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
+    }
+
+    def git(*args: str) -> str:
+        command = ["git", "-C", str(here), *args]
+        return subprocess.run(
+            command, capture_output=True, text=True, check=True, env=kept | {"LC_ALL": "C"}
+        ).stdout.strip()
+
+    try:
+        if not git("ls-files", "manifest.py"):
+            return Commit(None, f"{here} is an installed copy and no checkout: run the code of a checkout")
+        commit = git("rev-parse", "--verify", "HEAD")
+    except FileNotFoundError:
+        return Commit(None, "git is not installed: install it")
+    except OSError as error:
+        return Commit(None, f"git does not start ({first_words(error)}): mend that")
+    except subprocess.CalledProcessError as error:
+        return Commit(None, _why_git_refuses(error, here))
+    try:
+        return Commit(commit + "+" * bool(git("status", "--porcelain", "--untracked-files=no")))
+    except (OSError, subprocess.CalledProcessError):  # killed, say
+        return Commit(commit + "+")
+
+
+def _why_git_refuses(error: subprocess.CalledProcessError, here: Path) -> str:
+    repository = next((folder for folder in (here, *here.parents) if (folder / ".git").exists()), None)
+    if repository is None:
+        return f"{here} is in no git repository: run the code of a checkout"
+    if "dubious ownership" in error.stderr:
+        allow = f"git config --global --add safe.directory {shlex.quote(str(repository))}"
+        return f"git reads no repository of another user, as {repository} is: `{allow}` allows it"
+    if "Needed a single revision" in error.stderr:
+        return f"the repository {repository} has no commit yet: make one"
+    said = (
+        first_words(Exception(error.stderr.removeprefix("fatal: "))) if error.stderr else f"status {error.returncode}"
+    )
+    return f"the repository {repository} is damaged ({said}): clone it again"
 
 
 def machine(accelerator: str) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from resnet_repro.hardware import compile_regions, keep_freed_memory, settle
 from resnet_repro.layers import GradientNorms, write_responses
 from resnet_repro.lit import LitClassifier
 from resnet_repro.loggers import CsvLogger, LenientWandbLogger, finish_wandb, wandb_logger
-from resnet_repro.manifest import git_commit, of_run, weights_sha256
+from resnet_repro.manifest import Commit, git_commit, of_run, weights_sha256
 from resnet_repro.process_group import check_same, from_first, gather, joined
 from resnet_repro.ranks import Rank
 from resnet_repro.recompute import recompute_units
@@ -96,8 +96,8 @@ def run(path: Path, job: dict[str, Any] | None = None, rank: Rank | None = None)
         gradients = GradientNorms(steps=schedule["steps"])
         trainer = _trainer(config, environment, loggers, [recorder, gradients, saver], rank, path)
         if rank.is_first:
-            if data.about_files:
-                print(data.about_files, flush=True)
+            for note in filter(None, (data.about_files, commit.why_none and f"no commit on record: {commit.why_none}")):
+                print(note, flush=True)
             print(f"{job['name']}: step {first_step} of {schedule['steps']}, {hardware}", flush=True)
         try:
             trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
@@ -110,7 +110,8 @@ def run(path: Path, job: dict[str, Any] | None = None, rank: Rank | None = None)
             folder, job, config, model.net, recorder, step=trainer.global_step, num_images=data.num_evaluated
         ) | {
             "damaged_images": sorted(data.damaged),
-            "git_commit": commit,
+            "git_commit": commit.name,
+            **commit.facts,
             "wandb_url": next(
                 (logger.experiment.url for logger in loggers if isinstance(logger, LenientWandbLogger)), None
             ),
@@ -133,7 +134,7 @@ def _begin_or_go_on(
     data: "InMemoryData | ImageNetData",
     *,
     rank: Rank,
-    commit: str | None,
+    commit: Commit,
 ) -> Path | None:
     """The checkpoint to go on from; None where the run begins, with its origin then on record and its weights made.
 
@@ -150,7 +151,7 @@ def _begin_or_go_on(
             device = torch.device("cuda" if config["hardware"]["accelerator"] == "gpu" else "cpu")
             weights = begin_as(model.net, RunDir(folder.path.with_name(job["begins_with"])), data.unaugmented(device))
         if rank.is_first:
-            origin.record(folder, config, data_checksum=data.checksum, git_commit=commit, weights=weights)
+            origin.record(folder, config, data_checksum=data.checksum, git_commit=commit.name, weights=weights)
     about = {**origin.code(config), "data": data.checksum, "weights": weights_sha256(model.net)}
     check_same({**result_keys(config), **about})
     return checkpoint
