@@ -20,6 +20,14 @@ from tests.commands import ROOT, environment, imported_modules, run
         (["-m", "depth=20,57"], "depth=57 is not 6n+2 (basic units); nearest are 56 and 62"),
         (["dpeth=20"], "dpeth is not an option; did you mean depth?"),
         (["schedule.stepz=3"], "schedule.stepz is not an option; did you mean schedule.steps?"),
+        (["data=digits", "data.batch_size=16"], "data.batch_size is not an option; batch_size is schedule.batch_size"),
+        (
+            ["data=digits", "+data.crop=28"],
+            "data.crop is not an option here; data=imagenet | imagenet_streaming has it",
+        ),
+        (["data=digits", "data=null"], "data=null chooses nothing; use one of cifar10, cifar100, digits"),
+        (["data=digits", "schedule.lr=${foo}"], "schedule.lr cannot be made out (Interpolation key 'foo' not found)"),
+        (["data=digits", "+data.flip=true"], "+data.flip adds what is there already; write data.flip=VALUE"),
         (["foo=1,2"], "foo is not an option; python train.py --help shows the usual ones"),
         (["arch=resnet_v3"], "use one of plain, resnet_v1, resnet_v2, timm, torchvision; did you mean resnet_v"),
         (["arch=torchvision"], "arch=torchvision needs arch.name=..., one of alexnet, squeezenet1_1, vgg16, googlenet"),
@@ -31,7 +39,7 @@ from tests.commands import ROOT, environment, imported_modules, run
         ),
         (
             ["data=digits", "data.root=x"],
-            "data.root is not an option here; data=cifar10 | imagenet | imagenet_streaming has it",
+            "data.root is not an option here; data=cifar10 | cifar100 | imagenet | imagenet_streaming has it",
         ),
         (
             ["data=cifar"],
@@ -82,6 +90,23 @@ def test_a_mistake_is_told_in_one_line_before_torch_is_imported(
     assert said.strip().count("\n") == 0
     assert "torch" not in modules
     assert "hydra" in modules  # else the list of modules was not read
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (("report.py", "+foo=1"), "foo is not an option; python report.py --help shows the usual ones"),
+        (("report.py", "wandb=maybe"), "wandb=maybe is not one of true, false"),
+        (("evaluate.py", "run=x", "+hardware.foo=1"), "hardware.foo is not an option; python evaluate.py --help shows"),
+        (("evaluate.py", "run=x", "data.root=5"), "data.root=5 is not a folder"),
+    ],
+)
+def test_the_other_commands_take_no_unknown_option_either(
+    command: tuple[str, ...], message: str, tmp_path: Path
+) -> None:
+    status, said = run(*command, home=tmp_path)
+    assert (status, said.strip().count("\n")) == (2, 0)
+    assert message in said
 
 
 @pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="there is a GPU here")

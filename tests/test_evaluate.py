@@ -169,7 +169,7 @@ def test_the_same_test_again_replaces_its_entry_and_another_is_added(home: Path)
         (["run=RUN", "hardware.devices=0"], "hardware.devices=0 is not a whole number of devices"),
         (["run=RUN", "hardware=slurm_1gpu"], "hardware=slurm_1gpu: a test is not submitted to SLURM; use hardware=gpu"),
         (["rnu=x"], "rnu is not an option; did you mean run?"),
-        (["run=RUN", "depth=20"], "depth is not an option; python evaluate.py --help shows the usual ones"),
+        (["run=RUN", "depth=20"], "depth is not an option; train.py has it"),
         (["--run=RUN"], "options are written without dashes, run=VALUE"),
     ],
 )

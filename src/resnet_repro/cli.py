@@ -1,14 +1,14 @@
 """The command line: Hydra's, with every mistake told in one line. Imports no torch."""
 
-import difflib
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from resnet_repro.errors import UserError
+from resnet_repro.errors import UserError, first_words
+from resnet_repro.options import about_unknown, about_unknown_choice, check, config_dir, option_names, refuse_no_choice
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -57,35 +57,23 @@ def _exit(line: str) -> None:
 def explain(error: Exception, config_name: str) -> str:
     """One line for what Hydra found wrong with the options."""
     from hydra.errors import MissingConfigException, OverrideParseException
+    from omegaconf.errors import InterpolationResolutionError
 
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, choice = error.missing_cfg_file.rpartition("/")
-        options = error.options or []
-        return f"{group}={choice} is not known; use one of {', '.join(options)}" + _did_you_mean(choice, options)
+        return about_unknown_choice(group, choice, error.options or [])
     if isinstance(error, OverrideParseException):
         return f"cannot read the option '{error.override}'; options are written depth=20 or depth=20,56"
     text = str(error)
-    if text.startswith("Could not override '"):
-        key, names = text.split("'")[1], option_names(config_name)
-        if key in names:
-            return f"{key} is not an option here; {_who_has(key)}"
-        hint = _did_you_mean(key, names) or f"; python {Path(sys.argv[0]).name} --help shows the usual ones"
-        return f"{key} is not an option{hint}"
-    return " ".join(text.split())
-
-
-def _who_has(key: str) -> str:
-    """Which choices of its group have an option."""
-    from omegaconf import OmegaConf
-
-    group, _, name = key.partition(".")
-    files = (config_dir() / group).glob("*.yaml")
-    return f"{group}={' | '.join(path.stem for path in sorted(files) if name in OmegaConf.load(path))} has it"
-
-
-def _did_you_mean(word: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(word, list(known), n=1)
-    return f"; did you mean {near[0]}?" if near else ""
+    for words in ("Could not override '", "Could not delete from config. '"):
+        if text.startswith(words):
+            return about_unknown(text.removeprefix(words).split("'")[0], config_name)
+    if text.startswith("Could not append to config. An item is already at '"):
+        key = text.split("'")[1]
+        return f"+{key} adds what is there already; write {key}=VALUE"
+    if isinstance(error, InterpolationResolutionError):
+        return f"{error.full_key} cannot be made out ({text.splitlines()[0]}); write a value"
+    return first_words(error, at_most=300)
 
 
 def _refuse_dashes(arguments: list[str], config_name: str) -> None:
@@ -93,31 +81,6 @@ def _refuse_dashes(arguments: list[str], config_name: str) -> None:
         name = argument.lstrip("-").split("=")[0]
         if argument.startswith("--") and name in option_names(config_name):
             raise UserError(f"{argument}: options are written without dashes, {name}=VALUE")
-
-
-def option_names(config_name: str = "config") -> list[str]:
-    """Every key of a command's config and of its groups in conf/, as it is written on the command line."""
-    from omegaconf import DictConfig, OmegaConf
-
-    folder = config_dir()
-    main = OmegaConf.load(folder / f"{config_name}.yaml")
-    assert isinstance(main, DictConfig)
-    names = []
-    for key, value in ((str(key), value) for key, value in main.items()):
-        if key not in ("defaults", "hydra"):
-            names += [f"{key}.{inner!s}" for inner in value] if isinstance(value, DictConfig) else [key]
-    groups = {str(key) for entry in main.defaults if isinstance(entry, DictConfig) for key in entry}
-    for path in [path for group in groups for path in (folder / group).glob("*.yaml")]:
-        group = path.parent.name
-        keys = (str(key) for key in OmegaConf.load(path))
-        names += [group, *(f"{group}.{key}" for key in keys if key not in ("defaults", "hydra", group))]
-    return sorted(set(names))
-
-
-def config_dir() -> Path:
-    """conf/ beside the script that was started; where none is there, as in a test, the one of this checkout."""
-    beside = Path(sys.argv[0]).resolve().parent / "conf"
-    return beside if beside.is_dir() else Path(__file__).parents[2] / "conf"
 
 
 def train() -> None:
@@ -135,13 +98,13 @@ def report() -> None:
         from resnet_repro.report import write
 
         console = Console()
-        kept = [Path(config.results)]
-        page = write(Path(config.outputs), console, kept=kept)
+        outputs, kept = Path(config["outputs"]), [Path(config["results"])]
+        page = write(outputs, console, kept=kept)
         console.print(f"The page: {page}", soft_wrap=True, markup=False)
-        if config.wandb:
+        if config["wandb"]:
             from resnet_repro import dashboard
 
-            dashboard.write(Path(config.outputs), dict(config.logger), console, kept=kept)
+            dashboard.write(outputs, config["logger"], console, kept=kept)
 
 
 def evaluate() -> None:
@@ -150,14 +113,10 @@ def evaluate() -> None:
         if slurm := [argument for argument in sys.argv if argument.startswith("hardware=slurm")]:
             raise UserError(f"{slurm[0]}: a test is not submitted to SLURM; use hardware=gpu inside of a job of yours")
         sys.argv[1:] = map(quoted, sys.argv[1:])
-        config = _compose("evaluate")
-        from omegaconf import OmegaConf
-
+        options = _compose("evaluate")
         from resnet_repro.evaluate import main
 
-        options = OmegaConf.to_container(config, resolve=True)
-        assert isinstance(options, dict)
-        main({str(key): value for key, value in options.items()})
+        main(options)
 
 
 def quoted(argument: str) -> str:
@@ -168,13 +127,36 @@ def quoted(argument: str) -> str:
     return f"run={[folder.strip() for folder in folders if folder.strip()]!r}"
 
 
-def _compose(config_name: str) -> "DictConfig":
-    """Have Hydra read the command line."""
-    _refuse_dashes(sys.argv[1:], config_name)
-    import hydra
+def _compose(config_name: str) -> dict[str, Any]:
+    """The config that Hydra makes of the command line, as plain containers.
 
-    configs: list[DictConfig] = []
-    hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=config_name)(configs.append)()
-    if not configs:  # Hydra has shown the config or its help, as it was asked to
+    Raises:
+        UserError: at a key that the command does not read, or a value of a wrong type.
+    """
+    _refuse_dashes(sys.argv[1:], config_name)
+    for argument in sys.argv[1:]:
+        refuse_no_choice(argument, config_name)
+    import hydra
+    from hydra.core.hydra_config import HydraConfig
+
+    found: list[tuple[DictConfig, dict[str, str]]] = []
+
+    def take(config: "DictConfig") -> None:
+        found.append((config, dict(HydraConfig.get().runtime.choices)))
+
+    hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=config_name)(take)()
+    if not found:  # Hydra has shown the config or its help, as it was asked to
         sys.exit(0)
-    return configs[0]
+    config, choices = found[0]
+    with hydra.initialize_config_dir(str(config_dir()), version_base="1.3"):
+        own = hydra.compose(config_name, [f"{group}={name}" for group, name in choices.items() if "/" not in group])
+    check(_plain(config), _plain(own), config_name)
+    return _plain(config)
+
+
+def _plain(config: "DictConfig") -> dict[str, Any]:
+    from omegaconf import OmegaConf
+
+    content = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    assert isinstance(content, dict)
+    return {str(key): value for key, value in content.items()}

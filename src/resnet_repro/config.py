@@ -233,6 +233,7 @@ def make_job(config: Config, *, usual: Config) -> Job:
     Raises:
         UserError: where the config breaks a rule.
     """
+    rules.check_values(dict(flatten(config)), settled=False)  # before anything is made of one
     config = resolve({**config, "data": _counted(config["data"])})
     like = {"arch": config["arch"] | {"lr": usual["arch"]["lr"]}} if is_comparator(config) else {}
     asked = result_keys(config)

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from resnet_repro import devices, paper, plan, verdict_tables, verdicts
+from resnet_repro import devices, options, paper, plan, verdict_tables, verdicts
 from resnet_repro.config import Config, Job, is_comparator, make_job, result_keys
 from resnet_repro.display import announcement, duration
 from resnet_repro.errors import UserError
@@ -46,7 +46,12 @@ def make_jobs(compose: Compose, commands: Sequence[Sequence[str]]) -> Request:
     misnamed: set[str] = set()
     composed = cache(lambda *overrides: compose(overrides))  # tens of milliseconds each
 
+    def check(config: Config, groups: dict[str, Any], *, only: str = "") -> None:
+        own, _ = composed(*(f"{group}={name}" for group, name in sorted(groups.items()) if "/" not in group and name))
+        options.check({k: config[k] for k in config if only in ("", k)}, {k: own[k] for k in own if only in ("", k)})
+
     def add(config: Config, groups: dict[str, Any]) -> Job:
+        check(config, groups)
         usual, _ = composed(*(f"{group}={groups[group]}" for group in GROUPS))
         ours = {name: value for name, value in config.items() if name not in ("experiment", "plan", "summary")}
         if not is_comparator(ours) and ours["arch"]["name"] != usual["arch"]["name"]:
@@ -61,6 +66,7 @@ def make_jobs(compose: Compose, commands: Sequence[Sequence[str]]) -> Request:
         if "experiment" not in config:
             add(config, groups)
             continue
+        check(config, groups, only="experiment")
         experiment = config["experiment"]
         given = [override for override in command if _name(override).split(".")[0] != "experiment"]
         names = {_name(override) for override in given}

@@ -21,14 +21,20 @@ def _number(kind: type, low: float, high: float = math.inf) -> Callable[[Any], b
 
 def _one_of(*values: Any) -> tuple[Callable[[Any], bool], str]:
     names = (str(v).lower() if isinstance(v, bool) else str(v) for v in values)
-    return (lambda v: v in values), "one of " + ", ".join(names)
+    return (lambda v: any(v == each and type(v) is type(each) for each in values)), "one of " + ", ".join(names)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and value != ""
 
 
 def _is_warmup(value: Any) -> bool:
     if value is None:
         return True
-    is_rate = isinstance(value, dict) and _number(float, 0)(value.get("lr"))
-    return is_rate and any(_number(float, 0)(value.get(key)) for key in ("steps", "until_error"))
+    rules = {key: _number(float, 0) for key in ("lr", "steps", "until_error", "min_depth")}
+    if not isinstance(value, dict) or not all(key in rules and rules[key](each) for key, each in value.items()):
+        return False
+    return "lr" in value and ("steps" in value or "until_error" in value)
 
 
 def _is_plateau(value: Any) -> bool:
@@ -37,6 +43,7 @@ def _is_plateau(value: Any) -> bool:
 
 
 RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "jobs": (lambda v: v == "auto" or _number(int, 1)(v), "auto or a whole number of runs at a time, at least 1"),
     "seed": (_number(int, 0, 2**31 - 1), "a whole number from 0 on"),
     "init_from": (lambda v: v is None or _number(int, 1)(v), "null or the depth of a shallower run"),
     "resume": _one_of(True, False),
@@ -47,6 +54,9 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "arch.mix": _one_of("add", "half_shortcut", "half_both", "exclusive_gate", "shortcut_gate"),
     "arch.unit": _one_of("auto", "basic", "bottleneck", "one_layer"),
     "arch.stride_on": _one_of("first", "3x3"),
+    "arch.name": (lambda v: v is None or _is_text(v), "null or the name of a network"),
+    "arch.lr": (lambda v: v == "auto" or _number(float, 0)(v), "auto or a number from 0 on"),
+    "arch.protocol": _one_of("paper_v1", "paper_v2"),
     "arch.source": _one_of(*COMPARATORS),
     "arch.image_size": (lambda v: v is None or _number(int, 1)(v), "null or a whole number of pixels, at least 1"),
     "arch.gate_bias": (_number(float, -100, 100), "a number"),
@@ -69,7 +79,15 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "data.skip_damaged": _one_of(True, False),
     "data.shuffle": (_number(int, 1), "a whole number of images, at least 1"),
     "data.cache_gb": (_number(float, 0), "a number of GB of disk"),
-    "data.cache_dir": (lambda v: v is None or (isinstance(v, str) and v != ""), "null or a folder"),
+    "data.cache_dir": (lambda v: v is None or _is_text(v), "null or a folder"),
+    "data.root": (_is_text, "a folder"),
+    "data.download": _one_of(True, False),
+    "data.num_train": (_number(int, 1), "a whole number of images, at least 1"),
+    "data.num_classes": (_number(int, 1), "a whole number of classes, at least 1"),
+    "data.image": (
+        lambda v: isinstance(v, list) and len(v) == 3 and all(map(_number(int, 1), v)),
+        "channels, height and width, [3,32,32]",
+    ),
     "schedule.steps": (_number(int, 1), "a whole number of steps, at least 1"),
     "schedule.batch_size": (_number(int, 1), "a whole number of images, at least 1"),
     "schedule.eval_batch_size": (_number(int, 1), "a whole number of images, at least 1"),
@@ -93,7 +111,9 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "data.pad": (_number(int, 0), "a whole number of pixels"),
     "data.top5": _one_of(True, False),
     "data.flip": _one_of(True, False),
-    "outputs": (lambda v: isinstance(v, str) and v != "", "a folder"),
+    "outputs": (_is_text, "a folder"),
+    "results": (_is_text, "a folder"),
+    "wandb": _one_of(True, False),
     "hardware.deterministic": _one_of(True, False),
     "schedule.milestones": (
         lambda v: isinstance(v, list) and all(map(_number(int, 1), v)) and v == sorted(v),
@@ -116,17 +136,26 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "logger.upload_seconds": (_number(float, 1), "a number of seconds, at least 1"),
     "logger.mode": _one_of("auto", "online", "offline"),
+    "logger.project": (_is_text, "a name"),
+    "logger.entity": (lambda v: v is None or _is_text(v), "null or a name"),
+    "schedule.devices": (_number(int, 1), "a whole number of devices, at least 1"),
+    "protocol.devices": (_number(int, 1), "a whole number of devices, at least 1"),
+    "protocol.warmup": (_is_warmup, "null, {lr: 0.01, steps: 400} or {lr: 0.01, until_error: 80.0}"),
+    "protocol.augment": _one_of("scale", "scale_aspect"),
 }
 
+AUTO = ("schedule.steps", "schedule.lr")
+"""Options that may be auto until `resnet_repro.config.resolve` has settled them."""
 
-def check_values(flat: dict[str, Any]) -> None:
-    """Refuse a value that none of its option's is.
+
+def check_values(flat: dict[str, Any], *, settled: bool = True) -> None:
+    """Refuse a value that none of its option's is; before it is `settled`, auto is one of AUTO's.
 
     Raises:
         UserError: at the first that breaks a rule.
     """
     for key, (holds, rule) in RULES.items():
-        if key in flat and not holds(flat[key]):
+        if key in flat and not holds(flat[key]) and (settled or key not in AUTO or flat[key] != "auto"):
             raise UserError(f"{key}={flat[key]} is not {rule}")
 
 
@@ -137,8 +166,6 @@ def check(flat: dict[str, Any]) -> None:
         UserError: at the first that breaks a rule.
     """
     check_values(flat)
-    if flat["jobs"] != "auto" and not _number(int, 1)(flat["jobs"]):
-        raise UserError(f"jobs={flat['jobs']} is not auto or a whole number of runs at a time, at least 1")
     num_train, batch_size, val_size = flat["data.num_train"], flat["schedule.batch_size"], flat.get("data.val_size", 0)
     left = max(num_train - val_size, 0)
     if not left:
