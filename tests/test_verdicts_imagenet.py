@@ -8,6 +8,7 @@ import pytest
 
 from resnet_repro import verdict_tables
 from resnet_repro.finished import Run
+from resnet_repro.paper import registry
 from resnet_repro.verdicts import judge
 from tests.synthetic_runs import SHA, config, entry
 from tests.test_verdicts import row, shown
@@ -65,7 +66,6 @@ def test_each_row_takes_its_own_way_to_test(way: str) -> None:
     [
         {"weights_sha256": [OTHER]},
         {"weights_sha256": [SHA, OTHER], "runs": ["run-s0", "run-s1"]},
-        {"num_bn_images": 50_000},
         {"data_checksum": "another folder"},
         {"split": "test"},
         {"test": "multiscale"},
@@ -77,10 +77,34 @@ def test_an_evaluation_of_other_weights_images_or_ways_is_not_taken_and_the_comm
     found = judge(TEN_CROPS, [on_imagenet(27.0, depth=34, tests=[entry("10crop", 25.0) | change])])
     assert (found.word, found.difference, found.test) == ("not comparable", None, "1crop")
     assert found.reason == (
-        "ours is of one crop: `python evaluate.py run=outputs/imagenet/run-s0 test=10crop` tests it as the paper did"
+        "ours is of one crop: `python evaluate.py run=outputs/imagenet/run-s0 test=10crop recompute_bn=true` tests it "
+        "as the paper did"
     )
     assert found.ours is not None
     assert verdict_tables.numbers(found)["ours"].splitlines() == ["27.00, 1 run", "top-5 9.00", "one crop"]
+
+
+def test_where_the_authors_took_plain_averages_recomputed_statistics_count() -> None:
+    tests = [entry("10crop", 25.0, num_bn_images=50_000), entry("10crop", 24.0)]
+    found = judge(TEN_CROPS, [on_imagenet(27.0, depth=34, tests=tests)])
+    assert found.ours is not None
+    assert (found.ours.mean, found.test) == (25.0, "10crop")
+    assert "batch norm averaged over 50,000 images" in found.conditions
+    running = judge(TEN_CROPS, [on_imagenet(27.0, depth=34, tests=tests[1:])])
+    assert running.ours is not None
+    assert running.ours.mean == 24.0
+    assert "running averages in batch norm, not plain" in running.conditions
+
+
+def test_elsewhere_recomputed_statistics_do_not_count() -> None:
+    tests = [entry("10crop", 24.0, num_bn_images=50_000)]
+    found = judge(row("v1 Table 2", "ResNet-34"), [on_imagenet(27.0, depth=34, tests=tests)])
+    assert found.word == "not comparable"
+    assert "test=10crop` tests it as the paper did" in found.reason
+
+
+def test_the_tables_of_plain_averages_are_v1_tables_3_and_4() -> None:
+    assert {each.source for each in registry() if each.batch_norm == "average"} == {"v1 Table 3", "v1 Table 4"}
 
 
 def test_of_several_seeds_all_must_have_been_tested_and_the_command_is_of_one_as_two_were_an_ensemble() -> None:
@@ -127,4 +151,4 @@ def test_a_table_with_top5_errors_of_several_seeds_fits_80_columns() -> None:
 
 def test_a_command_in_a_note_stays_one_line_in_a_narrow_terminal() -> None:
     text = shown(judge(TEN_CROPS, [on_imagenet(27.0, depth=34)]), width=60)
-    assert "`python evaluate.py run=outputs/imagenet/run-s0 test=10crop` tests it" in text
+    assert "`python evaluate.py run=outputs/imagenet/run-s0 test=10crop recompute_bn=true` tests it" in text

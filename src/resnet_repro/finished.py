@@ -71,11 +71,15 @@ class Run:
     def arch(self) -> str:
         return arch_label(self.manifest)
 
-    def tested(self, test: str, split: str) -> dict[str, Any] | None:
+    def tested(self, test: str, split: str, *, batch_norm: str = "running") -> dict[str, Any] | None:
         """The `error` and `error_top5` in % on the `num_images` of a split, by one of the papers' ways to test.
 
         One crop is how a run measures its own errors. Of the other ways the newest evaluation counts that is of this
-        run alone, on the same data, with the statistics of its batch norms as trained; None where there is none.
+        run alone and on the same data; None where there is none.
+
+        Args:
+            batch_norm: `running`: only with the statistics of batch norms as trained. `average`: rather with those
+                that `recompute_bn` makes, as the paper's are, and else with the former.
         """
         if test == "1crop":
             own = {key: self.results.get(f"{split}/{key}") for key in ("error", "error_top5")}
@@ -83,12 +87,13 @@ class Run:
         wanted = {
             "test": test,
             "split": split,
-            "num_bn_images": 0,
             "weights_sha256": [self.manifest.get("weights_sha256")],
             "data_checksum": self.manifest.get("data_checksum"),
         }
-        alone = (each for each in reversed(self.evaluations) if wanted.items() <= each.items())
-        return next(alone, None)
+        alone = [each for each in reversed(self.evaluations) if wanted.items() <= each.items()]
+        running = [each for each in alone if not each["num_bn_images"]]
+        average = [each for each in alone if each["num_bn_images"]] if batch_norm == "average" else []
+        return next(iter(average + running), None)
 
     @property
     def protocol(self) -> str:

@@ -17,8 +17,8 @@ NOT_TRAINING = (
     *("ablation_rules.py", "claim_rules.py", "claims.py", "cli.py", "curve_svg.py", "dashboard.py"),
     *("data/pack.py", "display.py", "evaluate.py", "evaluations.py", "evidence.py", "experiment.py", "export.py"),
     *("figures.py", "finished.py", "gallery.py", "intervals.py", "keep.py", "layer_figures.py", "options.py"),
-    *("page.py", "paper.py", "provenance.py", "readme.py", "report.py", "results.py", "summary.py", "tester.py", "verdict_tables.py"),
-    *("verdicts.py", "views.py"),
+    *("page.py", "paper.py", "provenance.py", "readme.py", "report.py", "results.py", "summary.py", "tester.py"),
+    *("verdict_tables.py", "verdicts.py", "views.py"),
 )
 """What only tests or shows runs: no job imports it, and a run may go on after a change to it."""
 

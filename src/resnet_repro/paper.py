@@ -35,6 +35,8 @@ class Published:
     std: float | None = None
     top5: float | None = None
     test: str = "1crop"
+    batch_norm: str = "running"
+    """Statistics of batch norm at test time: running averages, or plain averages over training images."""
     params_m: float | None = None
     multiply_adds_g: float | None = None
 
@@ -47,6 +49,11 @@ class Published:
     def has_number(self) -> bool:
         """Whether there is an error to set ours against; a curve has none."""
         return self.number is not None or self.above is not None
+
+    @property
+    def way(self) -> list[str]:
+        """The options of `python evaluate.py` that test as the paper did."""
+        return [f"test={self.test}", *(["recompute_bn=true"] if self.batch_norm == "average" else [])]
 
     @property
     def split(self) -> str:

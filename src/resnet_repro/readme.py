@@ -35,8 +35,8 @@ class Summary:
     @property
     def tests(self) -> str:
         """What finds the errors that its numbers are of, where they are not all those that a run ends with."""
-        ways = dict.fromkeys(row.test for row in self.rows if not row.why and row.test != "1crop")
-        return ", ".join(f"python evaluate.py run=FOLDER test={way}" for way in ways)
+        ways = dict.fromkeys(tuple(row.way) for row in self.rows if not row.why and row.test != "1crop")
+        return ", ".join(" ".join(["python evaluate.py run=FOLDER", *way]) for way in ways)
 
     @property
     def num_networks(self) -> int:

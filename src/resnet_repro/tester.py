@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from rich.progress import track
 from torch import Tensor, nn
-from torch.optim.swa_utils import update_bn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from resnet_repro.data.batches import EvalBatches
 from resnet_repro.data.decode import File
@@ -145,9 +145,23 @@ def recompute_bn(net: nn.Module, images: Iterable[tuple[Tensor, Tensor]]) -> Non
     """Give each batch norm the mean and variance, over training images, of what it gets from the final weights.
 
     The running ones are of the last weights on the way there. [v1: as its authors did, by the notes to their release]
-    [open: on which images; without augmentation] Every rank does the same, so the same comes out.
+    [open: on which images; without augmentation] Means over batches, so their images are to come in a random order:
+    what differs between batches of few classes is in none of their variances. Each counts by its number of images.
+    Every rank does the same, so the same comes out.
     """
-    update_bn(images, net)
+    norms = [module for module in net.modules() if isinstance(module, _BatchNorm)]
+    momenta, num_seen = [norm.momentum for norm in norms], 0
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.train()  # and no dropout
+    for x, _ in images:
+        num_seen += len(x)
+        for norm in norms:
+            norm.momentum = len(x) / num_seen  # of the newest batch in the average
+        net(x)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+        norm.eval()
 
 
 def count_errors(nets: list[nn.Module], batches: Iterable[Views]) -> dict[str, float | int]:

@@ -154,21 +154,21 @@ def _compared(row: Published, runs: list[Run]) -> Verdict:
     if not runs:
         return Verdict(row, "not run")
     assert row.cell is not None
-    untested = [run for run in runs if not (run.tested(row.test, row.split) or run.has_diverged)]
+    untested = [run for run in runs if not (_tested(run, row, row.test) or run.has_diverged)]
     test = "1crop" if untested else row.test
-    ours = measure(runs, split=row.split, test=test)
-    top5 = None if row.top5 is None else measure(runs, split=row.split, test=test, key="error_top5")
+    ours = measure(runs, row, test=test)
+    top5 = None if row.top5 is None else measure(runs, row, test=test, key="error_top5")
     told: dict[str, Any] = {
         "ours": ours,
         "top5": Top5(top5, None, None) if top5 and top5.n else None,
         "test": test,
         "protocol": runs[0].config["protocol"]["name"],
-        "conditions": _union(_conditions(run, run.tested(test, row.split)) for run in runs),
+        "conditions": _union(_conditions(run, row, _tested(run, row, test)) for run in runs),
     }
     if other_recipe := _union(_other_cell(row.cell, run.config) + paper.deviations(run.manifest) for run in runs):
         return Verdict(row, "not comparable", reason=", ".join(other_recipe), **told)
     if untested:
-        return Verdict(row, "not comparable", reason=_how_to_test(untested, row.test), **told)
+        return Verdict(row, "not comparable", reason=_how_to_test(untested, row), **told)
     if ours is None:
         return Verdict(row, "not comparable", reason=f"no {row.split} error", **told)
     if not row.has_number:
@@ -176,11 +176,11 @@ def _compared(row: Published, runs: list[Run]) -> Verdict:
     if ours.num_diverged:
         told["reason"] = f"{ours.num_diverged} of {ours.num_runs} run{'s' * (ours.num_runs > 1)} diverged"
     if row.above is not None:
-        told["word"] = _beside_bound(row.above, _errors(runs, split=row.split, test=test), ours)
+        told["word"] = _beside_bound(row.above, _errors(runs, row, test=test), ours)
         if _asks_for_several(row) and ours.num_runs < MIN_RUNS:
             told["word"] = "too few runs"
         return Verdict(row, **told)
-    tested = next(filter(None, (run.tested(test, row.split) for run in runs if not run.has_diverged)), None)
+    tested = next(filter(None, (_tested(run, row, test) for run in runs if not run.has_diverged)), None)
     num_images = tested["num_images"] if tested else 0
     if told["top5"]:
         beside = compare(replace(row, error=row.top5), told["top5"].ours, num_images=num_images)
@@ -211,20 +211,28 @@ def _beside_bound(above: float, errors: list[float], ours: Ours) -> Word:
     return "agrees" if 2 * num_over > ours.num_runs else "differs" if 2 * num_over < ours.num_runs else "cannot tell"
 
 
-def _how_to_test(untested: list[Run], test: str) -> str:
+def _tested(run: Run, row: Published, test: str) -> dict[str, Any] | None:
+    return run.tested(test, row.split, batch_norm=row.batch_norm)
+
+
+def _how_to_test(untested: list[Run], row: Published) -> str:
     """The command that does it; with several folders it would be their ensemble."""
     testable = [run for run in untested if run.has_weights]
     if not testable:
         return f"ours is of one crop, and {untested[0].directory} holds no weights to test as the paper did"
-    command = shlex.join(["python", "evaluate.py", f"run={testable[0].directory}", f"test={test}"])
+    command = shlex.join(["python", "evaluate.py", f"run={testable[0].directory}", *row.way])
     others = f", and so each of {len(testable) - 1} more" if len(testable) > 1 else ""
     return f"ours is of one crop: `{command}` tests it as the paper did{others}"
 
 
-def _conditions(run: Run, tested: dict[str, Any] | None) -> list[str]:
+def _conditions(run: Run, row: Published, tested: dict[str, Any] | None) -> list[str]:
     trained_in = run.config["hardware"]["precision"]
     tested_in = (tested or {}).get("precision", trained_in)
-    return paper.conditions(run.config) + ([f"tested in {tested_in}"] if tested_in != trained_in else [])
+    parts = paper.conditions(run.config) + ([f"tested in {tested_in}"] if tested_in != trained_in else [])
+    if row.batch_norm == "average" and tested and "num_bn_images" in tested:
+        num = tested["num_bn_images"]  # [deviates: running averages, where nobody asked for the authors' own]
+        parts.append(f"batch norm averaged over {num:,} images" if num else "running averages in batch norm, not plain")
+    return parts
 
 
 def _other_cell(wanted: Config, config: Config) -> list[str]:
@@ -250,9 +258,9 @@ def _standard_error(statistic: str, n: int) -> float:
     return (intervals.of_median(n) if statistic == "median" else 1) / math.sqrt(n)
 
 
-def measure(runs: list[Run], *, split: str = "test", test: str = "1crop", key: str = "error") -> Ours | None:
-    """Our statistics; None where no run has an error on that split and none diverged."""
-    errors = _errors(runs, split=split, test=test, key=key)
+def measure(runs: list[Run], row: Published, *, test: str, key: str = "error") -> Ours | None:
+    """Our statistics beside a row's; None where no run has an error on its images and none diverged."""
+    errors = _errors(runs, row, test=test, key=key)
     num_diverged = sum(run.has_diverged for run in runs)
     return summary(errors, num_diverged=num_diverged) if errors or num_diverged else None
 
@@ -265,9 +273,9 @@ def summary(errors: list[float], *, num_diverged: int = 0) -> Ours:
     return Ours(len(errors), statistics.fmean(errors), std, min(errors), statistics.median(errors), num_diverged)
 
 
-def _errors(runs: list[Run], *, split: str, test: str, key: str = "error") -> list[float]:
+def _errors(runs: list[Run], row: Published, *, test: str, key: str = "error") -> list[float]:
     """Errors in % of the runs that did not diverge: the error of a run that did says nothing about its recipe."""
-    errors = ((run.tested(test, split) or {}).get(key) for run in runs if not run.has_diverged)
+    errors = ((_tested(run, row, test) or {}).get(key) for run in runs if not run.has_diverged)
     return [error for error in errors if error is not None and math.isfinite(error)]
 
 

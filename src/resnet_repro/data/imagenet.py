@@ -1,5 +1,6 @@
 """ImageNet, or any tree of photographs in folders of classes, as one LightningDataModule."""
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import torch
 
 from resnet_repro.data import augment, photos
 from resnet_repro.data.batches import Normalisation
+from resnet_repro.data.images import fixed_order
 from resnet_repro.data.stream import Damage, EvalBatches, Labelled, Source, TrainBatches
 from resnet_repro.devices import num_cores
 from resnet_repro.errors import UserError, printable
@@ -70,14 +72,20 @@ class ImageNetData(pl.LightningDataModule):
         return [EvalBatches(self._shared(self.val), self.make_centre, batch_size=self.schedule["eval_batch_size"])]
 
     def unaugmented(self, device: torch.device, *, at_most: int | None = None) -> EvalBatches:
-        """The centre crops of the training images: of all of them, or of so many, evenly spaced."""
+        """The centre crops of the training images in a fixed random order: of all of them, or of so many, evenly
+        spaced.
+        """
         source = self._source(self.train, device, self.normalisation)
-        which = self._some(at_most)
+        which = self._mixed(self._some(at_most))
         return EvalBatches(source, self.make_centre, batch_size=self.schedule["eval_batch_size"], which=which)
 
-    def _some(self, at_most: int | None) -> slice:
+    def _some(self, at_most: int | None) -> Sequence[int]:
         """So many training images, as good as any: they lie class by class."""
-        return slice(None, None, 1 if at_most is None else -(-self.num_train // at_most))
+        return range(0, self.num_train, 1 if at_most is None else -(-self.num_train // at_most))
+
+    def _mixed(self, images: Sequence[int]) -> Sequence[int]:
+        """In a random order that is the same every time: a batch of few classes has less variance than all of them."""
+        return [images[position] for position in fixed_order(len(images)).tolist()]
 
     def _source(self, found: Labelled, device: torch.device, like: Normalisation) -> Source:
         return Source(found, self.damage, like.to(device), device, self.num_threads)
@@ -107,7 +115,7 @@ class ImageNetData(pl.LightningDataModule):
                 squares += (x * x).sum((1, 2))
                 num += 1
         if not num:
-            raise UserError(f"no image of {len(range(self.num_train)[which]):,} can be read: mend data.root")
+            raise UserError(f"no image of {len(which):,} can be read: mend data.root")
         mean = (total + total.flip(-1)).double() / (2 * num)
         if self.data["normalise"] == "pixel":
             return Normalisation((mean / 255).float(), 255.0)

@@ -10,7 +10,7 @@ from torch import Tensor
 from resnet_repro.config import is_streamed, of_photos
 from resnet_repro.data import cifar, digits
 from resnet_repro.data.batches import DeviceBatches, EvalBatches, normalisation
-from resnet_repro.data.images import Images, ImageSet
+from resnet_repro.data.images import Images, ImageSet, fixed_order
 from resnet_repro.data.loader import ComparisonLoader
 from resnet_repro.schedule import steps_at_once
 
@@ -32,7 +32,7 @@ def split(train: Images, val_size: int) -> tuple[Images, Images | None]:
     """
     if val_size == 0:
         return train, None
-    order = np.random.Generator(np.random.PCG64(0)).permutation(len(train.y))
+    order = fixed_order(len(train.y))
     val, kept = np.sort(order[:val_size]), np.sort(order[val_size:])
     return Images(train.x[kept], train.y[kept]), Images(train.x[val], train.y[val])
 
@@ -97,10 +97,11 @@ class InMemoryData(pl.LightningDataModule):
         ]
 
     def unaugmented(self, device: torch.device, *, at_most: int | None = None) -> EvalBatches:
-        """The training images as they are: all of them, or so many, evenly spaced."""
+        """The training images as they are, in a fixed random order: all of them, or so many, evenly spaced."""
         every = 1 if at_most is None else -(-len(self.train.y) // at_most)
-        images = Images(self.train.x[::every].copy(), self.train.y[::every].copy())
-        x, y = self._tensors(images, device)
+        which = np.arange(0, len(self.train.y), every)
+        which = which[fixed_order(len(which))]
+        x, y = self._tensors(Images(self.train.x[which], self.train.y[which]), device)
         like = self.normalisation.to(device)._asdict()
         return EvalBatches(x, y, **like, batch_size=self.schedule["eval_batch_size"])
 

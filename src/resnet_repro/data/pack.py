@@ -15,6 +15,7 @@ from tqdm import tqdm
 from resnet_repro.cli import errors_for_people
 from resnet_repro.data import decode, photos
 from resnet_repro.data.decode import Damaged
+from resnet_repro.data.images import fixed_order
 from resnet_repro.data.photos import Photos, Split
 from resnet_repro.data.shards import FORMAT, INDEX
 from resnet_repro.data.storage import INSTALL
@@ -75,7 +76,7 @@ Content = tuple[int, bytes | None]
 
 def _contents(images: Photos, *, skip_damaged: bool, num_threads: int) -> Iterator[Content]:
     """Every image's, in a random order: lying class by class, they would need to be shuffled all at once to mix."""
-    order = np.random.Generator(np.random.PCG64(0)).permutation(len(images.paths)).tolist()
+    order = fixed_order(len(images.paths)).tolist()
     damage = Damage(skip=skip_damaged)
     calls: list[Callable[[], Content]] = [partial(_checked, number, images.paths[number], damage) for number in order]
     groups = (calls[begin : begin + GROUP] for begin in range(0, len(calls), GROUP))

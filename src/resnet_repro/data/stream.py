@@ -121,7 +121,7 @@ class Source:
         batches = order[: steps * batch_size].reshape(steps, self.world_size, share)
         return batches[:, self.rank]
 
-    def part(self, images: range) -> range:
+    def part(self, images: Sequence[int]) -> Sequence[int]:
         """Those of images which everyone together sees once that are this rank's."""
         return images[self.rank :: self.world_size]
 
@@ -221,13 +221,20 @@ def epoch_order(epoch: int, *, seed: int, num_images: int) -> Int[np.ndarray, " 
 
 
 class EvalBatches:
-    """Every image of a split once, as it is: its centre crop, normalised as in training. A rank sees its share."""
+    """Every image of a split once, or of `which`, in that order, as it is: its centre crop, normalised as in training.
+    A rank sees its share.
+    """
 
     def __init__(
-        self, source: Source, make: Callable[[Tensor], Tensor], *, batch_size: int, which: slice = slice(None)
+        self,
+        source: Source,
+        make: Callable[[Tensor], Tensor],
+        *,
+        batch_size: int,
+        which: Sequence[int] | None = None,
     ) -> None:
         self.source, self.make, self.batch_size = source, make, batch_size
-        self.indices = source.part(range(len(source.photos.labels))[which])
+        self.indices = source.part(range(len(source.photos.labels)) if which is None else which)
 
     def __len__(self) -> int:
         return -(-len(self.indices) // self.batch_size)

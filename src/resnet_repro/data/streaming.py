@@ -91,7 +91,7 @@ class StreamedSource(Source):
         windows = [own.permutation(mine[begin : begin + self.window]) for begin in range(0, len(mine), self.window)]
         return np.concatenate(windows).reshape(steps, share)
 
-    def part(self, images: range) -> range:
+    def part(self, images: Sequence[int]) -> Sequence[int]:
         """One stretch, so that a rank reads few shards."""
         begin, end = (len(images) * rank // self.world_size for rank in (self.rank, self.rank + 1))
         return images[begin:end]
@@ -128,9 +128,13 @@ class StreamedImageNetData(ImageNetData):
             first += len(packed.shards)
         return found[0], found[1], index.checksum
 
-    def _some(self, at_most: int | None) -> slice:
+    def _some(self, at_most: int | None) -> Sequence[int]:
         """The first, as they lie in random order: of a bucket, few shards are copied for them."""
-        return slice(at_most)
+        return range(self.num_train)[:at_most]
+
+    def _mixed(self, images: Sequence[int]) -> Sequence[int]:
+        """As they lie: packing has put them in a random order, which is the same every time."""
+        return images
 
     def _source(self, found: Labelled, device: torch.device, like: Normalisation) -> Source:
         return StreamedSource(
