@@ -1,16 +1,28 @@
 """What a person sees of a sweep: a bar a run on a terminal, a line now and then elsewhere, and the table at its end."""
 
+import re
 import shlex
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
+from rich.text import Text
 
 from resnet_repro.config import Job
 from resnet_repro.login import wandb_mode
@@ -43,17 +55,9 @@ class Display:
         self.num_done = sum(RunDir(job.dir).is_done for job in jobs)
         self.tasks: dict[Job, TaskID] = {}
         self._last_line: dict[Job, float] = {}
-        width = max(len(job.name) for job in jobs)
-        self.progress = Progress(
-            TextColumn(f"{{task.description:<{width}}}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[numbers]}"),
-            TimeRemainingColumn(compact=True),
-            console=console,
-            disable=not console.is_terminal,
-            transient=True,
-        )
+        columns, room = _columns(jobs, console.width)
+        self.names = dict(zip(jobs, telling([job.name for job in jobs], room), strict=True))
+        self.progress = Progress(*columns, console=console, disable=not console.is_terminal, transient=True)
 
     def __enter__(self) -> "Display":
         self.progress.start()
@@ -68,7 +72,9 @@ class Display:
     def start(self, job: Job) -> None:
         begun = RunDir(job.dir).checkpoint_files()
         completed = int(begun[0].stem.split("-")[1]) if begun else 0
-        self.tasks[job] = self.progress.add_task(job.name, total=job.steps, completed=completed, numbers="starting")
+        self.tasks[job] = self.progress.add_task(
+            self.names[job], total=job.steps, completed=completed, numbers="starting"
+        )
         self._last_line[job] = time.monotonic()
         if not self.console.is_terminal:
             self.say(f"  {job.name}: started" + (f" again from step {completed}" if completed else ""))
@@ -96,6 +102,65 @@ class Display:
             manifest = read_json(RunDir(job.dir).manifest)
             reason = f"{numbers(manifest['results'])}, {duration(manifest['wall_time_s'])}"
         self.say(f"{MARKS[outcome.state]} {job.name}: {escape(reason)} ({self.num_done} of {self.num_jobs} done)")
+
+
+NAME_ROOM = 24
+"""Columns of a terminal below which a name does not share a line with numbers."""
+
+
+def _columns(jobs: list[Job], width: int) -> tuple[list[ProgressColumn], int]:
+    """The columns of a progress display that a terminal so wide has room for, and the room for a name in them."""
+    digits = len(str(max(job.steps for job in jobs)))
+    widest = max(len(numbers(_widest(job.config["data"]))) for job in jobs)
+    count, left = MofNCompleteColumn(), TimeRemainingColumn(compact=True)
+    errors = TextColumn("{task.fields[numbers]}")
+    for bar in (24, 10):
+        room = width - sum(part + 1 for part in (bar, 2 * digits + 1, widest, len("12:34:56")))
+        if room >= min(NAME_ROOM, max(len(job.name) for job in jobs)):
+            name = TextColumn(f"{{task.description:<{min(room, max(len(job.name) for job in jobs))}}}")
+            return [name, BarColumn(bar_width=bar), count, errors, left], room
+    return [BelowEachOther(BarColumn(bar_width=10), count, left, errors)], width
+
+
+def _widest(data: dict[str, Any]) -> dict[str, float]:
+    """Errors and a speed that take as much room as a run's can."""
+    splits = {"train", "test"} | ({"val"} if data.get("val_size") else set())
+    return {f"{split}/error": 99.99 for split in splits} | {"time/images_per_s": 9999.0}
+
+
+class BelowEachOther(ProgressColumn):
+    """A run's name above its bar and numbers, which take more lines where even alone they are too wide."""
+
+    def __init__(self, bar: BarColumn, *texts: TextColumn | MofNCompleteColumn | TimeRemainingColumn) -> None:
+        super().__init__()
+        self.bar, self.texts = bar, texts
+
+    def render(self, task: Task) -> Group:
+        grid = Table.grid(padding=(0, 1))
+        grid.add_row("", self.bar(task), Text("  ").join(text.render(task) for text in self.texts))
+        return Group(Text(task.description, no_wrap=True), grid)
+
+
+def telling(names: list[str], width: int) -> list[str]:
+    """The names in at most so many characters, no two alike: words that all of them have go first, then the rest's end,
+    beginning or middle, whatever leaves them different.
+    """
+    if max(map(len, names)) <= width:
+        return names
+    words = [re.split(r"__|(?<=\w)-(?=\w)", name) for name in names]
+    shared = set(words[0]).intersection(*words[1:]) if len(names) > 1 else set()
+    short = [" ".join(word for word in each if word not in shared) for each in words] if shared else names
+    half = (width - 2) // 2
+    cuts: list[Callable[[str], str]] = [
+        lambda name: f"{name[: width - 2]}..",
+        lambda name: f"..{name[2 - width :]}",
+        lambda name: f"{name[:half]}..{name[half + 2 - width :]}",
+    ]
+    for cut in cuts:
+        made = [name if len(name) <= width else cut(name) for name in short]
+        if len(set(made)) == len(set(names)):
+            return made
+    return [f"{number} {name}"[:width] for number, name in enumerate(short, 1)]
 
 
 def numbers(values: dict[str, Any]) -> str:
@@ -135,22 +200,38 @@ def print_results(console: Console, outcomes: dict[Job, Outcome], *, seconds: fl
     results = {job: _results(job) for job in outcomes}
     errors = [(s, f"{s}/error") for s in SPLITS] + [(f"{s} top-5", f"{s}/error_top5") for s in SPLITS]
     errors = [(heading, key) for heading, key in errors if any(key in values for values in results.values())]
-    table = Table(title=f"Error in % after the last step; {duration(seconds)} in all", title_justify="left")
-    table.add_column("run", overflow="fold")
-    for heading in ("", *dict(errors), "steps", "time", "images/s"):
-        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
+    headings = ["", *dict(errors), "steps", "time", "images/s"]
+    rows = []
     for job, outcome in outcomes.items():
         values = results[job]
         manifest = read_json(RunDir(job.dir).manifest) if outcome.state == "done" else {}
-        table.add_row(
-            job.name,
-            f"{MARKS[outcome.state]} {outcome.state}",
-            *(f"{values[key]:.2f}" if key in values else "" for _, key in errors),
-            f"{values.get('step', 0):,}",
-            duration(values["elapsed_s"] if "elapsed_s" in values else manifest.get("wall_time_s", 0.0)),
-            f"{manifest['images_per_s']:,.0f}" if manifest.get("images_per_s") else "",
+        rows.append(
+            [
+                f"{MARKS[outcome.state]} {outcome.state}",
+                *(f"{values[key]:.2f}" if key in values else "" for _, key in errors),
+                f"{values.get('step', 0):,}",
+                duration(values["elapsed_s"] if "elapsed_s" in values else manifest.get("wall_time_s", 0.0)),
+                f"{manifest['images_per_s']:,.0f}" if manifest.get("images_per_s") else "",
+            ]
         )
-    console.print(table)
+    title = f"Error in % after the last step; {duration(seconds)} in all"
+    widths = [max(len(Text.from_markup(cell)) for cell in column) for column in zip(headings, *rows, strict=True)]
+    room = console.width - sum(width + 3 for width in widths) - 4
+    names = [job.name for job in outcomes]
+    if room >= min(NAME_ROOM, max(map(len, names))):
+        table = Table(title=title, title_justify="left")
+        table.add_column("run", overflow="fold")
+        for heading in headings:
+            table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
+        for name, row in zip(names, rows, strict=True):
+            table.add_row(name, *row)
+        console.print(table)
+    else:  # a line for the name, and below it what the table would have beside it
+        console.print(title, style="italic", highlight=False)
+        for name, (state, *cells) in zip(names, rows, strict=True):
+            told = "  ".join(f"{heading} {cell}" for heading, cell in zip(headings[1:], cells, strict=True) if cell)
+            console.print(f"{state}  {name}", highlight=False)
+            console.print(f"    {told}", highlight=False)
     for job, outcome in outcomes.items():
         if outcome.state == "failed":
             reason = escape(f"{outcome.reason}; see {RunDir(job.dir).log}")
