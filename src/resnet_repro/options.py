@@ -47,6 +47,7 @@ def choices(group: str) -> list[str]:
     return sorted(path.stem for path in (config_dir() / group).glob("*.yaml"))
 
 
+@cache
 def option_names(config_name: str = "config") -> list[str]:
     """Every key of a command's config and of its groups in conf/, as it is written on the command line."""
     from omegaconf import DictConfig, OmegaConf
@@ -62,6 +63,7 @@ def option_names(config_name: str = "config") -> list[str]:
     return sorted(set(names))
 
 
+@cache
 def groups(config_name: str) -> list[str]:
     """The config groups of a command, as they stand in its defaults."""
     from omegaconf import DictConfig, OmegaConf
@@ -95,7 +97,9 @@ def about_unknown(key: str, config_name: str) -> str:
     names = option_names(config_name)
     if key in names:
         return f"{key} is not an option here; {_who_has(key)} has it"
-    leaf = key.rpartition(".")[2].lower()
+    whole, _, leaf = key.lower().rpartition(".")
+    if whole in names and whole in rules.RULES:
+        return f"{key} is not an option here; {whole} takes {rules.RULES[whole][1]}"
     word = next((name for name, others in OTHER_WORDS.items() if leaf in others and name in names), None)
     elsewhere = [script for other, script in SCRIPTS.items() if other != config_name and key in option_names(other)]
     if same := _of_this_name(leaf, names):

@@ -86,6 +86,7 @@ def summary(manifest: dict[str, Any]) -> dict[str, Any]:
         "processor": machine.get("gpu") or machine.get("cpu"),
         "torch": packages.get("torch"),
         "commit": manifest.get("git_commit"),
+        "no commit, as": manifest.get("why_no_commit"),
         "SHA-256 of the code": manifest.get("code_sha256"),
         "checksum of the data": manifest.get("data_checksum"),
         "SHA-256 of the weights": manifest.get("weights_sha256"),
