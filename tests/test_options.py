@@ -41,7 +41,7 @@ def test_an_unknown_option_is_told_by_its_whole_name(key: str, hint: str) -> Non
     assert about_unknown(key, "config") == f"{key} is not an option; {hint}"
 
 
-def test_a_part_of_what_is_null_here_is_told_with_what_the_whole_takes() -> None:
+def test_a_part_of_a_null_option_is_told_with_what_the_whole_takes() -> None:
     told = "schedule.warmup.lr is not an option here; schedule.warmup takes null, {lr: 0.01, steps: 400} or {lr: 0.01, "
     assert about_unknown("schedule.warmup.lr", "config").startswith(told)
 

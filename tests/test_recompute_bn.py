@@ -50,7 +50,7 @@ def exactly(net: nn.Module, x: Tensor) -> list[tuple[Tensor, Tensor]]:
     return [(seen[norm].mean((0, 2, 3)), seen[norm].var((0, 2, 3))) for norm in norms(net)]
 
 
-def test_the_variance_between_classes_is_in_the_statistics_of_a_tree_sorted_by_class(data: ImageNetData) -> None:
+def test_statistics_keep_the_variance_between_sorted_classes(data: ImageNetData) -> None:
     torch.manual_seed(0)
     net = build(make_job(composed(*SMALL), usual=composed("data=imagenet")).config)
     with torch.no_grad():

@@ -84,7 +84,7 @@ def test_an_evaluation_of_other_weights_images_or_ways_is_not_taken_and_the_comm
     assert verdict_tables.numbers(found)["ours"].splitlines() == ["27.00, 1 run", "top-5 9.00", "one crop"]
 
 
-def test_where_the_authors_took_plain_averages_recomputed_statistics_count() -> None:
+def test_recomputed_statistics_count_where_the_authors_took_averages() -> None:
     tests = [entry("10crop", 25.0, num_bn_images=50_000), entry("10crop", 24.0)]
     found = judge(TEN_CROPS, [on_imagenet(27.0, depth=34, tests=tests)])
     assert found.ours is not None

@@ -86,7 +86,7 @@ def test_a_file_that_would_be_executed_is_not(tmp_path, state):
 
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "before PyTorch 1.6"])
-def test_a_scalar_of_numpy_is_named_and_the_line_says_how_to_save_without(tmp_path, monkeypatch, state, zipped):
+def test_a_scalar_of_numpy_is_named_with_the_way_to_save_without(tmp_path, monkeypatch, state, zipped):
     path = tmp_path / "c.pth.tar"
     torch.save({"state_dict": state, "best_acc": np.float64(91.7)}, path, _use_new_zipfile_serialization=zipped)
     with pytest.raises(UserError) as raised:
