@@ -142,6 +142,8 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "protocol.devices": (_number(int, 1), "a whole number of devices, at least 1"),
     "protocol.warmup": (_is_warmup, "null, {lr: 0.01, steps: 400} or {lr: 0.01, until_error: 80.0}"),
     "protocol.augment": _one_of("scale", "scale_aspect"),
+    "protocol.jitter": (_number(float, 0, 1), "a number from 0 to 1"),
+    "protocol.interpolation": _one_of("bilinear", "bicubic"),
 }
 
 AUTO = ("schedule.steps", "schedule.lr")
