@@ -1,26 +1,35 @@
 """The command line: Hydra's, with every mistake told in one line. Imports no torch."""
 
 import difflib
+import itertools
 import os
+import shlex
 import sys
+import traceback
+from argparse import Namespace
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from tempfile import TemporaryDirectory
+from typing import Any, NoReturn
 
-from resnet_repro.errors import UserError
-
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
+from resnet_repro import origin
+from resnet_repro.errors import UserError, failure
+from resnet_repro.output import make_lenient
+from resnet_repro.ranks import forget_left_over
 
 
 @contextmanager
 def errors_for_people(config_name: str = "config") -> Iterator[None]:
     """Turn a mistake of the command's user into one line and exit status 2; HYDRA_FULL_ERROR=1 shows the stack.
 
+    From then on, nothing that the command prints can end it, and what it starts runs the code that it runs.
+
     Args:
         config_name: of the file in conf/ that says which options the command has.
     """
+    make_lenient()
+    origin.hand_on_code()
     if os.environ.get("HYDRA_FULL_ERROR") == "1":
         yield
         return
@@ -37,10 +46,18 @@ def errors_for_people(config_name: str = "config") -> Iterator[None]:
             _exit(str(error))
         if isinstance(error, (HydraException, OmegaConfBaseException)):
             _exit(explain(error, config_name))
-        if isinstance(error, OSError) and error.filename is not None:
-            mend = "if the folder is the matter, choose another with outputs=FOLDER"
-            _exit(f"{error.filename}: {error.strerror}; {mend}")
+        if isinstance(error, OSError):
+            _exit(f"{failure(error)}; if the folder is the matter, choose another with outputs=FOLDER")
+        if said := _said_by_hydra(error):
+            _exit(said)
         raise
+
+
+def _said_by_hydra(error: BaseException) -> str:
+    """What Hydra has against its own flags and settings where it says so by a plain ValueError or an assertion."""
+    *_, last = traceback.extract_tb(error.__traceback__)
+    is_hydras = isinstance(error, (ValueError, AssertionError)) and "hydra" in Path(last.filename).parts
+    return f"Hydra does not take these options: {' '.join(str(error).split()) or last.line}" if is_hydras else ""
 
 
 def _is_ctrl_c(error: BaseException) -> bool:
@@ -49,7 +66,7 @@ def _is_ctrl_c(error: BaseException) -> bool:
     return isinstance(error, KeyboardInterrupt) or (before is not None and _is_ctrl_c(before))
 
 
-def _exit(line: str) -> None:
+def _exit(line: str) -> NoReturn:
     print(f"error: {line}", file=sys.stderr)
     sys.exit(2)
 
@@ -63,7 +80,8 @@ def explain(error: Exception, config_name: str) -> str:
         options = error.options or []
         return f"{group}={choice} is not known; use one of {', '.join(options)}" + _did_you_mean(choice, options)
     if isinstance(error, OverrideParseException):
-        return f"cannot read the option '{error.override}'; options are written depth=20 or depth=20,56"
+        written = _how_to_quote(error.override) or "options are written depth=20 or depth=20,56"
+        return f"cannot read the option '{error.override}'; {written}"
     text = str(error)
     if text.startswith("Could not override '"):
         key, names = text.split("'")[1], option_names(config_name)
@@ -72,6 +90,26 @@ def explain(error: Exception, config_name: str) -> str:
         hint = _did_you_mean(key, names) or f"; python {Path(sys.argv[0]).name} --help shows the usual ones"
         return f"{key} is not an option{hint}"
     return " ".join(text.split())
+
+
+def _how_to_quote(option: str) -> str:
+    """How to write an option whose value has signs that mean something to Hydra, or to the shell: in both their quotes.
+
+    Empty where quotes do not help.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    name, _, value = option.partition("=")
+    if value.startswith(("[", "{")):
+        return "texts inside of a list are quoted, too: 'key=[\"a=b\"]'"
+    escaped = value.replace('"', '\\"')
+    quoted = f'{name}="{escaped}"'
+    try:
+        (override,) = OverridesParser.create().parse_overrides([quoted])
+    except HydraException:
+        return ""
+    return f"quote its value: {shlex.quote(quoted)}" if value and override.value() == value else ""
 
 
 def _who_has(key: str) -> str:
@@ -123,25 +161,36 @@ def config_dir() -> Path:
 def train() -> None:
     """`python train.py`"""
     with errors_for_people():
-        _compose("config")  # resnet_repro_launcher runs the jobs and exits
+        flags = _flags("config")
+        if flags.cfg:
+            _show_configs(flags)
+            return
+        only_tells = any(argument in ("plan=true", "summary=true") for argument in flags.overrides)
+        with _nothing_kept() if only_tells else nullcontext():
+            statuses = _run_hydra("config")  # resnet_repro_launcher has run the jobs, a batch at a time
+        if not all(isinstance(status, int) for status in statuses):
+            raise UserError(
+                "no run was made, as Hydra was told to use another mode or launcher: leave these settings out"
+            )
+        sys.exit(max(statuses, default=0))
 
 
 def report() -> None:
     """`python report.py`"""
     with errors_for_people("report"):
-        config = _compose("report")
+        config = _the_config("report")
         from rich.console import Console
 
         from resnet_repro.report import write
 
         console = Console()
-        kept = [Path(config.results)]
-        page = write(Path(config.outputs), console, kept=kept)
+        outputs, kept = Path(config["outputs"]), [Path(config["results"])]
+        page = write(outputs, console, kept=kept)
         console.print(f"The page: {page}", soft_wrap=True, markup=False)
-        if config.wandb:
+        if config["wandb"]:
             from resnet_repro import dashboard
 
-            dashboard.write(Path(config.outputs), dict(config.logger), console, kept=kept)
+            dashboard.write(outputs, config["logger"], console, kept=kept)
 
 
 def evaluate() -> None:
@@ -150,14 +199,10 @@ def evaluate() -> None:
         if slurm := [argument for argument in sys.argv if argument.startswith("hardware=slurm")]:
             raise UserError(f"{slurm[0]}: a test is not submitted to SLURM; use hardware=gpu inside of a job of yours")
         sys.argv[1:] = map(quoted, sys.argv[1:])
-        config = _compose("evaluate")
-        from omegaconf import OmegaConf
-
+        config = _the_config("evaluate")
         from resnet_repro.evaluate import main
 
-        options = OmegaConf.to_container(config, resolve=True)
-        assert isinstance(options, dict)
-        main({str(key): value for key, value in options.items()})
+        main(config)
 
 
 def quoted(argument: str) -> str:
@@ -168,13 +213,111 @@ def quoted(argument: str) -> str:
     return f"run={[folder.strip() for folder in folders if folder.strip()]!r}"
 
 
-def _compose(config_name: str) -> "DictConfig":
-    """Have Hydra read the command line."""
+def _the_config(config_name: str) -> dict[str, Any]:
+    """What a command that does one thing is asked for, its folders expanded, its environment set."""
+    if _flags(config_name).multirun:
+        raise UserError(f"{Path(sys.argv[0]).name} does one thing a command: leave -m out, give each option one value")
+    from omegaconf import OmegaConf
+
+    from resnet_repro.config import expanded
+
+    (config,) = _run_hydra(config_name)
+    options = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(options, dict)
+    return expanded({str(key): value for key, value in options.items()}, may_be_null=("data.root", "data.cache_dir"))
+
+
+# --- Hydra's own command line -----------------------------------------------------------------------------------------
+
+
+def _flags(config_name: str) -> Namespace:
+    """The command line as Hydra reads it, its flags put before its options, where Hydra wants them.
+
+    Raises:
+        UserError: where it has flags that are none, or not together.
+    """
     _refuse_dashes(sys.argv[1:], config_name)
+    from hydra._internal.utils import get_args_parser
+
+    def refuse(message: str) -> NoReturn:
+        raise UserError(f"{message}; options are written NAME=VALUE, and --hydra-help shows the flags")
+
+    parser = get_args_parser()
+    parser.error = refuse  # type: ignore[method-assign]
+    flags = parser.parse_intermixed_args()
+    words = sys.argv[1:]
+    for option in flags.overrides:
+        words.remove(option)
+    sys.argv[1:] = words + flags.overrides
+    if flags.experimental_rerun:
+        raise UserError("--experimental-rerun is not for this program: the same command again goes on with its runs")
+    if flags.package and not flags.cfg:
+        raise UserError(f"--package {flags.package} says what --cfg shows: give both, or none")
+    if flags.info and (flags.multirun or flags.cfg):
+        raise UserError("--info is of one job and stands alone: leave -m and --cfg out, give every option one value")
+    for option in flags.overrides:
+        if option.startswith(("hydra.mode=", "hydra/launcher=")) and option != "hydra/launcher=slurm":
+            raise UserError(
+                f"{option}: leave it out; several values make several runs, and hardware= says where they run"
+            )
+    return flags
+
+
+class _Task:
+    """What Hydra calls: with the config, or by way of our launcher with what came of each batch of jobs."""
+
+    def __init__(self, *, only_lists: bool = False) -> None:
+        self.only_lists = only_lists
+        """Whether the launcher is to hand on the overrides of its jobs instead of running them."""
+        self.given: list[Any] = []
+        self.variables: dict[str, str] = {}
+        self.__module__ = __name__  # by which Hydra looks for the program
+
+    def __call__(self, given: Any) -> None:
+        self.given.append(given)
+        if not isinstance(given, (int, list)):  # the launcher sets the variables of its jobs itself
+            from hydra.core.hydra_config import HydraConfig
+
+            self.variables = dict(HydraConfig.get().job.env_set)
+
+
+def _run_hydra(config_name: str, *, only_lists: bool = False) -> list[Any]:
+    """Have Hydra do what the command line says; what it has called its task with, at least once."""
     import hydra
 
-    configs: list[DictConfig] = []
-    hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=config_name)(configs.append)()
-    if not configs:  # Hydra has shown the config or its help, as it was asked to
+    forget_left_over()  # before a library is imported that heeds them
+    task = _Task(only_lists=only_lists)
+    hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=config_name)(task)()
+    if not task.given:  # Hydra has shown the config or its help, as it was asked to
         sys.exit(0)
-    return configs[0]
+    os.environ |= task.variables
+    return task.given
+
+
+def _show_configs(flags: Namespace) -> None:
+    """Do what `--cfg` asks for, for each job of the command: Hydra itself knows only commands of one."""
+    names = ("config_dir", "config_name", "config_path")
+    shared = [f"--{name.replace('_', '-')}={value}" for name in names if (value := getattr(flags, name))]
+    sys.argv[1:] = [*shared, "--multirun", *flags.overrides]
+    with _nothing_kept():
+        commands = list(itertools.chain.from_iterable(_run_hydra("config", only_lists=True)))
+    shown = [
+        f"--cfg={flags.cfg}",
+        *([f"--package={flags.package}"] if flags.package else []),
+        *["--resolve"] * flags.resolve,
+    ]
+    of_hydra = [override for override in flags.overrides if override.lstrip("+~").startswith(("hydra.", "hydra/"))]
+    for command in commands:
+        if len(commands) > 1:
+            print("---", "#", *command)
+        sys.argv[1:] = [*shared, *shown, *of_hydra, *command]
+        with suppress(SystemExit):  # with which it ends where it has shown one
+            _run_hydra("config")
+
+
+@contextmanager
+def _nothing_kept() -> Iterator[None]:
+    """Have the sweeper write what it always writes into a folder that goes away: the command makes no run."""
+    with TemporaryDirectory(prefix="resnet_repro-") as folder:
+        sys.argv.append(f'hydra.sweep.dir="{folder}"')
+        yield

@@ -3,6 +3,8 @@
 The runs belong to SLURM: the command that has submitted them shows how far they are, and they do without it.
 """
 
+import os
+import shlex
 import shutil
 import subprocess
 import time
@@ -66,8 +68,7 @@ def run_jobs(jobs: list[Job], options: dict[str, Any], *, console: Console | Non
     plan.check_beginnings(jobs, in_order=False)
     todo = claim_all(jobs)
     in_queue = {job: number for job, number in in_queue.items() if job in todo}
-    if jobs[0].config["jobs"] != "auto":
-        options = {**options, "array_parallelism": jobs[0].config["jobs"]}
+    options = {**options, "array_parallelism": num_parallel(jobs, options)}
     announce(console, jobs, todo, min(options["array_parallelism"], max(len(todo), 1)))
     if in_queue:
         console.print(f"In SLURM's queue already, and not submitted again: {_list(in_queue.values())}", highlight=False)
@@ -90,6 +91,12 @@ def run_jobs(jobs: list[Job], options: dict[str, Any], *, console: Console | Non
     return conclude(console, jobs, outcomes, seconds=time.monotonic() - start)
 
 
+def num_parallel(jobs: list[Job], options: dict[str, Any]) -> int:
+    """Runs that may be on the cluster at a time."""
+    asked = jobs[0].config["jobs"]
+    return int(options["array_parallelism"] if asked == "auto" else asked)
+
+
 def submit(jobs: list[Job], options: dict[str, Any]) -> dict[Job, str]:
     """Submit one array with a job a run, a task a rank.
 
@@ -109,6 +116,8 @@ def submit(jobs: list[Job], options: dict[str, Any]) -> dict[Job, str]:
     folder, max_num_timeout = asked.pop("submitit_folder"), asked.pop("max_num_timeout")
     executor = submitit.AutoExecutor(folder, cluster="slurm", slurm_max_num_timeout=max_num_timeout)
     common = {field.name for field in fields(BaseQueueConf)}
+    if code := os.environ.get("PYTHONPATH"):  # a cluster may hand on no variables
+        asked["setup"] = [f"export PYTHONPATH={shlex.quote(code)}", *asked.get("setup", [])]
     parameters = {key if key in common else f"slurm_{key}": value for key, value in asked.items()}
     # A rank that fails ends the others, which wait for it.
     executor.update_parameters(**parameters, slurm_srun_args=["--kill-on-bad-exit=1"])
