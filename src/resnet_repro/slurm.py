@@ -20,7 +20,7 @@ from resnet_repro.config import Job
 from resnet_repro.display import Display, Outcome
 from resnet_repro.errors import UserError
 from resnet_repro.ranks import given
-from resnet_repro.rundir import InUse, RunDir, read_json, write_json
+from resnet_repro.rundir import InUse, RunDir, read_failure, read_json, write_json
 from resnet_repro.sweep import announce, claim_all, conclude
 from resnet_repro.worker import STOPPED
 
@@ -149,8 +149,8 @@ def _make_ready(jobs: list[Job], outcomes: dict[Job, Outcome]) -> list[Job]:
                 run.failure.unlink(missing_ok=True)
                 write_json(run.status, {**run.read_status(), "state": "queued", "reason": ""})
             ready.append(job)
-        except InUse:
-            outcomes[job] = Outcome("in use", "another process runs it")
+        except InUse as error:
+            outcomes[job] = Outcome("in use", f"{error.who} runs it")
     return ready
 
 
@@ -211,7 +211,7 @@ def _outcome(job: Job, number: str, state: QueueState | None) -> Outcome:
     if run.is_done:
         return Outcome("done")
     if run.failure.exists():
-        return Outcome("failed", run.failure.read_text())
+        return Outcome("failed", read_failure(run.failure))
     status = run.read_status()
     if status["state"] in ("failed", "stopped"):
         return Outcome(status["state"], status["reason"])
@@ -221,8 +221,8 @@ def _outcome(job: Job, number: str, state: QueueState | None) -> Outcome:
     try:
         with run.owned():
             pass
-    except InUse:
-        return Outcome("in use", "another process runs it")
+    except InUse as error:
+        return Outcome("in use", f"{error.who} runs it")
     return Outcome("failed", f"SLURM's job {number} is {word}, see {read_json(run.slurm)['log']}")
 
 
