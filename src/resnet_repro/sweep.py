@@ -23,6 +23,7 @@ from resnet_repro.display import Display, Outcome, announcement, print_results, 
 from resnet_repro.errors import UserError
 from resnet_repro.ranks import Rank
 from resnet_repro.rundir import RunDir
+from resnet_repro.sockets import make_room
 from resnet_repro.worker import DISK_FULL, FULL, IN_USE, PRELOAD, STOP_SIGNALS, STOPPED, UNWRITABLE, train, work
 
 
@@ -256,6 +257,7 @@ def start_method(jobs: list[Job]) -> ForkServerContext | SpawnContext:
 
     Safe means Linux and no GPU: the server runs no operation, so it has no threads and no CUDA context to inherit.
     """
+    make_room()
     resource_tracker.ensure_running()  # here, as its start would lift the block that `Sweep._start` puts on signals
     if not sys.platform.startswith("linux") or any(devices.on_gpu(job) for job in jobs):
         return mp.get_context("spawn")

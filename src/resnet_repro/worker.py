@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 from resnet_repro.errors import UserError, failure
 from resnet_repro.ranks import Rank
 from resnet_repro.rundir import InUse, RunDir, read_failure, read_json, write_failure, write_json
+from resnet_repro.sockets import make_room
 from resnet_repro.wandb_process import end_wandb_soon
 
 PRELOAD = ["resnet_repro.run", "wandb", "wandb.sdk.launch", "sklearn.datasets"]
@@ -112,6 +113,7 @@ def _train(run: RunDir, job: dict[str, Any], rank: Rank) -> int:
     from resnet_repro.run import run as train_job
 
     try:
+        make_room()
         train_job(run.path, job, rank)
     except Stopped as stop:
         if rank.is_first:
