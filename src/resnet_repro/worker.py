@@ -28,7 +28,9 @@ from resnet_repro.wandb_process import end_wandb_soon
 PRELOAD = ["resnet_repro.run", "wandb", "wandb.sdk.launch", "sklearn.datasets"]
 """Everything that a job imports sooner or later, for a fork server to import once."""
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
+"""What asks a run to save its state and end: a person's Ctrl-C, and what schedulers send before they end a job."""
+
 Tell = Callable[[str], None]
 """Takes the reason why a run cannot even write into its folder."""
 
