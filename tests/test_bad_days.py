@@ -231,13 +231,14 @@ def test_where_no_socket_can_lie_the_command_says_so(tmp_path: Path, monkeypatch
 
 
 @needs_compiler
-def test_a_temporary_folder_without_programs_leaves_batch_norms_fused(
-    mount: Callable[[str], None], tmp_path: Path
+@pytest.mark.parametrize("options", ["size=20m,noexec", "size=4k,nr_inodes=1"], ids=["no programs", "no room"])
+def test_a_temporary_folder_that_is_no_good_leaves_batch_norms_fused(
+    options: str, mount: Callable[[str], None], tmp_path: Path
 ) -> None:
-    mount("size=20m,noexec")
+    mount(options)
     variables = {"TMPDIR": str(tmp_path / "outputs")}
-    options = (*SMALL[:-1], "hardware=cpu", "hardware.fused=true", "hardware.channels_last=true")
-    status, output = run("train.py", *options, f"outputs={tmp_path / 'runs'}", home=tmp_path, variables=variables)
+    fused = (*SMALL[:-1], "hardware=cpu", "hardware.fused=true", "hardware.channels_last=true")
+    status, output = run("train.py", *fused, f"outputs={tmp_path / 'runs'}", home=tmp_path, variables=variables)
     assert status == 0, output
     (manifest,) = manifests(tmp_path / "runs").values()
     assert manifest["config"]["hardware"]["fused"] is True

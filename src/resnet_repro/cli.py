@@ -23,13 +23,15 @@ from resnet_repro.ranks import forget_left_over
 def errors_for_people(config_name: str = "config") -> Iterator[None]:
     """Turn a mistake of the command's user into one line and exit status 2; HYDRA_FULL_ERROR=1 shows the stack.
 
-    From then on, nothing that the command prints can end it, and what it starts runs the code that it runs.
+    From then on, nothing that the command prints can end it, what it starts runs the code that it runs, and rank
+    variables of another program mean nothing.
 
     Args:
         config_name: of the file in conf/ that says which options the command has.
     """
     make_lenient()
     origin.hand_on_code()
+    forget_left_over()  # before a library is imported that heeds them
     if os.environ.get("HYDRA_FULL_ERROR") == "1":
         yield
         return
@@ -47,7 +49,10 @@ def errors_for_people(config_name: str = "config") -> Iterator[None]:
         if isinstance(error, (HydraException, OmegaConfBaseException)):
             _exit(explain(error, config_name))
         if isinstance(error, OSError):
-            _exit(f"{failure(error)}; if the folder is the matter, choose another with outputs=FOLDER")
+            name = Path(str(error.filename)).name
+            is_temporary = "temporary directory" in str(error) or name.startswith(("tmp", "pymp-", "resnet_repro-"))
+            another = "TMPDIR=FOLDER in the environment" if is_temporary else "outputs=FOLDER"
+            _exit(f"{failure(error)}; if the folder is the matter, choose another with {another}")
         if said := _said_by_hydra(error):
             _exit(said)
         raise
@@ -285,7 +290,6 @@ def _run_hydra(config_name: str, *, only_lists: bool = False) -> list[Any]:
     """Have Hydra do what the command line says; what it has called its task with, at least once."""
     import hydra
 
-    forget_left_over()  # before a library is imported that heeds them
     task = _Task(only_lists=only_lists)
     hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=config_name)(task)()
     if not task.given:  # Hydra has shown the config or its help, as it was asked to

@@ -49,13 +49,14 @@ def kernels() -> ctypes.CDLL:
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "fused.so"
         options = ["-O3", native, "-shared", "-fPIC", "-o", str(library), str(SOURCE), "-lm"]
-        made = subprocess.run([compiler, *options], capture_output=True, text=True, check=False)
+        variables = os.environ | {"TMPDIR": folder}  # where there is room: a compiler does not look for another place
+        made = subprocess.run([compiler, *options], env=variables, capture_output=True, text=True, check=False)
         if made.returncode:
             status = made.returncode
             ended = f"status {status}" if status > 0 else f"killed by {signal.Signals(-status).name}"
-            reason = next((line for line in made.stderr.splitlines() if "error" in line), ended)
-            ways_out = WAYS_OUT if status < 0 else "use another compiler by CC=, or hardware.fused=false"
-            raise UserError(f"{compiler} cannot compile {SOURCE.name} ({reason}): {ways_out}")
+            lines = made.stderr.strip().splitlines() or [ended]
+            reason = next((line for line in lines if "error" in line), lines[-1])
+            raise UserError(f"{compiler} cannot compile {SOURCE.name} ({reason}): {WAYS_OUT}")
         try:
             made_kernels = _loaded(library)
         except OSError as error:
