@@ -24,6 +24,8 @@ SMALL = ("data=digits", "depth=8", "schedule.steps=3", "logger=csv", "hardware.f
         ("train.py", ["--resolve"], "--resolve flag can only be used in conjunction with --cfg"),
         ("train.py", ["--package", "arch"], "--package arch says what --cfg shows: give both, or none"),
         ("train.py", ["--experimental-rerun", "x.pickle"], "the same command again goes on with its runs"),
+        ("train.py", ["hydra.searchpath=[file:///nowhere]"], "path=/nowhere is not available"),
+        ("train.py", ["hydra.job.env_copy=[NO_SUCH]"], "Hydra does not take these options: 'NO_SUCH'"),
         ("train.py", ["--nonsense"], "unrecognized arguments: --nonsense"),
         ("report.py", ["-m", "outputs=a,b"], "report.py does one thing a command: leave -m out"),
         ("evaluate.py", ["-m", "test=1crop,10crop"], "evaluate.py does one thing a command: leave -m out"),
@@ -196,6 +198,7 @@ def test_a_home_directory_is_written_out_in_every_folder(tmp_path: Path) -> None
     for command in (
         ("report.py", 'outputs="~/runs"', 'results="~/kept"'),
         ("evaluate.py", f"run=~/runs/digits/{name}"),
+        ("evaluate.py", f'run="~/runs/digits/{name}"'),
     ):
         status, output = run(*command, home=tmp_path)
         assert status == 0, output

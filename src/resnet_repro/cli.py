@@ -4,8 +4,10 @@ import difflib
 import itertools
 import os
 import shlex
+import site
 import sys
 import traceback
+import warnings
 from argparse import Namespace
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -13,7 +15,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NoReturn
 
-from resnet_repro import origin
 from resnet_repro.errors import UserError, failure
 from resnet_repro.output import make_lenient
 from resnet_repro.ranks import forget_left_over
@@ -30,7 +31,7 @@ def errors_for_people(config_name: str = "config") -> Iterator[None]:
         config_name: of the file in conf/ that says which options the command has.
     """
     make_lenient()
-    origin.hand_on_code()
+    _hand_on_code()
     forget_left_over()  # before a library is imported that heeds them
     if os.environ.get("HYDRA_FULL_ERROR") == "1":
         yield
@@ -58,11 +59,22 @@ def errors_for_people(config_name: str = "config") -> Iterator[None]:
         raise
 
 
+def _hand_on_code() -> None:
+    """Have every Python that this process starts, here or through SLURM, run this very code, whichever is installed."""
+    folder = str(Path(__file__).parents[1])
+    before = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    if folder not in (*site.getsitepackages(), before[0]):
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [folder, *before]))
+
+
 def _said_by_hydra(error: BaseException) -> str:
-    """What Hydra has against its own flags and settings where it says so by a plain ValueError or an assertion."""
-    *_, last = traceback.extract_tb(error.__traceback__)
-    is_hydras = isinstance(error, (ValueError, AssertionError)) and "hydra" in Path(last.filename).parts
-    return f"Hydra does not take these options: {' '.join(str(error).split()) or last.line}" if is_hydras else ""
+    """What Hydra has against its own flags and settings where it says so by none of its own exceptions."""
+    kinds = (ValueError, AssertionError, KeyError, UserWarning)
+    *_, last = (frame for frame in traceback.extract_tb(error.__traceback__) if "<frozen" not in frame.filename)
+    if not isinstance(error, kinds) or "hydra" not in Path(last.filename).parts:
+        return ""
+    text = " ".join(str(error).split())
+    return f"Hydra does not take these options: {last.line if isinstance(error, AssertionError) else text}"
 
 
 def _is_ctrl_c(error: BaseException) -> bool:
@@ -214,8 +226,8 @@ def quoted(argument: str) -> str:
     """`run=A,B` as Hydra takes it: names of runs have an equals sign in them, which it would read as its own."""
     if not argument.startswith("run="):
         return argument
-    folders = argument.removeprefix("run=").strip("[]").split(",")
-    return f"run={[folder.strip() for folder in folders if folder.strip()]!r}"
+    folders = (folder.strip(" '\"") for folder in argument.removeprefix("run=").strip("[]").split(","))
+    return f"run={[folder for folder in folders if folder]!r}"
 
 
 def _the_config(config_name: str) -> dict[str, Any]:
@@ -290,6 +302,7 @@ def _run_hydra(config_name: str, *, only_lists: bool = False) -> list[Any]:
     """Have Hydra do what the command line says; what it has called its task with, at least once."""
     import hydra
 
+    warnings.filterwarnings("error", message="provider=hydra.searchpath.* is not available")  # as a mistake is told
     task = _Task(only_lists=only_lists)
     hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=config_name)(task)()
     if not task.given:  # Hydra has shown the config or its help, as it was asked to

@@ -4,8 +4,6 @@ A run goes on with exactly these, as half of a run made by one code and half by 
 """
 
 import hashlib
-import os
-import site
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -40,14 +38,6 @@ DECODERS = ["simplejpeg", "pillow"]
 LIBRARIES = ("torch", *COMPARATORS, *DECODERS)
 CODE = {"code_sha256": source_sha256(Path(__file__).parent), "torch": version("torch")}
 """Of the code that runs: read when it is imported, so that editing a file under a long sweep does not matter."""
-
-
-def hand_on_code() -> None:
-    """Have every Python that this process starts, here or through SLURM, run this very code, whichever is installed."""
-    folder = str(Path(__file__).parents[1])
-    before = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    if folder not in (*site.getsitepackages(), before[0]):
-        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [folder, *before]))
 
 
 def code(config: Config) -> dict[str, str]:
