@@ -130,8 +130,9 @@ def test_a_schedulers_second_signal_is_no_impatience(tmp_path: Path) -> None:
     process = start("train.py", *options, home=tmp_path)
     wait_for_step(tmp_path / "outputs", 5, num_runs=1)
     for signum in (signal.SIGUSR1, signal.SIGTERM, signal.SIGTERM):
-        process.send_signal(signum)
+        os.killpg(process.pid, signum)  # as SLURM does: every process that was started with it
         time.sleep(0.01)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == STOPPED
     assert output.count("stopped at step") == 1
+    assert "resource_tracker" not in output

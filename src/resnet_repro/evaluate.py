@@ -6,7 +6,6 @@ import tempfile
 import time
 import traceback
 from contextlib import suppress
-from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from resnet_repro.evaluations import TESTS, Request, entry, record, recorded, sh
 from resnet_repro.output import make_lenient
 from resnet_repro.ranks import Rank, given
 from resnet_repro.rundir import RunDir, read_json
-from resnet_repro.worker import FAILED, STOP_SIGNALS, STOPPED, follow_parent, run_ranks
+from resnet_repro.worker import FAILED, STOP_SIGNALS, STOPPED, follow_parent, run_ranks, start_tracker
 
 GIVE_RUN = "give run=outputs/cifar10/plain-20-s0, or several as an ensemble, run=FOLDER,FOLDER"
 
@@ -154,7 +153,7 @@ def main(options: Config) -> None:
 
 def _start_ranks(request: Request, num_ranks: int) -> None:
     """Have that many processes share the images, and tell why where one of them fails."""
-    resource_tracker.ensure_running()  # here, as its start would lift the block
+    start_tracker()
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     with tempfile.TemporaryDirectory(prefix="resnet_repro-") as scratch:
         failure = Path(scratch) / "failure.txt"

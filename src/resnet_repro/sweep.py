@@ -8,7 +8,6 @@ import sys
 import time
 from dataclasses import dataclass, field
 from itertools import chain
-from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
@@ -24,7 +23,18 @@ from resnet_repro.errors import UserError
 from resnet_repro.ranks import Rank
 from resnet_repro.rundir import RunDir
 from resnet_repro.sockets import make_room
-from resnet_repro.worker import DISK_FULL, FULL, IN_USE, PRELOAD, STOP_SIGNALS, STOPPED, UNWRITABLE, train, work
+from resnet_repro.worker import (
+    DISK_FULL,
+    FULL,
+    IN_USE,
+    PRELOAD,
+    STOP_SIGNALS,
+    STOPPED,
+    UNWRITABLE,
+    start_tracker,
+    train,
+    work,
+)
 
 
 @dataclass
@@ -258,7 +268,7 @@ def start_method(jobs: list[Job]) -> ForkServerContext | SpawnContext:
     Safe means Linux and no GPU: the server runs no operation, so it has no threads and no CUDA context to inherit.
     """
     make_room()
-    resource_tracker.ensure_running()  # here, as its start would lift the block that `Sweep._start` puts on signals
+    start_tracker()
     if not sys.platform.startswith("linux") or any(devices.on_gpu(job) for job in jobs):
         return mp.get_context("spawn")
     threads = str(jobs[0].config["hardware"]["num_threads"])

@@ -13,6 +13,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkContext, SpawnContext
 from multiprocessing.process import BaseProcess, parent_process
@@ -67,6 +68,16 @@ def work(
 def _be_rank(path: Path, job: dict[str, Any], reasons: Connection | None, rank: Rank) -> None:
     follow_parent()
     sys.exit(train(RunDir(path), job, rank, log=True, tell=reasons.send if reasons else print))
+
+
+def start_tracker() -> None:
+    """Start multiprocessing's resource tracker so that no signal that stops a run ends it.
+
+    Called before those signals are blocked for the processes that are started: this lifts the block.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    resource_tracker.ensure_running()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
 
 def follow_parent() -> None:
