@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from resnet_repro.readme import Summary, summaries
+from resnet_repro.worker import STOP_SIGNALS
 from tests.browser import Browser, browser
 from tests.s3_server import S3Server
 from tests.wandb_server import WandbServer
@@ -23,7 +24,7 @@ UNPACK = Path(__file__).parents[2] / "shared" / "data" / "unpack_cifar10.py"
 @pytest.fixture(autouse=True)
 def signals_as_before() -> Iterator[None]:
     """A run sets handlers of its own."""
-    handlers = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {s: signal.getsignal(s) for s in STOP_SIGNALS}
     yield
     for signum, handler in handlers.items():
         signal.signal(signum, handler)

@@ -45,14 +45,14 @@ def prepared(outputs: Path, *overrides: str) -> Path:
     return job.dir
 
 
-def interrupt_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Send this process a real SIGTERM right after the given step."""
+def interrupt_at(step: int, monkeypatch: pytest.MonkeyPatch, *, by: signal.Signals = signal.SIGTERM) -> None:
+    """Send this process a real signal right after the given step."""
     original = Recorder.on_train_batch_end
 
     def on_train_batch_end(self: Recorder, trainer: pl.Trainer, *args: Any) -> None:
         original(self, trainer, *args)
         if trainer.global_step == step:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), by)
 
     monkeypatch.setattr(Recorder, "on_train_batch_end", on_train_batch_end)
 

@@ -2,6 +2,8 @@
 
 import contextlib
 import csv
+import errno
+import os
 import re
 import shutil
 import subprocess
@@ -13,8 +15,10 @@ from pathlib import Path
 
 import pytest
 
+from resnet_repro.errors import UserError
 from resnet_repro.run import run as train
-from resnet_repro.rundir import RunDir, read_json
+from resnet_repro.rundir import InUse, RunDir, read_json, write_json
+from resnet_repro.sockets import make_room
 from tests.commands import DIGITS, manifests, run, start, wait_for_step
 from tests.runs import TINY, prepared
 from tests.test_fused import COMPILER, needs_compiler
@@ -124,8 +128,120 @@ def test_a_run_whose_folder_is_taken_away_ends_with_its_reason(tmp_path: Path) -
     (tmp_path / "outputs" / "digits").rename(tmp_path / "elsewhere")
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert "✗ resnet_v1-8-s0__steps=3000: its folder cannot be written; mend that and run the same command" in output
+    assert "status.json: No such file or directory; mend that and run the same command again to go on" in output
     assert "Traceback" not in output
+
+
+# --- file systems without locks ---------------------------------------------------------------------------------------
+
+SMALL = ("data=digits", "depth=8", "schedule.steps=3", "logger=csv", "hardware.fused=false")
+
+
+@pytest.fixture
+def no_locks(tmp_path: Path) -> Callable[[int], dict[str, str]]:
+    """The variables of a process whose files cannot be locked, for the reason of that number."""
+    if COMPILER is None or not sys.platform.startswith("linux"):
+        pytest.skip("puts a library of its own before the system's")
+    source, library = tmp_path / "flock.c", tmp_path / "flock.so"
+    source.write_text(
+        "#include <errno.h>\n#include <stdlib.h>\n"
+        'int flock(int f, int how) { errno = atoi(getenv("FLOCK_ERRNO")); return -1; }\n'
+    )
+    subprocess.run([COMPILER, "-shared", "-fPIC", "-o", library, source], check=True)
+    return lambda number: {"LD_PRELOAD": str(library), "FLOCK_ERRNO": str(number)}
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP], ids=errno.errorcode.get)
+def test_a_folder_that_cannot_be_locked_is_held_by_a_file(
+    number: int, no_locks: Callable[[int], dict[str, str]], tmp_path: Path
+) -> None:
+    status, output = run("train.py", *SMALL, home=tmp_path, variables=no_locks(number))
+    assert status == 0, output
+    (folder,) = (RunDir(path.parent) for path in tmp_path.glob("outputs/digits/*/manifest.json"))
+    assert (
+        f".lock cannot be locked ({os.strerror(number)}): .held says that the folder is in use"
+        in folder.log.read_text()
+    )
+    assert not (folder.path / ".held").exists()
+
+
+def test_why_a_run_cannot_take_its_folder_is_told(no_locks: Callable[[int], dict[str, str]], tmp_path: Path) -> None:
+    status, output = run("train.py", *SMALL, home=tmp_path, variables=no_locks(errno.EIO))
+    assert status == 1
+    assert ".lock: Input/output error; mend that and run the same command again to go on" in output
+    assert "Traceback" not in output
+
+
+@pytest.fixture
+def held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file that says who holds `tmp_path`, on a file system without locks."""
+
+    def flock(file: object, how: int) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    return tmp_path / ".held"
+
+
+def test_one_process_at_a_time_holds_a_folder_by_a_file(held: Path, tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    with run.owned() as how:
+        assert "Function not implemented" in how
+        with pytest.raises(InUse, match=f"in use by process {os.getpid()} on .* remove {held}"), run.owned():
+            pass
+        assert held.exists()
+    assert not held.exists()
+
+
+@pytest.mark.parametrize("change", [{"pid": 2**22 + 1}, {"begun": 0.0}], ids=["no process", "another of its number"])
+def test_a_folder_of_a_process_that_is_gone_is_taken(change: dict[str, float], held: Path, tmp_path: Path) -> None:
+    with RunDir(tmp_path).owned():
+        left = read_json(held)
+    write_json(held, left | change)
+    with RunDir(tmp_path).owned():
+        assert read_json(held) == left
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock"]
+
+
+@pytest.mark.parametrize("text", ['{"host": "another", "pid": 1, "begun": 0.0}', ""], ids=["another machine", "empty"])
+def test_a_folder_whose_process_cannot_be_asked_is_in_use(text: str, held: Path, tmp_path: Path) -> None:
+    held.write_text(text)
+    with pytest.raises(InUse, match="where it is gone, remove"), RunDir(tmp_path).owned():
+        pass
+    assert held.read_text() == text
+
+
+# --- temporary folders ------------------------------------------------------------------------------------------------
+
+
+def test_a_long_path_of_the_temporary_folder_is_no_matter(tmp_path: Path) -> None:
+    folder = tmp_path / ("long" * 25)
+    folder.mkdir()
+    loader = ("data.loader=dataloader", "data.num_workers=2")
+    status, output = run("train.py", *SMALL, *loader, home=tmp_path, variables={"TMPDIR": str(folder)})
+    assert status == 0, output
+    assert len(manifests(tmp_path / "outputs")) == 1
+
+
+def test_where_no_socket_can_lie_the_command_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / ("long" * 25)))
+    monkeypatch.setattr("os.access", lambda folder, mode: False)
+    with pytest.raises(UserError, match=r"TMPDIR=.*long is too long a path for sockets: set TMPDIR to a shorter one"):
+        make_room()
+
+
+@needs_compiler
+@pytest.mark.parametrize("options", ["size=20m,noexec", "size=4k,nr_inodes=1"], ids=["no programs", "no room"])
+def test_a_temporary_folder_that_is_no_good_leaves_batch_norms_fused(
+    options: str, mount: Callable[[str], None], tmp_path: Path
+) -> None:
+    mount(options)
+    variables = {"TMPDIR": str(tmp_path / "outputs")}
+    fused = (*SMALL[:-1], "hardware=cpu", "hardware.fused=true", "hardware.channels_last=true")
+    status, output = run("train.py", *fused, f"outputs={tmp_path / 'runs'}", home=tmp_path, variables=variables)
+    assert status == 0, output
+    (manifest,) = manifests(tmp_path / "runs").values()
+    assert manifest["config"]["hardware"]["fused"] is True
 
 
 # --- the compiler -----------------------------------------------------------------------------------------------------

@@ -166,6 +166,19 @@ def test_residual_units_of_v1_and_plain_end_in_one_operation() -> None:
         assert not any(isinstance(module, nn.ReLU) for module in net.modules())
 
 
+@needs_compiler
+def test_a_library_that_no_folder_and_no_memory_may_hold_names_tmpdir(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: str) -> None:
+        raise OSError("failed to map segment from shared object")
+
+    fused.kernels.cache_clear()
+    with monkeypatch.context() as patch:
+        patch.setattr("ctypes.CDLL", refuse)
+        with pytest.raises(UserError, match=r"failed to map segment.*set TMPDIR to another folder, or use hardware"):
+            fused.kernels()
+    fused.kernels.cache_clear()
+
+
 # --- the whole run ----------------------------------------------------------------------------------------------------
 
 DEPARTS = ("hardware.fused=true",)

@@ -9,11 +9,14 @@ from pathlib import Path
 
 import psutil
 import pytest
+from pytorch_lightning.utilities import rank_zero_only
 
 from resnet_repro import worker
+from resnet_repro.ranks import LEFT_OVER
+from resnet_repro.run import run as train
 from resnet_repro.rundir import RunDir
 from resnet_repro.worker import IN_USE
-from tests.commands import assert_gone, descendants, start, wait_for_step
+from tests.commands import DIGITS, assert_gone, descendants, manifests, run, start, wait_for_step
 from tests.runs import prepared
 from tests.test_ddp import TINY
 
@@ -101,3 +104,45 @@ def test_the_first_rank_that_fails_gives_the_reason(tmp_path: Path) -> None:
     result = subprocess.run([sys.executable, "-c", code, path], start_new_session=False, check=False, timeout=60)
     assert result.returncode == 1
     assert RunDir(path).read_status()["reason"] == "rank 1: ValueError: a broken disk"
+
+
+# --- variables that another launcher has left in the shell ------------------------------------------------------------
+
+LEFT_IN_A_SHELL = dict.fromkeys((*LEFT_OVER, "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID"), "1")
+
+
+def test_rank_variables_of_another_launcher_change_nothing(tmp_path: Path) -> None:
+    status, output = run("train.py", "depth=8", *DIGITS, home=tmp_path, variables=LEFT_IN_A_SHELL)
+    assert status == 0, output
+    ((name, manifest),) = manifests(tmp_path / "outputs").items()
+    rows = (tmp_path / "outputs" / "digits" / name / "metrics.csv").read_text().splitlines()
+    assert rows[-1].startswith(f"{manifest['results']['step']},")
+    assert len(list(tmp_path.glob("outputs/wandb/offline-run-*"))) == 1
+
+
+def test_a_rank_variable_that_is_no_number_ends_no_run(tmp_path: Path) -> None:
+    variables = dict.fromkeys(LEFT_OVER, "")
+    status, output = run("train.py", "depth=8", *DIGITS, "logger=csv", home=tmp_path, variables=variables)
+    assert status == 0, output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("devices", [1, 2])
+def test_ranks_of_a_sweep_are_its_own_and_not_the_shells(devices: int, tmp_path: Path) -> None:
+    options = ("depth=8", *DIGITS, "logger=csv", "hardware=ddp_2cpu", f"hardware.devices={devices}")
+    status, output = run("train.py", *options, home=tmp_path, variables=LEFT_IN_A_SHELL)
+    assert status == 0, output
+    assert len(list(tmp_path.glob("outputs/digits/*/metrics.csv"))) == 1
+
+
+@pytest.mark.parametrize("variables", [{"RANK": "1", "LOCAL_RANK": "1"}, {"SLURM_PROCID": "1"}])
+def test_the_rank_that_lightning_knows_is_the_runs_own(
+    variables: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(rank_zero_only, "rank", 1)  # as when Lightning is imported with these
+    path = prepared(tmp_path)
+    train(path)
+    assert len(RunDir(path).metrics.read_text().splitlines()) == 25
+    assert rank_zero_only.rank == 0

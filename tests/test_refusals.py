@@ -31,8 +31,8 @@ def git(checkout: Path, *args: str) -> str:
 
 
 @pytest.fixture
-def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A checkout of this package whose files may be changed, and the one that runs."""
+def checkout(tmp_path: Path) -> Path:
+    """A checkout of this package whose files may be changed; its scripts run its own code, not the one installed."""
     path = tmp_path / "checkout"
     for folder in ("src", "conf"):
         shutil.copytree(ROOT / folder, path / folder, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
@@ -41,13 +41,24 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     git(path, "init", "--quiet")
     git(path, "add", ".")
     git(path, "commit", "--quiet", "--message", "Begin")
-    monkeypatch.setenv("PYTHONPATH", str(path / "src"))
     return path
 
 
 def append(path: Path, text: str) -> None:
     with path.open("a") as file:
         file.write(text)
+
+
+def test_a_second_checkout_runs_and_records_its_own_code(checkout: Path, tmp_path: Path) -> None:
+    append(checkout / "src" / "resnet_repro" / "lit.py", "\nprint('of the second checkout')\n")
+    git(checkout, "commit", "--quiet", "--all", "--message", "Say it")
+    status, output = run(str(checkout / "train.py"), *SHORT, "hardware.fused=false", home=tmp_path)
+    assert status == 0, output
+    (path,) = tmp_path.glob("outputs/digits/*/manifest.json")
+    manifest = read_json(path)
+    assert manifest["code_sha256"] == origin.source_sha256(checkout / "src" / "resnet_repro")
+    assert manifest["git_commit"] == git(checkout, "rev-parse", "HEAD")
+    assert manifest["code_sha256"] != origin.CODE["code_sha256"]
 
 
 @pytest.mark.slow

@@ -8,16 +8,18 @@ from pathlib import Path
 
 import pytest
 
+from resnet_repro.callbacks import Stopped
+from resnet_repro.run import run as train
 from resnet_repro.rundir import RunDir, read_json
-from resnet_repro.worker import STOPPED
+from resnet_repro.worker import STOP_SIGNALS, STOPPED
 from tests.commands import assert_gone, descendants, manifests, run, start, wait_for_step
-from tests.runs import prepared
+from tests.runs import interrupt_at, prepared
 
 LONG = ("-m", "seed=0,1,2", "depth=14", "arch=plain", "data=digits", "schedule.steps=150", "logger=csv", "jobs=2")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGKILL])
 def test_a_sweep_that_is_stopped_saves_its_runs_leaves_no_process_and_goes_on_exactly(
     how: signal.Signals, tmp_path: Path
 ) -> None:
@@ -43,8 +45,6 @@ def test_a_sweep_that_is_stopped_saves_its_runs_leaves_no_process_and_goes_on_ex
         for key in ("log_every", "eval_every"):  # as `LONG` has them
             job["config"]["schedule"][key] = 11
         RunDir(undisturbed).job.write_text(json.dumps(job))
-        from resnet_repro.run import run as train
-
         expected = train(undisturbed)
         assert manifests(tmp_path / "outputs")["plain-14-s1__steps=150"]["weights_sha256"] == expected["weights_sha256"]
 
@@ -88,3 +88,51 @@ def test_a_job_whose_process_is_killed_is_told_and_the_others_go_on(tmp_path: Pa
     assert process.returncode == 1
     assert "✗ plain-14-s0__steps=150: killed by SIGKILL (out of memory?)" in output
     assert manifests(tmp_path / "outputs").keys() == {"plain-14-s1__steps=150", "plain-14-s2__steps=150"}
+
+
+# --- what schedulers send before the end ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("signum", STOP_SIGNALS, ids=lambda signum: signum.name)
+def test_every_signal_of_a_scheduler_saves_a_run_and_ends_it(
+    signum: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = prepared(tmp_path)
+    interrupt_at(5, monkeypatch, by=signum)
+    with pytest.raises(Stopped, match="stopped at step 5"):
+        train(path)
+    assert [file.name for file in RunDir(path).checkpoint_files()] == ["step-00000005.ckpt"]
+
+
+def test_a_handler_that_submitit_needs_stays_where_it_is(tmp_path: Path) -> None:
+    got = []
+    signal.signal(signal.SIGUSR2, lambda signum, frame: got.append(signum))
+    train(prepared(tmp_path))
+    os.kill(os.getpid(), signal.SIGUSR2)
+    assert got == [signal.SIGUSR2]
+
+
+@pytest.mark.parametrize("signum", [signal.SIGUSR1, signal.SIGTERM], ids=lambda signum: signum.name)
+def test_a_run_that_torchrun_has_started_saves_and_ends(signum: signal.Signals, tmp_path: Path) -> None:
+    rank = {"TORCHELASTIC_RUN_ID": "test", "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
+    options = ("depth=8", "data=digits", "schedule.steps=20000", "logger=csv", "hardware.fused=false")
+    process = start("train.py", *options, home=tmp_path, variables=rank)
+    wait_for_step(tmp_path / "outputs", 5, num_runs=1)
+    process.send_signal(signum)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == STOPPED
+    assert "stopped: stopped at step" in output
+    assert len(list(tmp_path.glob("outputs/digits/*/checkpoints/*.ckpt"))) == 1
+
+
+def test_a_schedulers_second_signal_is_no_impatience(tmp_path: Path) -> None:
+    options = ("depth=20", "data=digits", "schedule.steps=20000", "logger=csv", "hardware.fused=false")
+    process = start("train.py", *options, home=tmp_path)
+    wait_for_step(tmp_path / "outputs", 5, num_runs=1)
+    for signum in (signal.SIGUSR1, signal.SIGTERM, signal.SIGTERM):
+        os.killpg(process.pid, signum)  # as SLURM does: every process that was started with it
+        time.sleep(0.01)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == STOPPED
+    assert output.count("stopped at step") == 1
+    assert "resource_tracker" not in output

@@ -14,6 +14,7 @@ from resnet_repro.lit import LitClassifier, LossAndError
 from resnet_repro.process_group import any_rank, gather
 from resnet_repro.rundir import RunDir, flush, write_json
 from resnet_repro.schedule import eval_every, log_every
+from resnet_repro.worker import STOP_SIGNALS
 
 
 class Stopped(Exception):
@@ -161,13 +162,19 @@ class Checkpoint(pl.Callback):
         self._between_steps(trainer)
 
     def stop_on_signal(self) -> None:
-        """From now on Ctrl-C (SIGINT) and SIGTERM end the run at the next step, its state saved."""
+        """From now on Ctrl-C (SIGINT), SIGTERM and a scheduler's signals end the run at the next step, its state saved.
 
-        def request(signum: int, frame: Any) -> None:
-            self.stop_requested = True
+        Who has put a handler for a scheduler's signal already keeps it: `resnet_repro.slurm_task` does, and Lightning
+        puts one for SIGTERM that would end an evaluation in its middle.
+        """
+        for signum in STOP_SIGNALS:
+            handler = signal.getsignal(signum)
+            is_free = handler == signal.SIG_DFL or getattr(handler, "__func__", None) is Checkpoint.request_stop
+            if is_free or signum in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(signum, self.request_stop)
 
-        for signum in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(signum, request)
+    def request_stop(self, signum: int, frame: Any) -> None:
+        self.stop_requested = True
 
     def _between_steps(self, trainer: pl.Trainer) -> None:
         finished = trainer.should_stop
@@ -209,7 +216,7 @@ class Checkpoint(pl.Callback):
         self._mine = checkpoint["ranks"][trainer.global_rank]
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self.stop_on_signal()  # Lightning has put a handler before ours that ends an evaluation in its middle
+        self.stop_on_signal()  # again, as Lightning has put its handler before ours
         if self._mine is None:
             if trainer.global_rank:  # the weights are the same on every rank, what is dropped is not
                 torch.manual_seed(torch.initial_seed() + 2**31 * trainer.global_rank)

@@ -1,26 +1,38 @@
 """The command line: Hydra's, with every mistake told in one line. Imports no torch."""
 
+import itertools
 import os
+import shlex
+import site
 import sys
+import traceback
+import warnings
+from argparse import Namespace
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from tempfile import TemporaryDirectory
+from typing import Any, NoReturn
 
-from resnet_repro.errors import UserError, first_words
+from resnet_repro.errors import UserError, failure, first_words
 from resnet_repro.options import about_unknown, about_unknown_choice, check, config_dir, option_names, refuse_no_choice
-
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
+from resnet_repro.output import make_lenient
+from resnet_repro.ranks import forget_left_over
 
 
 @contextmanager
 def errors_for_people(config_name: str = "config") -> Iterator[None]:
     """Turn a mistake of the command's user into one line and exit status 2; HYDRA_FULL_ERROR=1 shows the stack.
 
+    From then on, nothing that the command prints can end it, what it starts runs the code that it runs, and rank
+    variables of another program mean nothing.
+
     Args:
         config_name: of the file in conf/ that says which options the command has.
     """
+    make_lenient()
+    _hand_on_code()
+    forget_left_over()  # before a library is imported that heeds them
     if os.environ.get("HYDRA_FULL_ERROR") == "1":
         yield
         return
@@ -37,10 +49,32 @@ def errors_for_people(config_name: str = "config") -> Iterator[None]:
             _exit(str(error))
         if isinstance(error, (HydraException, OmegaConfBaseException)):
             _exit(explain(error, config_name))
-        if isinstance(error, OSError) and error.filename is not None:
-            mend = "if the folder is the matter, choose another with outputs=FOLDER"
-            _exit(f"{error.filename}: {error.strerror}; {mend}")
+        if isinstance(error, OSError):
+            name = Path(str(error.filename)).name
+            is_temporary = "temporary directory" in str(error) or name.startswith(("tmp", "pymp-", "resnet_repro-"))
+            another = "TMPDIR=FOLDER in the environment" if is_temporary else "outputs=FOLDER"
+            _exit(f"{failure(error)}; if the folder is the matter, choose another with {another}")
+        if said := _said_by_hydra(error):
+            _exit(said)
         raise
+
+
+def _hand_on_code() -> None:
+    """Have every Python that this process starts, here or through SLURM, run this very code, whichever is installed."""
+    folder = str(Path(__file__).parents[1])
+    before = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    if folder not in (*site.getsitepackages(), before[0]):
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [folder, *before]))
+
+
+def _said_by_hydra(error: BaseException) -> str:
+    """What Hydra has against its own flags and settings where it says so by none of its own exceptions."""
+    kinds = (ValueError, AssertionError, KeyError, UserWarning)
+    *_, last = (frame for frame in traceback.extract_tb(error.__traceback__) if "<frozen" not in frame.filename)
+    if not isinstance(error, kinds) or "hydra" not in Path(last.filename).parts:
+        return ""
+    text = " ".join(str(error).split())
+    return f"Hydra does not take these options: {last.line if isinstance(error, AssertionError) else text}"
 
 
 def _is_ctrl_c(error: BaseException) -> bool:
@@ -49,7 +83,7 @@ def _is_ctrl_c(error: BaseException) -> bool:
     return isinstance(error, KeyboardInterrupt) or (before is not None and _is_ctrl_c(before))
 
 
-def _exit(line: str) -> None:
+def _exit(line: str) -> NoReturn:
     print(f"error: {line}", file=sys.stderr)
     sys.exit(2)
 
@@ -63,7 +97,8 @@ def explain(error: Exception, config_name: str) -> str:
         group, _, choice = error.missing_cfg_file.rpartition("/")
         return about_unknown_choice(group, choice, error.options or [])
     if isinstance(error, OverrideParseException):
-        return f"cannot read the option '{error.override}'; options are written depth=20 or depth=20,56"
+        written = _how_to_quote(error.override) or "options are written depth=20 or depth=20,56"
+        return f"cannot read the option '{error.override}'; {written}"
     text = str(error)
     for words in ("Could not override '", "Could not delete from config. '"):
         if text.startswith(words):
@@ -76,6 +111,26 @@ def explain(error: Exception, config_name: str) -> str:
     return first_words(error, at_most=300)
 
 
+def _how_to_quote(option: str) -> str:
+    """How to write an option whose value has signs that mean something to Hydra, or to the shell: in both their quotes.
+
+    Empty where quotes do not help.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    name, _, value = option.partition("=")
+    if value.startswith(("[", "{")):
+        return "texts inside of a list are quoted, too: 'key=[\"a=b\"]'"
+    escaped = value.replace('"', '\\"')
+    quoted = f'{name}="{escaped}"'
+    try:
+        (override,) = OverridesParser.create().parse_overrides([quoted])
+    except HydraException:
+        return ""
+    return f"quote its value: {shlex.quote(quoted)}" if value and override.value() == value else ""
+
+
 def _refuse_dashes(arguments: list[str], config_name: str) -> None:
     for argument in arguments:
         name = argument.lstrip("-").split("=")[0]
@@ -86,13 +141,24 @@ def _refuse_dashes(arguments: list[str], config_name: str) -> None:
 def train() -> None:
     """`python train.py`"""
     with errors_for_people():
-        _compose("config")  # resnet_repro_launcher runs the jobs and exits
+        flags = _flags("config")
+        if flags.cfg:
+            _show_configs(flags)
+            return
+        only_tells = any(argument in ("plan=true", "summary=true") for argument in flags.overrides)
+        with _nothing_kept() if only_tells else nullcontext():
+            statuses = _run_hydra("config").given  # resnet_repro_launcher has run the jobs, a batch at a time
+        if not all(isinstance(status, int) for status in statuses):
+            raise UserError(
+                "no run was made, as Hydra was told to use another mode or launcher: leave these settings out"
+            )
+        sys.exit(max(statuses, default=0))
 
 
 def report() -> None:
     """`python report.py`"""
     with errors_for_people("report"):
-        config = _compose("report")
+        config = _the_config("report")
         from rich.console import Console
 
         from resnet_repro.report import write
@@ -113,50 +179,146 @@ def evaluate() -> None:
         if slurm := [argument for argument in sys.argv if argument.startswith("hardware=slurm")]:
             raise UserError(f"{slurm[0]}: a test is not submitted to SLURM; use hardware=gpu inside of a job of yours")
         sys.argv[1:] = map(quoted, sys.argv[1:])
-        options = _compose("evaluate")
+        config = _the_config("evaluate")
         from resnet_repro.evaluate import main
 
-        main(options)
+        main(config)
 
 
 def quoted(argument: str) -> str:
     """`run=A,B` as Hydra takes it: names of runs have an equals sign in them, which it would read as its own."""
     if not argument.startswith("run="):
         return argument
-    folders = argument.removeprefix("run=").strip("[]").split(",")
-    return f"run={[folder.strip() for folder in folders if folder.strip()]!r}"
+    folders = (folder.strip(" '\"") for folder in argument.removeprefix("run=").strip("[]").split(","))
+    return f"run={[folder for folder in folders if folder]!r}"
 
 
-def _compose(config_name: str) -> dict[str, Any]:
-    """The config that Hydra makes of the command line, as plain containers.
+def _the_config(config_name: str) -> dict[str, Any]:
+    """What a command that does one thing is asked for, its folders expanded, its environment set.
 
     Raises:
         UserError: at a key that the command does not read, or a value of a wrong type.
     """
-    _refuse_dashes(sys.argv[1:], config_name)
-    for argument in sys.argv[1:]:
-        refuse_no_choice(argument, config_name)
+    if _flags(config_name).multirun:
+        raise UserError(f"{Path(sys.argv[0]).name} does one thing a command: leave -m out, give each option one value")
     import hydra
-    from hydra.core.hydra_config import HydraConfig
-
-    found: list[tuple[DictConfig, dict[str, str]]] = []
-
-    def take(config: "DictConfig") -> None:
-        found.append((config, dict(HydraConfig.get().runtime.choices)))
-
-    hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=config_name)(take)()
-    if not found:  # Hydra has shown the config or its help, as it was asked to
-        sys.exit(0)
-    config, choices = found[0]
-    with hydra.initialize_config_dir(str(config_dir()), version_base="1.3"):
-        own = hydra.compose(config_name, [f"{group}={name}" for group, name in choices.items() if "/" not in group])
-    check(_plain(config), _plain(own), config_name)
-    return _plain(config)
-
-
-def _plain(config: "DictConfig") -> dict[str, Any]:
     from omegaconf import OmegaConf
 
-    content = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    assert isinstance(content, dict)
-    return {str(key): value for key, value in content.items()}
+    from resnet_repro.config import expanded
+
+    task = _run_hydra(config_name)
+    of_hydra = [argument for argument in sys.argv[1:] if _is_of_hydra(argument)]
+    groups = [f"{group}={name}" for group, name in task.choices.items() if "/" not in group]
+    with hydra.initialize_config_dir(str(config_dir()), version_base="1.3"):
+        own = hydra.compose(config_name, [*of_hydra, *groups])
+    config, usual = (OmegaConf.to_container(c, resolve=True, throw_on_missing=True) for c in (*task.given, own))
+    assert isinstance(config, dict)
+    assert isinstance(usual, dict)
+    options = {str(key): value for key, value in config.items()}
+    check(options, {str(key): value for key, value in usual.items()}, config_name)
+    return expanded(options, may_be_null=("data.root", "data.cache_dir"))
+
+
+# --- Hydra's own command line -----------------------------------------------------------------------------------------
+
+
+def _flags(config_name: str) -> Namespace:
+    """The command line as Hydra reads it, its flags put before its options, where Hydra wants them.
+
+    Raises:
+        UserError: where it has flags that are none, or not together.
+    """
+    _refuse_dashes(sys.argv[1:], config_name)
+    from hydra._internal.utils import get_args_parser
+
+    def refuse(message: str) -> NoReturn:
+        raise UserError(f"{message}; options are written NAME=VALUE, and --hydra-help shows the flags")
+
+    parser = get_args_parser()
+    parser.error = refuse  # type: ignore[method-assign]
+    flags = parser.parse_intermixed_args()
+    for option in flags.overrides:
+        refuse_no_choice(option, config_name)
+    words = sys.argv[1:]
+    for option in flags.overrides:
+        words.remove(option)
+    sys.argv[1:] = words + flags.overrides
+    if flags.experimental_rerun:
+        raise UserError("--experimental-rerun is not for this program: the same command again goes on with its runs")
+    if flags.package and not flags.cfg:
+        raise UserError(f"--package {flags.package} says what --cfg shows: give both, or none")
+    if flags.info and (flags.multirun or flags.cfg):
+        raise UserError("--info is of one job and stands alone: leave -m and --cfg out, give every option one value")
+    for option in flags.overrides:
+        if option.startswith(("hydra.mode=", "hydra/launcher=")) and option != "hydra/launcher=slurm":
+            raise UserError(
+                f"{option}: leave it out; several values make several runs, and hardware= says where they run"
+            )
+    return flags
+
+
+class _Task:
+    """What Hydra calls: with the config, or by way of our launcher with what came of each batch of jobs."""
+
+    def __init__(self, *, only_lists: bool = False) -> None:
+        self.only_lists = only_lists
+        """Whether the launcher is to hand on the overrides of its jobs instead of running them."""
+        self.given: list[Any] = []
+        self.variables: dict[str, str] = {}
+        self.choices: dict[str, str] = {}
+        """The option that each config group took."""
+        self.__module__ = __name__  # by which Hydra looks for the program
+
+    def __call__(self, given: Any) -> None:
+        self.given.append(given)
+        if not isinstance(given, (int, list)):  # the launcher sets the variables of its jobs itself
+            from hydra.core.hydra_config import HydraConfig
+
+            self.variables = dict(HydraConfig.get().job.env_set)
+            self.choices = dict(HydraConfig.get().runtime.choices)
+
+
+def _run_hydra(config_name: str, *, only_lists: bool = False) -> _Task:
+    """Have Hydra do what the command line says; the task that it has called, at least once."""
+    import hydra
+
+    warnings.filterwarnings("error", message="provider=hydra.searchpath.* is not available")  # as a mistake is told
+    task = _Task(only_lists=only_lists)
+    hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=config_name)(task)()
+    if not task.given:  # Hydra has shown the config or its help, as it was asked to
+        sys.exit(0)
+    os.environ |= task.variables
+    return task
+
+
+def _is_of_hydra(option: str) -> bool:
+    return option.lstrip("+~").startswith(("hydra.", "hydra/"))
+
+
+def _show_configs(flags: Namespace) -> None:
+    """Do what `--cfg` asks for, for each job of the command: Hydra itself knows only commands of one."""
+    names = ("config_dir", "config_name", "config_path")
+    shared = [f"--{name.replace('_', '-')}={value}" for name in names if (value := getattr(flags, name))]
+    sys.argv[1:] = [*shared, "--multirun", *flags.overrides]
+    with _nothing_kept():
+        commands = list(itertools.chain.from_iterable(_run_hydra("config", only_lists=True).given))
+    shown = [
+        f"--cfg={flags.cfg}",
+        *([f"--package={flags.package}"] if flags.package else []),
+        *["--resolve"] * flags.resolve,
+    ]
+    of_hydra = [override for override in flags.overrides if _is_of_hydra(override)]
+    for command in commands:
+        if len(commands) > 1:
+            print("---", "#", *command)
+        sys.argv[1:] = [*shared, *shown, *of_hydra, *command]
+        with suppress(SystemExit):  # with which it ends where it has shown one
+            _run_hydra("config")
+
+
+@contextmanager
+def _nothing_kept() -> Iterator[None]:
+    """Have the sweeper write what it always writes into a folder that goes away: the command makes no run."""
+    with TemporaryDirectory(prefix="resnet_repro-") as folder:
+        sys.argv.append(f'hydra.sweep.dir="{folder}"')
+        yield

@@ -8,6 +8,7 @@ from typing import Any
 
 from resnet_repro import depths, rules
 from resnet_repro.data import photos, shards
+from resnet_repro.errors import UserError
 
 Config = dict[str, Any]
 
@@ -227,14 +228,54 @@ def cell(*, arch: Config, depth: int | None, data: str, augment: str | None, pro
     return {**about, "depth": depth, **words, "protocol": protocol}
 
 
-def make_job(config: Config, *, usual: Config) -> Job:
+FOLDERS = ("outputs", "results", "data.root", "data.cache_dir")
+"""Options that name a folder; `data.root` may be the address of a bucket."""
+
+
+def expanded(config: Config, *, may_be_null: tuple[str, ...] = ("data.cache_dir",)) -> Config:
+    """The config of any command, with home directories written out in the folders that it names.
+
+    Raises:
+        UserError: as `folder` does.
+    """
+
+    def walked(config: Config, prefix: str) -> Config:
+        values = ((name, prefix + name, value) for name, value in config.items())
+        return {name: folder(key, value) if is_folder(key, value) else value for name, key, value in values}
+
+    def is_folder(key: str, value: Any) -> bool:
+        return key in FOLDERS and not (value is None and key in may_be_null)
+
+    nested = {"data": walked(config["data"], "data.")} if "data" in config else {}
+    return walked(config, "") | nested
+
+
+def folder(key: str, value: Any) -> str:
+    """What an option says of a folder, its `~` written out.
+
+    Raises:
+        UserError: where it is no text, or somebody's home directory is not known.
+    """
+    if not isinstance(value, str) or not value:
+        raise UserError(f"{key}={value} is not {rules.folder_rule(key)}")
+    try:
+        return str(Path(value).expanduser()) if value.startswith("~") else value
+    except RuntimeError:
+        raise UserError(f"{key}={value}: there is no such home directory; give the whole path") from None
+
+
+def make_job(config: Config, *, usual: Config, only_tells: bool = False) -> Job:
     """The job of a composed config; `usual` is what its architecture, data and protocol alone compose to.
+
+    Args:
+        only_tells: whether the job is not run, so that its data need not be within reach.
 
     Raises:
         UserError: where the config breaks a rule.
     """
     rules.check_values(dict(flatten(config)), settled=False)  # before anything is made of one
-    config = resolve({**config, "data": _counted(config["data"])})
+    config = expanded(config)
+    config = resolve({**config, "data": _counted(config["data"], only_tells=only_tells)})
     like = {"arch": config["arch"] | {"lr": usual["arch"]["lr"]}} if is_comparator(config) else {}
     asked = result_keys(config)
     batch_size = {"batch_size": config["schedule"]["batch_size"]}  # what is in proportion to it departs from nothing
@@ -257,11 +298,16 @@ def make_job(config: Config, *, usual: Config) -> Job:
     return Job(config, name, Path(config["outputs"]) / config["data"]["name"] / name, departures, begins_with)
 
 
-def _counted(data: Config) -> Config:
+def _counted(data: Config, *, only_tells: bool) -> Config:
     """Of photographs the numbers of classes and training images that there are; where there are none, as it says."""
     if not of_photos(data):
         return data
-    found = (shards if is_streamed(data) else photos).count_there(data["root"])
+    try:
+        found = (shards if is_streamed(data) else photos).count_there(data["root"])
+    except UserError:
+        if not only_tells or "://" not in data["root"]:
+            raise
+        found = None  # a bucket that is out of reach here
     if found is None:
         return data
     return {**data, "num_train": found.num_train, "num_classes": found.num_classes}

@@ -98,6 +98,8 @@ def num_parallel(jobs: list[Job]) -> int:
         return int(asked)
     devices = max(job.num_devices for job in jobs)
     if any(on_gpu(job) for job in jobs):
+        if not gpus():  # a plan made on a machine without the runs' GPU
+            return 1
         return max(1, len(gpus()) * _runs_per_gpu(jobs) // devices)
     return max(1, num_cores() // (devices * jobs[0].config["hardware"]["num_threads"]))
 

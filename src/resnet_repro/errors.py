@@ -1,4 +1,4 @@
-"""The one exception that a person is meant to read."""
+"""The one exception that a person is meant to read, and one line for what the system refuses."""
 
 import re
 
@@ -20,3 +20,9 @@ def first_words(error: BaseException, *, at_most: int = 100) -> str:
     text = re.sub(r"\x1b\[[\d;]*[A-Za-z]", "", getattr(error, "strerror", None) or str(error))
     text = " ".join(printable(word) for word in text.split()) or type(error).__name__
     return text if len(text) <= at_most else text[:at_most].rpartition(" ")[0] + " ..."
+
+
+def failure(error: OSError) -> str:
+    """`FILE: No such file or directory`."""
+    what = first_words(error, at_most=300)
+    return what if error.filename is None else f"{error.filename}: {what}"

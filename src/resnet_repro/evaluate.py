@@ -6,20 +6,20 @@ import tempfile
 import time
 import traceback
 from contextlib import suppress
-from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from resnet_repro import devices, plan, rules
-from resnet_repro.config import Config, Job, completed, flatten, is_comparator, is_streamed, of_photos
+from resnet_repro.config import Config, Job, completed, flatten, folder, is_comparator, is_streamed, of_photos
 from resnet_repro.data import photos, shards
 from resnet_repro.errors import UserError
 from resnet_repro.evaluations import TESTS, Request, entry, record, recorded, show
+from resnet_repro.output import make_lenient
 from resnet_repro.ranks import Rank, given
 from resnet_repro.rundir import RunDir, read_json
-from resnet_repro.worker import FAILED, STOP_SIGNALS, STOPPED, follow_parent, run_ranks
+from resnet_repro.worker import FAILED, STOP_SIGNALS, STOPPED, follow_parent, run_ranks, start_tracker
 
 GIVE_RUN = "give run=outputs/cifar10/plain-20-s0, or several as an ensemble, run=FOLDER,FOLDER"
 
@@ -46,7 +46,7 @@ def make_request(options: Config) -> Request:
             raise UserError(f"{name}={number} is not a whole number of images, at least 1")
     if options["recompute_bn"] not in (True, False):
         raise UserError(f"recompute_bn={options['recompute_bn']} is not true or false")
-    runs = tuple(map(Path, _listed(options["run"])))
+    runs = tuple(Path(folder("run", name)) for name in _listed(options["run"]))
     configs = [_config_of(RunDir(path)) for path in runs]
     config = _agreed(configs)
     _check_test(str(test), configs)
@@ -153,13 +153,13 @@ def main(options: Config) -> None:
 
 def _start_ranks(request: Request, num_ranks: int) -> None:
     """Have that many processes share the images, and tell why where one of them fails."""
-    resource_tracker.ensure_running()  # here, as its start would lift the block
+    start_tracker()
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-    with tempfile.TemporaryDirectory(prefix="resnet_repro-") as folder:
-        failure = Path(folder) / "failure.txt"
+    with tempfile.TemporaryDirectory(prefix="resnet_repro-") as scratch:
+        failure = Path(scratch) / "failure.txt"
         end = run_ranks(_be_rank, (request, failure), num_ranks, fork=False)
         if failure.exists():
-            raise UserError(failure.read_text())
+            raise UserError(failure.read_text("utf-8"))
     if end.was_stopped:
         sys.exit(STOPPED)
     if end.killer:
@@ -168,12 +168,16 @@ def _start_ranks(request: Request, num_ranks: int) -> None:
 
 
 def _be_rank(request: Request, failure: Path, rank: Rank) -> None:
+    make_lenient()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C comes here too, and the launching process tells
     follow_parent()
     try:
         _examine(request, rank)
     except Exception as error:
-        with suppress(FileExistsError), failure.open("x") as file:  # the first to fail has the reason
+        with (
+            suppress(FileExistsError),
+            failure.open("x", encoding="utf-8", errors="replace") as file,
+        ):  # the first has the reason
             if not isinstance(error, UserError):
                 traceback.print_exc()
             file.write(f"rank {rank.rank}: {error}")

@@ -1,6 +1,6 @@
 """A table or figure of the papers as one word: its jobs, what they will take, its rows beside ours. No torch."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -57,7 +57,7 @@ def make_jobs(compose: Compose, commands: Sequence[Sequence[str]]) -> Request:
         if not is_comparator(ours) and ours["arch"]["name"] != usual["arch"]["name"]:
             misnamed.add(ours["arch"]["name"])  # of a comparator of the same command: arch=plain,torchvision
             ours["arch"] = ours["arch"] | {"name": usual["arch"]["name"]}
-        job = make_job(ours, usual=usual)
+        job = make_job(ours, usual=usual, only_tells=config["plan"] or config["summary"])
         return once.setdefault(f"{job.dir} {sorted(result_keys(job.config).items(), key=str)}", job)
 
     for command in commands:
@@ -67,19 +67,38 @@ def make_jobs(compose: Compose, commands: Sequence[Sequence[str]]) -> Request:
             add(config, groups)
             continue
         check(config, groups, only="experiment")
-        experiment = config["experiment"]
-        given = [override for override in command if _name(override).split(".")[0] != "experiment"]
-        names = {_name(override) for override in given}
+        experiment, seeds = config["experiment"], _seeds(config, command)
         rows = request.tables.setdefault(experiment["paper"], {})
-        for row in runnable(experiment["paper"]):
-            config, groups = composed(*sorted(o for o in row.overrides if _name(o) not in names), *given)
-            seeds = [config["seed"]] if "seed" in names else _seeds(experiment)
+        for row, overrides in _rows(experiment, command):
+            config, groups = composed(*overrides)
             rows.setdefault(row, []).extend(add(config | {"seed": seed}, groups) for seed in seeds)
     request.jobs = list(once.values())
     if misnamed and not any(is_comparator(job.config) for job in request.jobs):
         (name, *_) = sorted(misnamed)
         raise UserError(f"arch.name={name} needs arch=torchvision or arch=timm, whose networks have names")
     return request
+
+
+def commands_of(compose: Compose, command: Sequence[str]) -> list[list[str]]:
+    """The overrides of each job that a list of overrides stands for, as `make_jobs` finds them.
+
+    Raises:
+        UserError: where an experiment has nothing that can be run.
+    """
+    config, _ = compose(command)
+    if "experiment" not in config:
+        return [list(command)]
+    rows = [overrides for _, overrides in _rows(config["experiment"], command)]
+    seeds = [] if _has_seed(command) else _seeds(config, command)
+    return [[*overrides, f"seed={seed}"] for overrides in rows for seed in seeds] or rows
+
+
+def _rows(experiment: Config, command: Sequence[str]) -> Iterator[tuple[Published, list[str]]]:
+    """The rows that an experiment asks for, each with its overrides; what the command gives wins."""
+    given = [override for override in command if _name(override).split(".")[0] != "experiment"]
+    names = {_name(override) for override in given}
+    for row in runnable(experiment["paper"]):
+        yield row, [*sorted(override for override in row.overrides if _name(override) not in names), *given]
 
 
 def runnable(source: str) -> list[Published]:
@@ -100,8 +119,14 @@ def _name(override: str) -> str:
     return override.lstrip("+~").split("=")[0]
 
 
-def _seeds(experiment: Config) -> list[int]:
-    seeds = experiment["seeds"]
+def _has_seed(command: Sequence[str]) -> bool:
+    return "seed" in map(_name, command)
+
+
+def _seeds(config: Config, command: Sequence[str]) -> list[int]:
+    if _has_seed(command):
+        return [config["seed"]]
+    seeds = config["experiment"]["seeds"]
     if not isinstance(seeds, list) or not seeds:
         raise UserError(f"experiment.seeds={seeds} is not a list of seeds, [0,1,2,3,4]")
     return seeds
@@ -110,8 +135,11 @@ def _seeds(experiment: Config) -> list[int]:
 # --- for people -------------------------------------------------------------------------------------------------------
 
 
-def show_plan(jobs: list[Job], *, console: Console | None = None) -> int:
+def show_plan(jobs: list[Job], *, parallel: int | None = None, console: Console | None = None) -> int:
     """Print what a command would do: every job, how far it is, its steps and the time that it may take.
+
+    Args:
+        parallel: how many runs go on at a time; None where this machine decides.
 
     Returns:
         Exit status 0.
@@ -133,7 +161,7 @@ def show_plan(jobs: list[Job], *, console: Console | None = None) -> int:
         todo += [job] if state != "done" else []
         drawn.add_row(job.name, state, f"{job.steps:,}", "" if state == "done" else duration(estimator.seconds(job)))
     console.print(drawn)
-    parallel = min(devices.num_parallel(jobs), max(len(todo), 1))
+    parallel = min(parallel or devices.num_parallel(jobs), max(len(todo), 1))
     seconds = estimator.wall_seconds(todo, parallel)
     is_guess = any(map(estimator.is_guess, todo))
     console.print(announcement(jobs, todo, parallel, seconds, is_guess=is_guess), highlight=False)

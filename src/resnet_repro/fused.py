@@ -50,21 +50,39 @@ def kernels() -> ctypes.CDLL:
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "fused.so"
         options = ["-O3", native, "-shared", "-fPIC", "-o", str(library), str(SOURCE), "-lm"]
-        made = subprocess.run([compiler, *options], capture_output=True, text=True, check=False)
+        variables = os.environ | {"TMPDIR": folder}  # where there is room: a compiler does not look for another place
+        made = subprocess.run([compiler, *options], env=variables, capture_output=True, text=True, check=False)
         if made.returncode:
             status = made.returncode
             ended = f"status {status}" if status > 0 else f"killed by {signal.Signals(-status).name}"
-            reason = next((line for line in made.stderr.splitlines() if "error" in line), ended)
+            lines = made.stderr.strip().splitlines() or [ended]
+            reason = next((line for line in lines if "error" in line), lines[-1])
             raise UserError(f"{compiler} cannot compile {SOURCE.name} ({reason}): {WAYS_OUT}")
         try:
-            made_kernels = ctypes.CDLL(str(library))
+            made_kernels = _loaded(library)
         except OSError as error:
-            raise UserError(f"what {compiler} made of {SOURCE.name} cannot be loaded ({error}): {WAYS_OUT}") from None
+            raise UserError(
+                f"what {compiler} made of {SOURCE.name} cannot be loaded ({error}): where programs may not lie in "
+                f"{tempfile.gettempdir()} (mounted noexec), set TMPDIR to another folder, or use hardware.fused=false"
+            ) from None
     pointer, size, flag = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
     for kernel, num_tensors in ((made_kernels.norm_forward, 6), (made_kernels.norm_backward, 8)):
         kernel.argtypes = [pointer] * num_tensors + [size, size, size, ctypes.c_float, flag, flag]
         kernel.restype = None
     return made_kernels
+
+
+def _loaded(library: Path) -> ctypes.CDLL:
+    """The library from its file or, where its folder is mounted noexec, from memory (Linux)."""
+    try:
+        return ctypes.CDLL(str(library))
+    except OSError:
+        if not hasattr(os, "memfd_create"):
+            raise
+        with os.fdopen(os.memfd_create(library.name), "wb") as memory:
+            memory.write(library.read_bytes())
+            memory.flush()
+            return ctypes.CDLL(f"/proc/self/fd/{memory.fileno()}")
 
 
 def fuse(net: nn.Module) -> None:

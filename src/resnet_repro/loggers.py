@@ -10,7 +10,6 @@ from typing import Any
 
 import wandb
 from pytorch_lightning.loggers import Logger, WandbLogger
-from pytorch_lightning.utilities import rank_zero_only
 
 from resnet_repro.login import wandb_mode
 from resnet_repro.rundir import RunDir, read_json, replacing, write_json
@@ -22,6 +21,8 @@ STEP = "trainer/global_step"
 
 class CsvLogger(Logger):
     """metrics.csv: what a run measured, bit for bit the same when it is run again; timing.csv: how fast it was.
+
+    Only the first rank of a run makes one.
 
     Columns are fixed and a row is one step, so a run that goes on appends to what it left. (Lightning's own CSVLogger
     deletes the file of a run that goes on.)
@@ -43,7 +44,6 @@ class CsvLogger(Logger):
     def version(self) -> int:
         return 0
 
-    @rank_zero_only
     def _start(self, path: Path, columns: list[str], first_step: int) -> None:
         """Keep the rows up to the checkpoint that the run goes on from; later ones will be measured again.
 
@@ -59,7 +59,6 @@ class CsvLogger(Logger):
             writer.writeheader()
             writer.writerows(old)
 
-    @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         for path, columns in self.files.items():
             row = {key: metrics[key] for key in columns if key in metrics}
@@ -67,7 +66,6 @@ class CsvLogger(Logger):
                 with path.open("a", newline="") as file:
                     csv.DictWriter(file, columns).writerow({"step": step, **row})
 
-    @rank_zero_only
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         """Nothing: the manifest holds the config."""
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import yaml
 
-from resnet_repro.cli import config_dir
 from resnet_repro.config import Config, cell, group_size, settled
+from resnet_repro.options import config_dir
 
 NOT_RECIPE = (
     *("arch.", "data.augment", "hardware.", "protocol"),

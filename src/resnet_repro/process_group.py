@@ -14,10 +14,11 @@ from pytorch_lightning.plugins.environments import (
     SLURMEnvironment,
     TorchElasticEnvironment,
 )
+from pytorch_lightning.utilities import rank_zero_only
 from torch import nn
 
 from resnet_repro.errors import UserError
-from resnet_repro.ranks import Rank
+from resnet_repro.ranks import Rank, forget_left_over
 
 
 @contextmanager
@@ -29,6 +30,8 @@ def joined(rank: Rank, *, accelerator: str) -> Iterator[ClusterEnvironment]:
     Raises:
         UserError: where srun's options are not the ones that Lightning can use.
     """
+    forget_left_over()
+    rank_zero_only.rank = rank.rank  # type: ignore[attr-defined]  # Lightning took it from the environment when imported
     environment: ClusterEnvironment
     if rank.started_by == "torchrun":
         environment = TorchElasticEnvironment()

@@ -23,11 +23,28 @@ class Rank:
         return self.rank == 0
 
 
+LEFT_OVER = (
+    *("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "GLOBAL_RANK", "ROLE_RANK", "JSM_NAMESPACE_RANK"),
+    *("WORLD_SIZE", "LOCAL_WORLD_SIZE", "NNODES", "MASTER_ADDR", "MASTER_PORT"),
+)
+"""Variables from which libraries conclude that their process is a rank of something. A shell may still hold them."""
+
+
 def given() -> Rank | None:
     """What torchrun or srun says that this process is; None where none of them started several."""
     e = os.environ
-    if "TORCHELASTIC_RUN_ID" in e:
+    if "TORCHELASTIC_RUN_ID" in e and "RANK" in e:
         return Rank(int(e["RANK"]), int(e["WORLD_SIZE"]), int(e["LOCAL_RANK"]), "torchrun")
     if int(e.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
         return Rank(int(e["SLURM_PROCID"]), int(e["SLURM_STEP_NUM_TASKS"]), int(e["SLURM_LOCALID"]), "srun")
     return None
+
+
+def forget_left_over() -> None:
+    """Remove the rank variables from the environment of this process, unless torchrun or srun has just set them.
+
+    SLURM's own variables stay: a SLURM job of one task needs them, and no library here decides by them.
+    """
+    if given() is None:
+        for name in LEFT_OVER:
+            os.environ.pop(name, None)

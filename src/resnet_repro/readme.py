@@ -10,9 +10,9 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from resnet_repro import paper, plan
-from resnet_repro.cli import config_dir
 from resnet_repro.config import Config, Job
 from resnet_repro.experiment import make_jobs
+from resnet_repro.options import config_dir
 from resnet_repro.paper import Published
 
 BEGIN, END = "<!-- written by make readme -->\n", "<!-- until here -->\n"

@@ -24,6 +24,11 @@ def _one_of(*values: Any) -> tuple[Callable[[Any], bool], str]:
     return (lambda v: any(v == each and type(v) is type(each) for each in values)), "one of " + ", ".join(names)
 
 
+def folder_rule(key: str) -> str:
+    """What is said to a value of an option that is no folder."""
+    return f"a folder; a name that is a number is quoted, '{key}=\"2024\"'"
+
+
 def _is_text(value: Any) -> bool:
     return isinstance(value, str) and value != ""
 
@@ -80,7 +85,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "data.shuffle": (_number(int, 1), "a whole number of images, at least 1"),
     "data.cache_gb": (_number(float, 0), "a number of GB of disk"),
     "data.cache_dir": (lambda v: v is None or _is_text(v), "null or a folder"),
-    "data.root": (_is_text, "a folder"),
+    "data.root": (_is_text, folder_rule("data.root")),
     "data.download": _one_of(True, False),
     "data.num_train": (_number(int, 1), "a whole number of images, at least 1"),
     "data.num_classes": (_number(int, 1), "a whole number of classes, at least 1"),
@@ -111,8 +116,8 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "data.pad": (_number(int, 0), "a whole number of pixels"),
     "data.top5": _one_of(True, False),
     "data.flip": _one_of(True, False),
-    "outputs": (_is_text, "a folder"),
-    "results": (_is_text, "a folder"),
+    "outputs": (_is_text, folder_rule("outputs")),
+    "results": (_is_text, folder_rule("results")),
     "wandb": _one_of(True, False),
     "hardware.deterministic": _one_of(True, False),
     "schedule.milestones": (

@@ -1,17 +1,28 @@
 """The folder that one run owns, and the files in it. Imports no torch: the launching process reads it too."""
 
+import errno
 import fcntl
 import json
 import os
+import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
+
+import psutil
+
+NO_FLOCK = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL)
+"""How a file system says that it cannot lock a file."""
 
 
 class InUse(Exception):
     """Another process is writing this run."""
+
+    def __init__(self, path: Path, who: str) -> None:
+        super().__init__(f"{path} is in use by {who}")
+        self.who = who
 
 
 class RunDir:
@@ -59,23 +70,85 @@ class RunDir:
             part.unlink(missing_ok=True)
 
     @contextmanager
-    def owned(self, *, patience_s: float = 0.0) -> Iterator[None]:
+    def owned(self, *, patience_s: float = 0.0) -> Iterator[str]:
         """Hold the folder while a run writes it; the system lets go of it when the process ends, however it ends.
+
+        Where the file system has no locks, a file says who holds it. Yields a line on that, else an empty one.
 
         Raises:
             InUse: where another process holds it, after `patience_s`.
         """
         give_up = time.monotonic() + patience_s
+        held, how = self.path / ".held", ""
         with (self.path / ".lock").open("w") as lock:
             while True:
                 try:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     break
                 except BlockingIOError:
-                    if time.monotonic() >= give_up:
-                        raise InUse(f"{self.path} is in use by another process") from None
-                    time.sleep(0.1)
-            yield
+                    who = "another process"
+                except OSError as error:
+                    error.filename = lock.name
+                    if error.errno not in NO_FLOCK:
+                        raise
+                    how = f"{lock.name} cannot be locked ({error.strerror}): {held.name} says that the folder is in use"
+                    if not (who := _hold(held)):
+                        break
+                if time.monotonic() >= give_up:
+                    raise InUse(self.path, who)
+                time.sleep(0.1)
+            try:
+                yield how
+            finally:
+                if how:
+                    held.unlink(missing_ok=True)
+
+
+def _hold(held: Path) -> str:
+    """Make the file that says that this process holds a folder, also in the place of one that is gone.
+
+    Returns:
+        Who holds the folder where that is another process, else an empty text.
+    """
+    mine = {"host": socket.gethostname(), "pid": os.getpid(), "begun": psutil.Process().create_time()}
+    while True:
+        with suppress(FileExistsError), held.open("x") as file:
+            json.dump(mine, file)
+            return ""
+        try:
+            text = held.read_text()
+        except FileNotFoundError:
+            continue  # it has just ended
+        try:
+            theirs = json.loads(text)
+        except ValueError:
+            theirs = {}  # it is being written, or its process was killed in between
+        if theirs.get("host") != mine["host"] or _runs(theirs["pid"], theirs["begun"]):
+            who = f"process {theirs.get('pid', '(not known)')} on {theirs.get('host', 'another machine')}"
+            return f"{who} (where it is gone, remove {held})"
+        aside = held.with_name(f".held.{os.getpid()}")
+        with suppress(FileNotFoundError):
+            held.rename(aside)  # one of those that want it at this moment does, and it may be a newer one by now
+            if aside.read_text() != text:
+                aside.rename(held)
+            aside.unlink(missing_ok=True)
+
+
+def _runs(pid: int, begun: float) -> bool:
+    try:
+        return abs(psutil.Process(pid).create_time() - begun) < 5
+    except psutil.NoSuchProcess:
+        return False
+
+
+def write_failure(path: Path, reason: str) -> None:
+    """Raises FileExistsError where another rank of the run was first."""
+    with path.open("x", encoding="utf-8", errors="backslashreplace") as file:
+        file.write(reason)
+
+
+def read_failure(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
 
 
 def write_json(path: Path, content: dict[str, Any], *, durable: bool = True) -> None:
@@ -93,7 +166,7 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[IO[str]]:
     """A text file that takes the place of `path` when it is complete."""
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        with part.open("w") as file:
+        with part.open("w", encoding="utf-8") as file:
             yield file
             if durable:
                 file.flush()
@@ -114,4 +187,4 @@ def flush(path: Path) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    return dict(json.loads(path.read_text()))
+    return dict(json.loads(path.read_text(encoding="utf-8")))

@@ -3,6 +3,8 @@
 The runs belong to SLURM: the command that has submitted them shows how far they are, and they do without it.
 """
 
+import os
+import shlex
 import shutil
 import subprocess
 import time
@@ -18,7 +20,7 @@ from resnet_repro.config import Job
 from resnet_repro.display import Display, Outcome
 from resnet_repro.errors import UserError, first_words
 from resnet_repro.ranks import given
-from resnet_repro.rundir import InUse, RunDir, read_json, write_json
+from resnet_repro.rundir import InUse, RunDir, read_failure, read_json, write_json
 from resnet_repro.sweep import announce, claim_all, conclude
 from resnet_repro.worker import STOPPED
 
@@ -66,8 +68,7 @@ def run_jobs(jobs: list[Job], options: dict[str, Any], *, console: Console | Non
     plan.check_beginnings(jobs, in_order=False)
     todo = claim_all(jobs)
     in_queue = {job: number for job, number in in_queue.items() if job in todo}
-    if jobs[0].config["jobs"] != "auto":
-        options = {**options, "array_parallelism": jobs[0].config["jobs"]}
+    options = {**options, "array_parallelism": num_parallel(jobs, options)}
     announce(console, jobs, todo, min(options["array_parallelism"], max(len(todo), 1)))
     if in_queue:
         console.print(f"In SLURM's queue already, and not submitted again: {_list(in_queue.values())}", highlight=False)
@@ -90,6 +91,12 @@ def run_jobs(jobs: list[Job], options: dict[str, Any], *, console: Console | Non
     return conclude(console, jobs, outcomes, seconds=time.monotonic() - start)
 
 
+def num_parallel(jobs: list[Job], options: dict[str, Any]) -> int:
+    """Runs that may be on the cluster at a time."""
+    asked = jobs[0].config["jobs"]
+    return int(options["array_parallelism"] if asked == "auto" else asked)
+
+
 def submit(jobs: list[Job], options: dict[str, Any]) -> dict[Job, str]:
     """Submit one array with a job a run, a task a rank.
 
@@ -109,6 +116,8 @@ def submit(jobs: list[Job], options: dict[str, Any]) -> dict[Job, str]:
     folder, max_num_timeout = asked.pop("submitit_folder"), asked.pop("max_num_timeout")
     executor = submitit.AutoExecutor(folder, cluster="slurm", slurm_max_num_timeout=max_num_timeout)
     common = {field.name for field in fields(BaseQueueConf)}
+    if code := os.environ.get("PYTHONPATH"):  # a cluster may hand on no variables
+        asked["setup"] = [f"export PYTHONPATH={shlex.quote(code)}", *asked.get("setup", [])]
     parameters = {key if key in common else f"slurm_{key}": value for key, value in asked.items()}
     # A rank that fails ends the others, which wait for it.
     executor.update_parameters(**parameters, slurm_srun_args=["--kill-on-bad-exit=1"])
@@ -140,8 +149,8 @@ def _make_ready(jobs: list[Job], outcomes: dict[Job, Outcome]) -> list[Job]:
                 run.failure.unlink(missing_ok=True)
                 write_json(run.status, {**run.read_status(), "state": "queued", "reason": ""})
             ready.append(job)
-        except InUse:
-            outcomes[job] = Outcome("in use", "another process runs it")
+        except InUse as error:
+            outcomes[job] = Outcome("in use", f"{error.who} runs it")
     return ready
 
 
@@ -202,7 +211,7 @@ def _outcome(job: Job, number: str, state: QueueState | None) -> Outcome:
     if run.is_done:
         return Outcome("done")
     if run.failure.exists():
-        return Outcome("failed", run.failure.read_text())
+        return Outcome("failed", read_failure(run.failure))
     status = run.read_status()
     if status["state"] in ("failed", "stopped"):
         return Outcome(status["state"], status["reason"])
@@ -212,8 +221,8 @@ def _outcome(job: Job, number: str, state: QueueState | None) -> Outcome:
     try:
         with run.owned():
             pass
-    except InUse:
-        return Outcome("in use", "another process runs it")
+    except InUse as error:
+        return Outcome("in use", f"{error.who} runs it")
     return Outcome("failed", f"SLURM's job {number} is {word}, see {read_json(run.slurm)['log']}")
 
 

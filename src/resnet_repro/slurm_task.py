@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -20,10 +21,10 @@ WAIT_S = 900.0
 class SlurmTask:
     """A rank of a run, as submitit pickles it into a job. Knows no Hydra.
 
-    SIGUSR2 announces that an allocation ends: the run saves its state after the step it is at, and rank 0 has submitit
-    put the job into the queue again. After SIGTERM the run saves its state as well and waits: it is `scancel`, which
-    soon ends it, or a preemption with a time of grace, at whose end SLURM itself requeues the job; a job that ends
-    by itself in that time it does not requeue.
+    SIGUSR2 announces that an allocation ends, and so do SIGUSR1 and SIGXCPU where somebody has SLURM send them: the run
+    saves its state after the step it is at, and rank 0 has submitit put the job into the queue again. After SIGTERM the
+    run saves its state as well and waits: it is `scancel`, which soon ends it, or a preemption with a time of grace, at
+    whose end SLURM itself requeues the job; a job that ends by itself in that time it does not requeue.
     """
 
     def __call__(self, path: Path) -> None:
@@ -39,9 +40,12 @@ class SlurmTask:
             else:
                 os.kill(os.getpid(), signal.SIGTERM)  # the run knows how to stop
 
-        signal.signal(signal.SIGUSR2, announce)
+        for signum in (signal.SIGUSR2, signal.SIGUSR1, signal.SIGXCPU):
+            signal.signal(signum, announce)
         run = RunDir(path)
-        status = train(run, read_json(run.job), given() or Rank(), log=True)
+        with os.fdopen(os.dup(sys.stdout.fileno()), "w") as out:  # SLURM's own log
+            tell = partial(print, "failed:", file=out, flush=True)
+            status = train(run, read_json(run.job), given() or Rank(), log=True, tell=tell)
         if status == STOPPED:
             signal.signal(signal.SIGUSR2, requeue)
             if is_announced:

@@ -8,8 +8,7 @@ import sys
 import time
 from dataclasses import dataclass, field
 from itertools import chain
-from multiprocessing import resource_tracker
-from multiprocessing.connection import wait
+from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -23,7 +22,19 @@ from resnet_repro.display import Display, Outcome, announcement, print_results, 
 from resnet_repro.errors import UserError
 from resnet_repro.ranks import Rank
 from resnet_repro.rundir import RunDir
-from resnet_repro.worker import DISK_FULL, FULL, IN_USE, PRELOAD, STOP_SIGNALS, STOPPED, UNWRITABLE, train, work
+from resnet_repro.sockets import make_room
+from resnet_repro.worker import (
+    DISK_FULL,
+    FULL,
+    IN_USE,
+    PRELOAD,
+    STOP_SIGNALS,
+    STOPPED,
+    UNWRITABLE,
+    start_tracker,
+    train,
+    work,
+)
 
 
 @dataclass
@@ -35,6 +46,7 @@ class Sweep:
     display: Display
     running: dict[BaseProcess, Job] = field(default_factory=dict)
     gpus: dict[BaseProcess, list[str]] = field(default_factory=dict)
+    reasons: dict[BaseProcess, Connection] = field(default_factory=dict)
     outcomes: dict[Job, Outcome] = field(default_factory=dict)
     num_stops_asked: int = 0
     num_stops_passed_on: int = 0
@@ -72,7 +84,8 @@ class Sweep:
             taken = list(chain.from_iterable(self.gpus.values()))
             gpus = sorted(devices.gpus(), key=taken.count)[: job.num_devices]  # those with the fewest jobs
         # The server runs no operation, so a job that came from it may be forked again, into its ranks.
-        kwargs = {"fork_ranks": isinstance(context, ForkServerContext)}
+        reasons, writer = context.Pipe(duplex=False)
+        kwargs = {"fork_ranks": isinstance(context, ForkServerContext), "reasons": writer}
         process = context.Process(target=work, args=(job.dir, gpus or None), kwargs=kwargs, name=job.name)
         # A Ctrl-C reaches the whole terminal. What is started here (the fork server too) must not be hit by it while
         # it still imports; `work` lifts the block, and this process gets the signal as soon as it is lifted here.
@@ -81,7 +94,8 @@ class Sweep:
             process.start()
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
-        self.running[process], self.gpus[process] = job, gpus
+            writer.close()
+        self.running[process], self.gpus[process], self.reasons[process] = job, gpus, reasons
         self.display.start(job)
 
     def _finish(self, process: BaseProcess) -> None:
@@ -89,11 +103,14 @@ class Sweep:
         del self.gpus[process]
         process.join()
         assert process.exitcode is not None
-        self.outcomes[job] = outcome(job, process.exitcode, was_stopped=self.num_stops_asked > 0)
+        with self.reasons.pop(process) as reasons:
+            reason = _received(reasons)
+        self.outcomes[job] = outcome(job, process.exitcode, reason, was_stopped=self.num_stops_asked > 0)
         self.display.finish(job, self.outcomes[job])
 
     def _stop(self, signum: int, frame: FrameType | None) -> None:
-        self.num_stops_asked += 1
+        if signum == signal.SIGINT or not self.num_stops_asked:  # a scheduler's second signal is no impatience
+            self.num_stops_asked += 1
 
     def _pass_on_stops(self) -> None:
         """The first Ctrl-C lets every run save its state; the second does not wait for that."""
@@ -118,8 +135,16 @@ def _kill(process: BaseProcess) -> None:
         process.kill()
 
 
-def outcome(job: Job, exitcode: int, *, was_stopped: bool) -> Outcome:
-    """What came of a job that ran just now: from its folder and the exit status of its process."""
+def _received(reasons: Connection) -> str:
+    """What the job's process had to say that it could not write into its folder."""
+    try:
+        return str(reasons.recv()) if reasons.poll() else ""
+    except EOFError:
+        return ""
+
+
+def outcome(job: Job, exitcode: int, reason: str, *, was_stopped: bool) -> Outcome:
+    """What came of a job that ran just now: from its folder, the exit status of its process and what that has told."""
     run = RunDir(job.dir)
     if run.is_done:
         return Outcome("done")
@@ -129,11 +154,11 @@ def outcome(job: Job, exitcode: int, *, was_stopped: bool) -> Outcome:
         name = signal.Signals(-exitcode).name
         return Outcome("failed", f"killed by {name}" + " (out of memory?)" * (name == "SIGKILL"))
     if exitcode == IN_USE:
-        return Outcome("in use", "another process runs it")
+        return Outcome("in use", f"{reason} runs it")
     if exitcode == FULL:
         return Outcome("failed", DISK_FULL)
     if exitcode == UNWRITABLE:
-        return Outcome("failed", "its folder cannot be written; mend that and run the same command again to go on")
+        return Outcome("failed", f"{reason}; mend that and run the same command again to go on")
     status = run.read_status()
     if status.get("state") in ("failed", "stopped"):
         return Outcome(status["state"], status["reason"])
@@ -226,10 +251,13 @@ def run_as(rank: Rank, jobs: list[Job]) -> int:
         group, command = time.strftime("%Y-%m-%d_%H-%M-%S"), shlex.join([rank.started_by, *sys.argv])
         about = plan.claim(job, group=group, command=command)
     start = time.monotonic()
-    status = train(RunDir(job.dir), about, rank, log=False)
+    reasons = [""]
+    status = train(RunDir(job.dir), about, rank, log=False, tell=reasons.append)
     if rank.is_first:
         console = Console(soft_wrap=True)
-        print_results(console, {job: outcome(job, status, was_stopped=False)}, seconds=time.monotonic() - start)
+        print_results(
+            console, {job: outcome(job, status, reasons[-1], was_stopped=False)}, seconds=time.monotonic() - start
+        )
         print_wandb_hint(console, jobs)
     return status
 
@@ -239,7 +267,8 @@ def start_method(jobs: list[Job]) -> ForkServerContext | SpawnContext:
 
     Safe means Linux and no GPU: the server runs no operation, so it has no threads and no CUDA context to inherit.
     """
-    resource_tracker.ensure_running()  # here, as its start would lift the block that `Sweep._start` puts on signals
+    make_room()
+    start_tracker()
     if not sys.platform.startswith("linux") or any(devices.on_gpu(job) for job in jobs):
         return mp.get_context("spawn")
     threads = str(jobs[0].config["hardware"]["num_threads"])

@@ -1,6 +1,7 @@
 """A job's own process, or processes. Cheap to import: what is heavy is imported in them, or once in the fork server."""
 
 import errno
+import io
 import math
 import multiprocessing as mp
 import os
@@ -12,21 +13,27 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
-from multiprocessing.connection import wait
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkContext, SpawnContext
 from multiprocessing.process import BaseProcess, parent_process
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from resnet_repro.errors import UserError
+from resnet_repro.errors import UserError, failure
 from resnet_repro.ranks import Rank
-from resnet_repro.rundir import InUse, RunDir, read_json, write_json
+from resnet_repro.rundir import InUse, RunDir, read_failure, read_json, write_failure, write_json
+from resnet_repro.sockets import make_room
 from resnet_repro.wandb_process import end_wandb_soon
 
 PRELOAD = ["resnet_repro.run", "wandb", "wandb.sdk.launch", "sklearn.datasets"]
 """Everything that a job imports sooner or later, for a fork server to import once."""
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
+"""What asks a run to save its state and end: a person's Ctrl-C, and what schedulers send before they end a job."""
+
+Tell = Callable[[str], None]
+"""Takes the reason why a run cannot even write into its folder."""
 
 DONE, FAILED, UNWRITABLE, FULL, IN_USE, STOPPED = 0, 1, 73, 74, 75, 130
 """Exit statuses; after the first two as sysexits.h (CANTCREAT, IOERR, TEMPFAIL) and shells have them."""
@@ -40,10 +47,12 @@ SAVING_S = 120.0
 """What a run has to save its state after its launching process is gone."""
 
 
-def work(path: Path, gpus: list[str] | None = None, *, fork_ranks: bool = False) -> None:
+def work(
+    path: Path, gpus: list[str] | None = None, *, fork_ranks: bool = False, reasons: Connection | None = None
+) -> None:
     """Run the job in `path` to its end, on those GPUs alone. The exit status tells what came of it, status.json why.
 
-    Where the folder cannot be written, the exit status alone tells.
+    Where the folder cannot be written, `reasons` gets the reason.
     """
     os.setsid()  # Ctrl-C goes to the launching process alone, which passes it on
     if gpus is not None:
@@ -52,13 +61,23 @@ def work(path: Path, gpus: list[str] | None = None, *, fork_ranks: bool = False)
     job = read_json(run.job)
     num_ranks = job["config"]["hardware"]["devices"]
     if num_ranks > 1:
-        sys.exit(_start_ranks(run, job, num_ranks, fork=fork_ranks))
-    _be_rank(path, job, Rank())
+        sys.exit(_start_ranks(run, job, num_ranks, reasons, fork=fork_ranks))
+    _be_rank(path, job, reasons, Rank())
 
 
-def _be_rank(path: Path, job: dict[str, Any], rank: Rank) -> None:
+def _be_rank(path: Path, job: dict[str, Any], reasons: Connection | None, rank: Rank) -> None:
     follow_parent()
-    sys.exit(train(RunDir(path), job, rank, log=True))
+    sys.exit(train(RunDir(path), job, rank, log=True, tell=reasons.send if reasons else print))
+
+
+def start_tracker() -> None:
+    """Start multiprocessing's resource tracker so that no signal that stops a run ends it.
+
+    Called before those signals are blocked for the processes that are started: this lifts the block.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    resource_tracker.ensure_running()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
 
 def follow_parent() -> None:
@@ -67,17 +86,19 @@ def follow_parent() -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
-def train(run: RunDir, job: dict[str, Any], rank: Rank, *, log: bool) -> int:
+def train(run: RunDir, job: dict[str, Any], rank: Rank, *, log: bool, tell: Tell) -> int:
     """This process's part in a run. Rank 0 owns the folder, whoever started the ranks.
 
     Args:
         log: print into train.log instead of where this process prints.
+        tell: gets the reason where the folder is in use or cannot be written.
 
     Returns:
         The exit status.
     """
     try:
-        with run.owned(patience_s=10) if rank.is_first else nullcontext():  # a run told to stop saves its state first
+        # A run that was told to stop saves its state first.
+        with run.owned(patience_s=10) if rank.is_first else nullcontext("") as how_held:
             if run.is_done and rank.world_size == 1:  # several have to learn it together: resnet_repro.run
                 return DONE  # another sweep has made it in the meantime
             if rank.is_first:
@@ -85,10 +106,14 @@ def train(run: RunDir, job: dict[str, Any], rank: Rank, *, log: bool) -> int:
                 run.failure.unlink(missing_ok=True)
             if log:
                 _print_into(run.log)
+            if how_held:
+                print(how_held, flush=True)
             return _train(run, job, rank)
-    except InUse:
+    except InUse as error:
+        tell(error.who)
         return IN_USE
     except OSError as error:
+        tell(failure(error))
         if log:
             _say_no_more()
         return FULL if _is_full(error) else UNWRITABLE
@@ -101,6 +126,7 @@ def _train(run: RunDir, job: dict[str, Any], rank: Rank) -> int:
     from resnet_repro.run import run as train_job
 
     try:
+        make_room()
         train_job(run.path, job, rank)
     except Stopped as stop:
         if rank.is_first:
@@ -122,10 +148,10 @@ def _fail(run: RunDir, rank: Rank, reason: str) -> int:
     """Tell why: the first rank to fail has the reason, the others see no more than that it is gone."""
     where = f"rank {rank.rank}: " if rank.world_size > 1 else ""
     print(f"failed: {where}{reason}", flush=True)
-    with suppress(OSError), run.failure.open("x") as file:  # another rank was first, or the folder is what is wrong
-        file.write(where + reason)
+    with suppress(OSError):  # another rank was first, or the folder is what is wrong
+        write_failure(run.failure, where + reason)
     if rank.is_first:
-        _say(run, "failed", run.failure.read_text() if run.failure.exists() else reason)
+        _say(run, "failed", read_failure(run.failure) if run.failure.exists() else reason)
     return FAILED
 
 
@@ -142,6 +168,9 @@ def _print_into(path: Path) -> None:
     with path.open("a", buffering=1) as log:
         os.dup2(log.fileno(), sys.stdout.fileno())
         os.dup2(log.fileno(), sys.stderr.fileno())
+    for stream in (sys.stdout, sys.stderr):
+        assert isinstance(stream, io.TextIOWrapper)
+        stream.reconfigure(encoding="utf-8", errors="backslashreplace")  # whatever a terminal would take
 
 
 def _say_no_more() -> None:
@@ -180,16 +209,16 @@ class End(NamedTuple):
         return name + " (out of memory?)" * (name == "SIGKILL")
 
 
-def _start_ranks(run: RunDir, job: dict[str, Any], num_ranks: int, *, fork: bool) -> int:
+def _start_ranks(run: RunDir, job: dict[str, Any], num_ranks: int, reasons: Connection | None, *, fork: bool) -> int:
     """Run a job as that many processes, watch over them, and tell what came of the job."""
-    end = run_ranks(_be_rank, (run.path, job), num_ranks, fork=fork)
+    end = run_ranks(_be_rank, (run.path, job, reasons), num_ranks, fork=fork)
     exitcode = end.exitcode
     if end.killer and end.was_stopped:
         state, reason, exitcode = "stopped", "stopped while it started", STOPPED
     elif end.killer:
         state, reason, exitcode = "failed", f"rank {end.rank} was killed by {end.killer}", FAILED
     elif run.failure.exists():  # rank 0 may have been ended before it could tell
-        state, reason = "failed", run.failure.read_text()
+        state, reason = "failed", read_failure(run.failure)
     else:
         return exitcode
     with suppress(OSError):  # the exit status tells, too
