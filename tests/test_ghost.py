@@ -129,7 +129,7 @@ def test_groups_that_are_recomputed_have_the_same_bits(is_fused: bool, words: di
     assert all(torch.equal(ours, theirs) for ours, theirs in pairs)
 
 
-TRAINS = ("schedule.steps=16", "schedule.lr=0.01", "hardware.precision=32-true")
+TRAINS = ("schedule.steps=8", "schedule.lr=0.01", "hardware.precision=32-true")
 
 
 @FUSED

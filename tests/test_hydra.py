@@ -87,19 +87,13 @@ def test_the_configs_of_an_experiment_are_those_of_its_rows(tmp_path: Path) -> N
 # --- no job is dropped ------------------------------------------------------------------------------------------------
 
 
-def test_jobs_in_batches_are_all_made(tmp_path: Path) -> None:
-    options = ("-m", *SMALL, "seed=0,1", "jobs=1", "hydra.sweeper.max_batch_size=1")
-    status, output = run("train.py", *options, home=tmp_path)
-    assert status == 0, output
-    assert len(manifests(tmp_path / "outputs")) == 2
-
-
-def test_a_failed_job_of_any_batch_is_in_the_exit_status(tmp_path: Path) -> None:
+def test_every_batch_of_jobs_is_made_and_counts(tmp_path: Path) -> None:
+    """The job of the first batch fails: the exit status tells, and the second batch is made all the same."""
     (tmp_path / "outputs/digits/resnet_v1-8-s0__steps=3__fused=False/metrics.csv").mkdir(parents=True)
     options = ("-m", *SMALL, "seed=0,1", "jobs=1", "hydra.sweeper.max_batch_size=1")
     status, output = run("train.py", *options, home=tmp_path)
     assert status == 1, output
-    assert len(manifests(tmp_path / "outputs")) == 1
+    assert [manifest["config"]["seed"] for manifest in manifests(tmp_path / "outputs").values()] == [1]
 
 
 def test_experiments_that_sweep_are_swept_beside_others(tmp_path: Path) -> None:
@@ -198,7 +192,6 @@ def test_a_home_directory_is_written_out_in_every_folder(tmp_path: Path) -> None
     for command in (
         ("report.py", 'outputs="~/runs"', 'results="~/kept"'),
         ("evaluate.py", f"run=~/runs/digits/{name}"),
-        ("evaluate.py", f'run="~/runs/digits/{name}"'),
     ):
         status, output = run(*command, home=tmp_path)
         assert status == 0, output

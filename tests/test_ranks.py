@@ -12,7 +12,7 @@ import pytest
 from pytorch_lightning.utilities import rank_zero_only
 
 from resnet_repro import worker
-from resnet_repro.ranks import LEFT_OVER
+from resnet_repro.ranks import LEFT_OVER, forget_left_over, given
 from resnet_repro.run import run as train
 from resnet_repro.rundir import RunDir
 from resnet_repro.worker import IN_USE
@@ -120,10 +120,12 @@ def test_rank_variables_of_another_launcher_change_nothing(tmp_path: Path) -> No
     assert len(list(tmp_path.glob("outputs/wandb/offline-run-*"))) == 1
 
 
-def test_a_rank_variable_that_is_no_number_ends_no_run(tmp_path: Path) -> None:
-    variables = dict.fromkeys(LEFT_OVER, "")
-    status, output = run("train.py", "depth=8", *DIGITS, "logger=csv", home=tmp_path, variables=variables)
-    assert status == 0, output
+def test_rank_variables_that_are_no_numbers_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (*LEFT_OVER, "SLURM_STEP_NUM_TASKS"):
+        monkeypatch.setenv(name, "")
+    forget_left_over()
+    assert given() is None
+    assert not {*LEFT_OVER} & {*os.environ}
 
 
 @pytest.mark.slow

@@ -35,7 +35,7 @@ def given() -> Rank | None:
     e = os.environ
     if "TORCHELASTIC_RUN_ID" in e and "RANK" in e:
         return Rank(int(e["RANK"]), int(e["WORLD_SIZE"]), int(e["LOCAL_RANK"]), "torchrun")
-    if int(e.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
+    if int(e.get("SLURM_STEP_NUM_TASKS") or 1) > 1:
         return Rank(int(e["SLURM_PROCID"]), int(e["SLURM_STEP_NUM_TASKS"]), int(e["SLURM_LOCALID"]), "srun")
     return None
 
