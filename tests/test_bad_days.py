@@ -128,7 +128,8 @@ def test_a_run_whose_folder_is_taken_away_ends_with_its_reason(tmp_path: Path) -
     (tmp_path / "outputs" / "digits").rename(tmp_path / "elsewhere")
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert "status.json: No such file or directory; mend that and run the same command again to go on" in output
+    assert ": No such file or directory; mend that and run the same command again to go on" in output
+    assert "/status.json" in output
     assert "Traceback" not in output
 
 
