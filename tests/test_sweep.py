@@ -1,6 +1,7 @@
 """`python train.py -m ...` as typed: real processes, real files, real W&B runs."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -182,3 +183,15 @@ def test_a_folder_of_another_run_is_refused_and_left_as_it_is(home: Path, swept:
         "holds another run: schedule.lr was 0.2 and is now 0.1; give the old values to go on, or resume=false" in output
     )
     assert output.count("\n") == 1
+
+
+@pytest.mark.skipif(not Path("/proc/self/autogroup").exists(), reason="no groups of sessions here")
+def test_the_runs_of_a_nice_command_are_nice() -> None:
+    """A session of its own, as each run is, has the niceness of its processes and not 0."""
+    code = (
+        "import os; from resnet_repro import worker; os.setsid(); worker._keep_niceness()\n"
+        "print(open('/proc/self/autogroup').read())"
+    )
+    command = ["nice", "-n", "7", sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.strip().endswith(f"nice {min(os.nice(0) + 7, 19)}")

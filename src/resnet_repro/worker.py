@@ -55,6 +55,7 @@ def work(
     Where the folder cannot be written, `reasons` gets the reason.
     """
     os.setsid()  # Ctrl-C goes to the launching process alone, which passes it on
+    _keep_niceness()
     if gpus is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
     run = RunDir(path)
@@ -63,6 +64,15 @@ def work(
     if num_ranks > 1:
         sys.exit(_start_ranks(run, job, num_ranks, reasons, fork=fork_ranks))
     _be_rank(path, job, reasons, Rank())
+
+
+def _keep_niceness() -> None:
+    """Have the run of `nice python train.py` be as nice: Linux may schedule each session as a group of its own, and
+    niceness counts only among the processes of a group.
+    """
+    if niceness := max(os.nice(0), 0):
+        with suppress(OSError):  # no such groups here
+            Path("/proc/self/autogroup").write_text(str(niceness), encoding="ascii")
 
 
 def _be_rank(path: Path, job: dict[str, Any], reasons: Connection | None, rank: Rank) -> None:
