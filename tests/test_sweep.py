@@ -115,7 +115,10 @@ def test_a_job_that_fails_does_not_end_the_sweep_and_is_made_up_for(tmp_path: Pa
 def test_a_run_that_another_process_holds_is_left_alone(tmp_path: Path) -> None:
     path = prepared(tmp_path)
     before = sorted(path.iterdir())
-    code = f"from pathlib import Path; from resnet_repro.worker import work; work(Path({str(path)!r}))"
+    code = (
+        "from pathlib import Path; from resnet_repro import worker; worker.PATIENCE_S = 0.1\n"
+        f"worker.work(Path({str(path)!r}))"
+    )
     with RunDir(path).owned():
         result = subprocess.run([sys.executable, "-c", code], start_new_session=False, check=False)
     assert result.returncode == IN_USE

@@ -43,6 +43,9 @@ DISK_FULL = "the disk is full; free some space and run the same command again to
 GRACE_S = 5.0
 """What the other ranks have to end by themselves after one has failed."""
 
+PATIENCE_S = 10.0
+"""What a run waits for a folder that another process holds: a run that was told to stop saves its state first."""
+
 SAVING_S = 120.0
 """What a run has to save its state after its launching process is gone."""
 
@@ -107,8 +110,7 @@ def train(run: RunDir, job: dict[str, Any], rank: Rank, *, log: bool, tell: Tell
         The exit status.
     """
     try:
-        # A run that was told to stop saves its state first.
-        with run.owned(patience_s=10) if rank.is_first else nullcontext("") as how_held:
+        with run.owned(patience_s=PATIENCE_S) if rank.is_first else nullcontext("") as how_held:
             if run.is_done and rank.world_size == 1:  # several have to learn it together: resnet_repro.run
                 return DONE  # another sweep has made it in the meantime
             if rank.is_first:
