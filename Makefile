@@ -25,16 +25,17 @@ test-slow: install      ## the long tests
 test-slurm: install     ## the tests on a real SLURM: installs and starts one, as root on Debian or Ubuntu
 	$(BIN)/python -m pytest -m slurm
 
-lint: install           ## style and types
+lint: install           ## style, types, and the direction of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 benchmark: install      ## images/s beside the usual loop, on this machine
 	$(BIN)/python benchmarks/train_throughput.py
 
 readme: install         ## renew what is written from the registry: the README's table, the experiments' headers
-	$(BIN)/python -m resnet_repro.readme
+	$(BIN)/python docs/readme.py
 
 install: .venv/installed
 

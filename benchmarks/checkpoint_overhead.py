@@ -16,8 +16,8 @@ from pathlib import Path
 
 import torch
 
-from resnet_repro.manifest import machine
-from resnet_repro.rundir import RunDir, read_json
+from resnet_repro.runs.folder import RunDir, read_json
+from resnet_repro.training.manifest import machine
 
 TRAIN = Path(__file__).parents[1] / "train.py"
 

@@ -38,11 +38,11 @@ from torchvision.datasets import ImageFolder
 
 from resnet_repro.data import augment
 from resnet_repro.data.augment import Crop
-from resnet_repro.data.batches import Normalisation
+from resnet_repro.data.device_batches import Normalisation
+from resnet_repro.data.photo_batches import Damage, Source, TrainBatches
 from resnet_repro.data.photos import Photos
-from resnet_repro.data.stream import Damage, Source, TrainBatches
-from resnet_repro.hardware import keep_freed_memory
-from resnet_repro.manifest import machine
+from resnet_repro.training.hardware import keep_freed_memory
+from resnet_repro.training.manifest import machine
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

@@ -13,10 +13,10 @@ import time
 import torch
 import torch.nn.functional as F
 
-from resnet_repro.fused import fuse
-from resnet_repro.ghost import group_batch_norms
-from resnet_repro.hardware import keep_freed_memory
-from resnet_repro.resnet import ResNet
+from resnet_repro.networks.fused import fuse
+from resnet_repro.networks.ghost import group_batch_norms
+from resnet_repro.networks.resnet import ResNet
+from resnet_repro.training.hardware import keep_freed_memory
 
 BATCH_SIZE, GROUP = 128, 64
 NUM_WARM_UPS = 2

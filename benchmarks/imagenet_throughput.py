@@ -28,7 +28,7 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 from train_throughput import floor, in_turns, usual
 
-from resnet_repro.manifest import machine
+from resnet_repro.training.manifest import machine
 
 
 def with_few_to_validate(folder: Path, place: Path) -> Path:

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from resnet_repro.recompute import recompute_units
-from resnet_repro.resnet import ResNet
+from resnet_repro.networks.recompute import recompute_units
+from resnet_repro.networks.resnet import ResNet
 
 NUM_IMAGES = {20: 32, 110: 32, 164: 32, 1001: 16}
 

@@ -24,9 +24,9 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from resnet_repro.data.batches import DeviceBatches
-from resnet_repro.hardware import compile_regions
-from resnet_repro.resnet import ResNet
+from resnet_repro.data.device_batches import DeviceBatches
+from resnet_repro.networks.resnet import ResNet
+from resnet_repro.training.hardware import compile_regions
 
 VIEWS = ("view", "alias", "detach", "t", "transpose", "expand", "as_strided", "slice", "select", "unfold", "permute")
 VIEWS += (

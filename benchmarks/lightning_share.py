@@ -33,16 +33,16 @@ import torch.nn.functional as F
 from short_run import trained
 from torch import Tensor, nn
 
-from resnet_repro.data.batches import DeviceBatches
-from resnet_repro.data.module import InMemoryData
-from resnet_repro.fused import fuse
-from resnet_repro.hardware import keep_freed_memory
-from resnet_repro.lit import LossAndError
-from resnet_repro.manifest import machine, weights_sha256
-from resnet_repro.networks import build
-from resnet_repro.run import run
-from resnet_repro.schedule import learning_rate
-from resnet_repro.whole_step import WholeStep, WholeStepSGD
+from resnet_repro.data.device_batches import DeviceBatches
+from resnet_repro.data.in_memory import InMemoryData
+from resnet_repro.networks.build import build
+from resnet_repro.networks.fused import fuse
+from resnet_repro.training.cuda_graph import WholeStep, WholeStepSGD
+from resnet_repro.training.hardware import keep_freed_memory
+from resnet_repro.training.manifest import machine, weights_sha256
+from resnet_repro.training.metrics import LossAndError
+from resnet_repro.training.run import run
+from resnet_repro.training.schedule import learning_rate
 
 WINDOW = 100
 """Steps of a row of numbers, and what is taken at once."""
@@ -59,7 +59,9 @@ def at_once(config: dict[str, Any]) -> dict[str, Any]:
     with (
         tempfile.TemporaryDirectory() as folder,
         redirect_stdout(io.StringIO()),
-        mock.patch("resnet_repro.run.settle", lambda hardware: hardware),  # it was settled, and refuses this on a CPU
+        mock.patch(
+            "resnet_repro.training.run.settle", lambda hardware: hardware
+        ),  # it was settled, and refuses this on a CPU
     ):
         return run(Path(folder), {"config": config, **words})
 

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from resnet_repro.rundir import RunDir, read_json
+from resnet_repro.runs.folder import RunDir, read_json
 
 ROOT = Path(__file__).parents[1]
 LEFT = ROOT / "results" / "benchmarks"

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from short_run import command, manifest_of
 
-from resnet_repro.manifest import machine
+from resnet_repro.training.manifest import machine
 
 
 def trained(depth: int, *options: str) -> tuple[dict[str, Any], float]:

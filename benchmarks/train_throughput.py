@@ -36,10 +36,10 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 
 from resnet_repro.data import cifar
-from resnet_repro.fused import kernels
-from resnet_repro.manifest import machine
-from resnet_repro.networks import build
-from resnet_repro.plan import multiply_adds
+from resnet_repro.launch.plan import multiply_adds
+from resnet_repro.networks.build import build
+from resnet_repro.networks.fused import kernels
+from resnet_repro.training.manifest import machine
 
 BATCH_SIZE = 128
 NUM_WARM_UPS = 5

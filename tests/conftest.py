@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from resnet_repro.readme import Summary, summaries
-from resnet_repro.worker import STOP_SIGNALS
-from tests.browser import Browser, browser
-from tests.s3_server import S3Server
-from tests.wandb_server import WandbServer
+from docs.readme import Summary, summaries
+from resnet_repro.machine import STOP_SIGNALS
+from tests.helpers.browser import Browser, browser
+from tests.helpers.s3_server import S3Server
+from tests.helpers.wandb_server import WandbServer
 
-pytest.register_assert_rewrite("tests.runs", "tests.photo_runs")
+pytest.register_assert_rewrite("tests.helpers.runs", "tests.helpers.photo_runs")
 
 UNPACK = Path(__file__).parents[2] / "shared" / "data" / "unpack_cifar10.py"
 
@@ -77,9 +77,9 @@ def s3_running() -> Iterator[S3Server]:
 @pytest.fixture(scope="session")
 def packed_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of shards."""
-    from tests.photo_files import make_tree  # not above, as in `no_compiler`
-    from tests.test_pack import packed
-    from tests.test_streaming import NUM
+    from tests.data.test_pack import packed
+    from tests.data.test_streaming import NUM
+    from tests.helpers.photo_files import make_tree  # not above, as in `no_compiler`
 
     folder = tmp_path_factory.mktemp("packed")
     return packed(make_tree(folder / "photos", num=NUM // 2), folder / "packed")
@@ -114,8 +114,8 @@ def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The report of runs in every state that a row of the papers may be in, and on every data set but ImageNet."""
-    from resnet_repro import report  # not above, as in `no_compiler`
-    from tests.synthetic_runs import write_every_state
+    from resnet_repro.report import report  # not above, as in `no_compiler`
+    from tests.helpers.synthetic_runs import write_every_state
 
     outputs = write_every_state(tmp_path_factory.mktemp("report") / "outputs")
     return report.write(outputs, Console(file=io.StringIO(), width=120))
@@ -131,7 +131,9 @@ def opened(tab: Browser, page: Path) -> Browser:
 @pytest.fixture
 def no_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """A PATH that is an empty folder, tmp_path, and nothing compiled before."""
-    from resnet_repro import fused  # not above: only what is imported after pytest has begun has its types checked
+    from resnet_repro.networks import (
+        fused,  # not above: only what is imported after pytest has begun has its types checked
+    )
 
     fused.kernels.cache_clear()
     monkeypatch.setenv("PATH", str(tmp_path))

@@ -1,4 +1,4 @@
-"""Hydra's way in: hands the jobs that its sweeper composed to `resnet_repro.sweep`, or to `resnet_repro.slurm`."""
+"""Hydra's way in: hands the jobs that its sweeper composed to `resnet_repro.launch`."""
 
 import itertools
 import os
@@ -15,6 +15,7 @@ from hydra.types import HydraContext, RunMode, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from resnet_repro.errors import UserError
+from resnet_repro.launch import sweep
 
 OmegaConf.register_new_resolver("home", lambda folder: str(Path(str(folder)).expanduser()), replace=True)
 
@@ -34,8 +35,8 @@ class JobLauncher(Launcher):
         """`resnet_repro.cli._Task`."""
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from resnet_repro.experiment import commands_of
-        from resnet_repro.worker import STOPPED
+        from resnet_repro.launch.experiment import commands_of
+        from resnet_repro.launch.rank_processes import STOPPED
 
         commands = list(itertools.chain.from_iterable(map(self._expanded, job_overrides)))
         self.commands = {tuple(command) for command in commands}
@@ -50,15 +51,16 @@ class JobLauncher(Launcher):
 
     def _run(self, commands: list[list[str]]) -> int:
         """Do what these jobs ask for: run, plan or show them; the exit status."""
-        from resnet_repro import slurm, sweep
-        from resnet_repro.experiment import make_jobs, print_tables, show_plan
-        from resnet_repro.ranks import given
+        from resnet_repro.launch import local, slurm
+        from resnet_repro.launch.experiment import make_jobs, print_tables
+        from resnet_repro.launch.plan import show_plan
+        from resnet_repro.runs.ranks import given
 
         self._refuse_another_launcher(commands)
         os.environ |= self._variables(commands)
         request = make_jobs(self._compose, commands)
         if request.summary:
-            from resnet_repro.summary import show  # torch
+            from resnet_repro.report.network_table import show  # torch
 
             return show(request.jobs)
         if request.plan:
@@ -72,7 +74,7 @@ class JobLauncher(Launcher):
                 raise UserError(f"hydra.sweeper.max_batch_size is of several runs, and {rank.started_by} is for one")
             return sweep.run_as(rank, request.jobs)
         else:
-            status = sweep.run_jobs(request.jobs)
+            status = local.run_jobs(request.jobs)
         print_tables(request)
         return status
 

@@ -14,10 +14,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NoReturn
 
+from resnet_repro.conf_dir import config_dir
 from resnet_repro.errors import UserError, failure, first_words
-from resnet_repro.options import about_unknown, about_unknown_choice, check, config_dir, option_names, refuse_no_choice
 from resnet_repro.output import make_lenient
-from resnet_repro.ranks import forget_left_over
+from resnet_repro.runs.option_names import about_unknown, about_unknown_choice, check, option_names, refuse_no_choice
+from resnet_repro.runs.ranks import forget_left_over
 
 
 @contextmanager
@@ -161,16 +162,16 @@ def report() -> None:
         config = _the_config("report")
         from rich.console import Console
 
-        from resnet_repro.report import write
+        from resnet_repro.report.report import write
 
         console = Console()
         outputs, kept = Path(config["outputs"]), [Path(config["results"])]
         page = write(outputs, console, kept=kept)
         console.print(f"The page: {page}", soft_wrap=True, markup=False)
         if config["wandb"]:
-            from resnet_repro import dashboard
+            from resnet_repro.report import wandb_report
 
-            dashboard.write(outputs, config["logger"], console, kept=kept)
+            wandb_report.write(outputs, config["logger"], console, kept=kept)
 
 
 def evaluate() -> None:
@@ -180,9 +181,33 @@ def evaluate() -> None:
             raise UserError(f"{slurm[0]}: a test is not submitted to SLURM; use hardware=gpu inside of a job of yours")
         sys.argv[1:] = map(quoted, sys.argv[1:])
         config = _the_config("evaluate")
-        from resnet_repro.evaluate import main
+        from resnet_repro.evaluation.evaluate import main
 
         main(config)
+
+
+def pack() -> None:
+    """`python -m resnet_repro pack`"""
+    from resnet_repro.data.pack import main
+
+    with errors_for_people():
+        main(sys.argv[1:])
+
+
+def export() -> None:
+    """`python -m resnet_repro export`"""
+    with errors_for_people():
+        from resnet_repro.weights.export import main
+
+        main(sys.argv[1:])
+
+
+def keep() -> None:
+    """`python -m resnet_repro keep`"""
+    with errors_for_people():
+        from resnet_repro.runs.keep import main
+
+        main(sys.argv[1:])
 
 
 def quoted(argument: str) -> str:
@@ -204,7 +229,7 @@ def _the_config(config_name: str) -> dict[str, Any]:
     import hydra
     from omegaconf import OmegaConf
 
-    from resnet_repro.config import expanded
+    from resnet_repro.runs.job import expanded
 
     task = _run_hydra(config_name)
     of_hydra = [argument for argument in sys.argv[1:] if _is_of_hydra(argument)]

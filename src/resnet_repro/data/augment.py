@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
-from resnet_repro.data.batches import Normalisation
-from resnet_repro.data.decode import Box, Choose, resize, shorter_side
+from resnet_repro.data.device_batches import Normalisation
+from resnet_repro.data.jpeg import Box, Choose, resize, shorter_side
 
 CROP = 224  # pixels: what the papers' networks see, and what their shorter sides refer to
 NUM_ATTEMPTS = 10  # at a rectangle that fits, before the middle is taken

@@ -7,6 +7,7 @@ https://www.cs.toronto.edu/~kriz/cifar.html; A. Krizhevsky, "Learning Multiple L
 import hashlib
 import io
 import pickle
+import sys
 import tarfile
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -15,9 +16,8 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from resnet_repro.data.download import fetch
-from resnet_repro.data.images import Images, ImageSet
-from resnet_repro.errors import UserError
+from resnet_repro.data.image_set import Images, ImageSet
+from resnet_repro.errors import UserError, first_words
 
 URL = "https://www.cs.toronto.edu/~kriz/"
 PIXELS = 3 * 32 * 32
@@ -247,3 +247,19 @@ def _check(path: str, file: File, stream: io.BufferedReader | io.BytesIO) -> Non
     algorithm = file.digest.partition(":")[0]
     if file.digest != (found := f"{algorithm}:{hashlib.file_digest(stream, algorithm).hexdigest()}"):
         raise UserError(f"{path} has the checksum {found}, the official file has {file.digest}: fetch it again")
+
+
+def fetch(url: str, path: Path, *, digest: str) -> None:
+    """Download `url` to `path`, which appears with the right checksum ("md5:...") or not at all.
+
+    Raises:
+        UserError: no connection, no such file, a wrong checksum, no place to write.
+    """
+    import pooch  # slow
+
+    try:
+        pooch.retrieve(url, digest, fname=path.name, path=path.parent, progressbar=sys.stderr.isatty())
+        path.chmod(0o644)  # pooch makes it readable to nobody else
+    except (OSError, ValueError) as error:  # connection or disk; checksum
+        reason = first_words(error, at_most=200)
+        raise UserError(f"could not download {url} ({reason}): fetch it by hand and put it at {path}") from error

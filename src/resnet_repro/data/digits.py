@@ -4,7 +4,7 @@ import hashlib
 
 import numpy as np
 
-from resnet_repro.data.images import Images, ImageSet
+from resnet_repro.data.image_set import Images, ImageSet
 
 NUM_TRAIN = 1_500  # of 1,797
 

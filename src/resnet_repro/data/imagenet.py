@@ -9,11 +9,11 @@ import pytorch_lightning as pl
 import torch
 
 from resnet_repro.data import augment, photos
-from resnet_repro.data.batches import Normalisation
-from resnet_repro.data.images import fixed_order
-from resnet_repro.data.stream import Damage, EvalBatches, Labelled, Source, TrainBatches
-from resnet_repro.devices import num_cores
+from resnet_repro.data.device_batches import Normalisation
+from resnet_repro.data.image_set import fixed_order
+from resnet_repro.data.photo_batches import Damage, EvalBatches, Labelled, Source, TrainBatches
 from resnet_repro.errors import UserError, printable
+from resnet_repro.machine import num_cores
 
 
 class ImageNetData(pl.LightningDataModule):

@@ -1,4 +1,4 @@
-"""`python -m resnet_repro.data.pack SRC DEST`: a tree of photographs as shards, for `data=imagenet_streaming`."""
+"""`python -m resnet_repro pack SRC DEST`: a tree of photographs as shards, for `data=imagenet_streaming`."""
 
 import argparse
 import hashlib
@@ -12,16 +12,15 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from resnet_repro.cli import errors_for_people
-from resnet_repro.data import decode, photos
-from resnet_repro.data.decode import Damaged
-from resnet_repro.data.images import fixed_order
+from resnet_repro.data import jpeg, photos
+from resnet_repro.data.bucket import INSTALL
+from resnet_repro.data.image_set import fixed_order
+from resnet_repro.data.jpeg import Damaged
+from resnet_repro.data.photo_batches import Damage, in_threads
 from resnet_repro.data.photos import Photos, Split
 from resnet_repro.data.shards import FORMAT, INDEX
-from resnet_repro.data.storage import INSTALL
-from resnet_repro.data.stream import Damage, in_threads
-from resnet_repro.devices import num_cores
 from resnet_repro.errors import UserError, printable
+from resnet_repro.machine import num_cores
 
 SHARD_MB = 64  # some 600 of ImageNet's images: many to a request, few to the cache
 GROUP = 128  # images that are read while those before are written
@@ -31,7 +30,7 @@ The image files go into the shards as they are, once each was decoded to see tha
 the same every time: training shuffles shards, and among a few of them. DEST is then a data.root of
 data=imagenet_streaming, as is the bucket that it is copied to:
 
-  python -m resnet_repro.data.pack data/imagenet data/imagenet_shards
+  python -m resnet_repro pack data/imagenet data/imagenet_shards
   aws s3 sync data/imagenet_shards s3://bucket/imagenet
   python train.py data=imagenet_streaming data.root=s3://bucket/imagenet depth=50
 """
@@ -86,8 +85,8 @@ def _contents(images: Photos, *, skip_damaged: bool, num_threads: int) -> Iterat
 
 def _checked(number: int, path: Path, damage: Damage) -> Content:
     try:
-        content = decode.content(path)
-        decode.pixels(content, path)
+        content = jpeg.content(path)
+        jpeg.pixels(content, path)
     except Damaged as error:
         if not damage.skip:
             raise UserError(f"{error.what}: replace it, remove it, or pass --skip-damaged") from None
@@ -153,9 +152,10 @@ def _litdata() -> Any:
     return streaming
 
 
-def main() -> None:
+def main(arguments: list[str]) -> None:
+    """Pack what the command line names."""
     parser = argparse.ArgumentParser(
-        "python -m resnet_repro.data.pack", description=ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter
+        "python -m resnet_repro pack", description=ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("src", metavar="SRC", type=Path, help="folder of the photographs")
     parser.add_argument("dest", metavar="DEST", type=Path, help="folder of the shards, empty or not there yet")
@@ -164,23 +164,18 @@ def main() -> None:
     )
     parser.add_argument("--shard-mb", type=float, default=SHARD_MB, help="MB a shard (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=num_cores(), help="that decode (default: one a core)")
-    given = parser.parse_args()
-    with errors_for_people():
-        if given.shard_mb <= 0 or given.threads < 1:
-            raise UserError("--shard-mb and --threads are above 0: give numbers that are, or leave them out")
-        index = pack(
-            given.src.expanduser(),
-            given.dest.expanduser(),
-            shard_mb=given.shard_mb,
-            skip_damaged=given.skip_damaged,
-            num_threads=given.threads,
-        )
-        for split, packed in index["splits"].items():
-            num_images = sum(shard["num_images"] for shard in packed["shards"])
-            print(f"{split}: {num_images:,} images in {len(packed['shards']):,} shards")
-        if index["left_out"]:
-            print(f"{len(index['left_out']):,} damaged images were left out; {given.dest / INDEX} names them")
-
-
-if __name__ == "__main__":
-    main()
+    given = parser.parse_args(arguments)
+    if given.shard_mb <= 0 or given.threads < 1:
+        raise UserError("--shard-mb and --threads are above 0: give numbers that are, or leave them out")
+    index = pack(
+        given.src.expanduser(),
+        given.dest.expanduser(),
+        shard_mb=given.shard_mb,
+        skip_damaged=given.skip_damaged,
+        num_threads=given.threads,
+    )
+    for split, packed in index["splits"].items():
+        num_images = sum(shard["num_images"] for shard in packed["shards"])
+        print(f"{split}: {num_images:,} images in {len(packed['shards']):,} shards")
+    if index["left_out"]:
+        print(f"{len(index['left_out']):,} damaged images were left out; {given.dest / INDEX} names them")

@@ -22,8 +22,8 @@ from typing import IO, NamedTuple
 
 import numpy as np
 
+from resnet_repro.data.bucket import Bucket, Folder, Storage, at, damaged
 from resnet_repro.data.photos import Counts, Split
-from resnet_repro.data.storage import Bucket, Folder, Storage, at, damaged
 from resnet_repro.errors import UserError
 
 INDEX = "shards.json"

@@ -1,0 +1,124 @@
+"""CIFAR-10, CIFAR-100 and digits as one LightningDataModule: small enough to live on the training device."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from resnet_repro.data import cifar, digits
+from resnet_repro.data.device_batches import ComparisonLoader, DeviceBatches, EvalBatches, normalisation
+from resnet_repro.data.image_set import Images, ImageSet, fixed_order
+from resnet_repro.data.options import is_streamed, of_photos
+
+if TYPE_CHECKING:
+    from resnet_repro.data.imagenet import ImageNetData
+
+
+def read(data: dict[str, Any]) -> ImageSet:
+    """The data set that the config names, from disk and checked."""
+    if data["name"] == "digits":
+        return digits.load()
+    return cifar.load(cifar.locate(data["name"], data["root"], val_size=data["val_size"], download=False))
+
+
+def split(train: Images, val_size: int) -> tuple[Images, Images | None]:
+    """The training images, less `val_size` of them that are the validation images: the same ones for every seed.
+
+    [v1 Sec. 4.2: a 45k/5k split; open: which 5,000; here a fixed random choice]
+    """
+    if val_size == 0:
+        return train, None
+    order = fixed_order(len(train.y))
+    val, kept = np.sort(order[:val_size]), np.sort(order[val_size:])
+    return Images(train.x[kept], train.y[kept]), Images(train.x[val], train.y[val])
+
+
+class InMemoryData(pl.LightningDataModule):
+    """Training, validation and test batches of an in-memory image set.
+
+    `splits` names the evaluated ones in the order of `val_dataloader()`: "val" where the config asks for a validation
+    split, "test" where the official test file is there.
+    """
+
+    def __init__(self, config: dict[str, Any], *, steps_at_once: int | None = None) -> None:
+        super().__init__()
+        self.data, self.schedule, self.seed = config["data"], config["schedule"], config["seed"]
+        self.steps_at_once = steps_at_once
+        images = read(self.data)
+        self.checksum = images.checksum
+        self.train, val = split(images.train, self.data["val_size"])
+        self.evaluated = {name: i for name, i in (("val", val), ("test", images.test)) if i is not None}
+        self.splits = list(self.evaluated)
+        self.num_train = len(self.train.y)
+        self.damaged: set[str] = set()  # checksums tell of any
+        self.about_files = ""  # there are no others
+        self.num_evaluated = {name: len(i.y) for name, i in self.evaluated.items()}
+        self.normalisation = normalisation(self.train.x, self.data["normalise"])
+
+    def train_dataloader(self) -> DeviceBatches | ComparisonLoader:
+        assert self.trainer is not None
+        on_device = self.data["loader"] == "device"
+        device = self.trainer.strategy.root_device if on_device else torch.device("cpu")
+        batches = DeviceBatches(
+            *self._tensors(self.train, device),
+            **self.normalisation.to(device)._asdict(),
+            batch_size=self.schedule["batch_size"],
+            pad=self.data["pad"],
+            flip=self.data["flip"],
+            seed=self.seed,
+            num_steps=self.schedule["steps"],
+            rank=self.trainer.global_rank,
+            world_size=self.trainer.world_size,
+            steps_at_once=self.steps_at_once,
+        )
+        return batches if on_device else ComparisonLoader(batches, num_workers=self.data["num_workers"])
+
+    def val_dataloader(self) -> list[EvalBatches]:
+        assert self.trainer is not None
+        shares = {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size}
+        return self.evaluation(self.trainer.strategy.root_device, **shares)
+
+    def evaluation(self, device: torch.device, *, rank: int = 0, world_size: int = 1) -> list[EvalBatches]:
+        """A rank's share of every evaluated split, in the order of `splits`."""
+        return [
+            EvalBatches(
+                *self._tensors(images, device),
+                **self.normalisation.to(device)._asdict(),
+                batch_size=self.schedule["eval_batch_size"],
+                rank=rank,
+                world_size=world_size,
+            )
+            for images in self.evaluated.values()
+        ]
+
+    def unaugmented(self, device: torch.device, *, at_most: int | None = None) -> EvalBatches:
+        """The training images as they are, in a fixed random order: all of them, or so many, evenly spaced."""
+        every = 1 if at_most is None else -(-len(self.train.y) // at_most)
+        which = np.arange(0, len(self.train.y), every)
+        which = which[fixed_order(len(which))]
+        x, y = self._tensors(Images(self.train.x[which], self.train.y[which]), device)
+        like = self.normalisation.to(device)._asdict()
+        return EvalBatches(x, y, **like, batch_size=self.schedule["eval_batch_size"])
+
+    @staticmethod
+    def _tensors(images: Images, device: torch.device) -> tuple[Tensor, Tensor]:
+        return torch.from_numpy(images.x).to(device), torch.from_numpy(images.y).to(device)
+
+
+def open_data(config: dict[str, Any], *, steps_at_once: int | None = None) -> "InMemoryData | ImageNetData":
+    """The data that a run's config names.
+
+    Raises:
+        UserError: where it is not there, or not whole.
+    """
+    if not of_photos(config["data"]):
+        return InMemoryData(config, steps_at_once=steps_at_once)
+    if is_streamed(config["data"]):
+        from resnet_repro.data.shard_batches import StreamedImageNetData
+
+        return StreamedImageNetData(config)
+    from resnet_repro.data.imagenet import ImageNetData  # only where it is needed: a job's start takes longer with it
+
+    return ImageNetData(config)

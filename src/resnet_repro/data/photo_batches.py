@@ -1,0 +1,262 @@
+"""Batches of photographs that are read, decoded and cut out by threads while the device works on those before."""
+
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice, repeat
+from typing import Protocol, TypeVar, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int, UInt8
+from torch import Tensor
+
+from resnet_repro.data import augment
+from resnet_repro.data.augment import Augmentation, Crop, Draw
+from resnet_repro.data.device_batches import Normalisation
+from resnet_repro.data.jpeg import Choose, Damaged, File, everything, read
+from resnet_repro.errors import UserError, printable
+
+T = TypeVar("T")
+CHUNK = 8  # calls that a thread takes at a time: handing over one costs 0.1 ms
+MAX_IN_A_ROW = 50  # images that cannot be read, as many as a class of ImageNet's validation images has
+AHEAD = 2  # batches that are in the making while one is used: enough for an uneven one, and little memory
+
+
+def in_threads(groups: Iterable[list[Callable[[], T]]], *, num_threads: int) -> Iterator[list[T]]:
+    """The results of each group of calls, in order, with the next groups' calls under way.
+
+    Threads and not processes: decoding and resizing leave Python's lock alone, nothing is copied between processes,
+    and none is left behind by a run that is killed.
+    """
+    pool = ThreadPoolExecutor(num_threads, thread_name_prefix="decode")
+    begun: deque[list[Future[list[T]]]] = deque()
+    remaining = iter(groups)
+    try:
+        while True:
+            for group in islice(remaining, AHEAD + 1 - len(begun)):
+                chunks = (group[at : at + CHUNK] for at in range(0, len(group), CHUNK))
+                begun.append([pool.submit(_call_all, chunk) for chunk in chunks])
+            if not begun:
+                return
+            yield [result for future in begun.popleft() for result in future.result()]
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _call_all(calls: list[Callable[[], T]]) -> list[T]:
+    return [call() for call in calls]
+
+
+@dataclass
+class Damage:
+    """What becomes of an image that cannot be read: the run's end, or it is left out, and told once.
+
+    Where many in a row cannot be read, the disk or the network is what is damaged: that ends a run in any case.
+    """
+
+    skip: bool
+    paths: set[str] = field(default_factory=set)
+    """The images that were left out, as `printable` has them."""
+    num_in_a_row: int = 0
+
+    def read(self, path: File, choose: Choose = everything) -> UInt8[Tensor, "3 h w"] | None:
+        try:
+            image = read(path, choose)
+        except Damaged as damaged:
+            if not self.skip:
+                raise
+            self.leave_out(path, damaged)
+            return None
+        self.num_in_a_row = 0
+        return image
+
+    def leave_out(self, path: File, damaged: Damaged) -> None:
+        """Tell of an image, once, and count it.
+
+        Raises:
+            UserError: it is one too many.
+        """
+        self.num_in_a_row += 1
+        if self.num_in_a_row >= MAX_IN_A_ROW:
+            raise UserError(
+                f"{MAX_IN_A_ROW} images in a row cannot be read, the last of them: {damaged.what}. That is no matter "
+                "of single files: see whether disk, network and permissions are in order"
+            )
+        if (name := printable(path)) not in self.paths:
+            print(f"left out: {damaged.what}", file=sys.stderr, flush=True)
+        self.paths.add(name)
+
+
+@runtime_checkable
+class Labelled(Protocol):
+    """The images of a split, as `photos.Photos` has them."""
+
+    @property
+    def paths(self) -> Sequence[File]: ...
+
+    @property
+    def labels(self) -> np.ndarray: ...
+
+
+@dataclass
+class Source:
+    """Photographs, how they are read, and which of them this rank sees: what training and evaluation share."""
+
+    photos: Labelled
+    damage: Damage
+    normalisation: Normalisation
+    device: torch.device
+    num_threads: int
+    rank: int = 0
+    world_size: int = 1
+
+    def epoch(self, number: int, *, seed: int, batch_size: int) -> Int[np.ndarray, "steps share"]:
+        """This rank's images in each step of an epoch: its part of a batch that is the same on any number of ranks."""
+        order = epoch_order(number, seed=seed, num_images=len(self.photos.labels))
+        steps, share = len(order) // batch_size, batch_size // self.world_size
+        batches = order[: steps * batch_size].reshape(steps, self.world_size, share)
+        return batches[:, self.rank]
+
+    def part(self, images: Sequence[int]) -> Sequence[int]:
+        """Those of images which everyone together sees once that are this rank's."""
+        return images[self.rank :: self.world_size]
+
+    def expect(self, images: Sequence[int] | np.ndarray) -> None:
+        """Be told which images are read next, in order. Files that lie there need no preparation."""
+
+    def send(self, crops: list[Crop], labels: list[int]) -> tuple[Float[Tensor, "n 3 s s"], Int[Tensor, " n"]]:
+        """The images to the device as uint8, ready for the network there, and their labels."""
+        if not crops:
+            raise UserError(f"no image of a batch can be read, {len(self.damage.paths)} in all: mend data.root")
+        on_gpu = self.device.type == "cuda"
+        pixels, mirrored, colour, jitter, y = (
+            tensor.to(self.device, non_blocking=on_gpu) for tensor in (*self.pack(crops), torch.tensor(labels))
+        )
+        return augment.finish(pixels.permute(0, 3, 1, 2), mirrored, colour, jitter, self.normalisation), y
+
+    def pack(
+        self, crops: list[Crop]
+    ) -> tuple[UInt8[Tensor, "n s s 3"], Bool[Tensor, " n"], Float[Tensor, "n 3"], Float[Tensor, "n 3 3"]]:
+        """What the device gets of a batch: pixels, which to mirror, colours to add, and changes of colour before."""
+        size = crops[0].pixels.shape[-1]
+        on_gpu = self.device.type == "cuda"
+        pixels = torch.empty((len(crops), size, size, 3), dtype=torch.uint8, pin_memory=on_gpu)
+        torch.stack([crop.pixels.permute(1, 2, 0) for crop in crops], out=pixels)
+        mirrored = torch.tensor([crop.mirrored for crop in crops])
+        colour, jitter = (np.stack(each) for each in zip(*((crop.colour, crop.jitter) for crop in crops), strict=True))
+        return pixels, mirrored, torch.from_numpy(colour), torch.from_numpy(jitter)
+
+
+class TrainBatches:
+    """An endless training set: iterating yields batch `step`, `step + 1`, ... of a run, whatever epoch they fall in.
+
+    Batch k of a run is a function of (seed, k), as `DeviceBatches` has it: of an epoch's random order (`Source.epoch`)
+    its own part, each image cut out as its draw says. So no number of threads or interruptions changes it, nor of ranks
+    where the source's order has no regard to them. A damaged image that is left out makes its batch smaller.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        augmentation: Augmentation,
+        *,
+        batch_size: int,
+        seed: int,
+        num_steps: int,
+        colour: float,
+        jitter: float = 0.0,
+    ) -> None:
+        assert batch_size % source.world_size == 0
+        self.source, self.augmentation, self.num_steps = source, augmentation, num_steps
+        self.batch_size, self.seed, self.colour, self.jitter = batch_size, seed, colour, jitter
+        self.steps_per_epoch = len(source.photos.labels) // batch_size
+        self.step = 0
+
+    def __len__(self) -> int:
+        return self.num_steps
+
+    def state_dict(self) -> dict[str, int | list[str]]:
+        return {"step": self.step, "damaged": sorted(self.source.damage.paths)}
+
+    def load_state_dict(self, state: dict[str, int | list[str]]) -> None:
+        assert isinstance(state["step"], int)
+        assert isinstance(state["damaged"], list)
+        self.step = state["step"]
+        self.source.damage.paths.update(state["damaged"])
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for samples in in_threads(self._steps(), num_threads=self.source.num_threads):
+            found = [sample for sample in samples if sample is not None]
+            self.step += 1  # what was handed out, not what threads are ahead
+            yield self.source.send([crop for crop, _ in found], [label for _, label in found])
+
+    def _steps(self) -> Iterator[list[Callable[[], tuple[Crop, int] | None]]]:
+        share = self.batch_size // self.source.world_size
+        mine = slice(self.source.rank * share, (self.source.rank + 1) * share)
+        epoch = -1
+        for step in range(self.step, self.num_steps):
+            if epoch != step // self.steps_per_epoch:
+                epoch = step // self.steps_per_epoch
+                images = self.source.epoch(epoch, seed=self.seed, batch_size=self.batch_size)
+            left = images[step % self.steps_per_epoch :]
+            self.source.expect(left.ravel())
+            draws = augment.draws(self.seed, step, batch_size=self.batch_size, colour=self.colour, jitter=self.jitter)
+            yield [*map(partial, repeat(self._sample), left[0].tolist(), draws[mine])]
+
+    def _sample(self, which: int, draw: Draw) -> tuple[Crop, int] | None:
+        pixels = self.source.damage.read(self.source.photos.paths[which], self.augmentation.box(draw))
+        if pixels is None:
+            return None
+        return self.augmentation.crop(pixels, draw), int(self.source.photos.labels[which])
+
+
+def epoch_order(epoch: int, *, seed: int, num_images: int) -> Int[np.ndarray, " n"]:
+    """A random order of all images; those that do not fill a last batch sit the epoch out, as on CIFAR."""
+    entropy = np.random.SeedSequence([seed, epoch], spawn_key=(1,))  # another stream than any sample's
+    return np.random.Generator(np.random.PCG64(entropy)).permutation(num_images)
+
+
+class EvalBatches:
+    """Every image of a split once, or of `which`, in that order, as it is: its centre crop, normalised as in training.
+    A rank sees its share.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        make: Callable[[Tensor], Tensor],
+        *,
+        batch_size: int,
+        which: Sequence[int] | None = None,
+    ) -> None:
+        self.source, self.make, self.batch_size = source, make, batch_size
+        self.indices = source.part(range(len(source.photos.labels)) if which is None else which)
+
+    def __len__(self) -> int:
+        return -(-len(self.indices) // self.batch_size)
+
+    def crops(self) -> Iterator[list[tuple[Crop, int]]]:
+        """The batches as they are on the host; one is smaller by its damaged images, or empty."""
+        for samples in in_threads(self._batches(), num_threads=self.source.num_threads):
+            yield [sample for sample in samples if sample is not None]
+
+    def _batches(self) -> Iterator[list[Callable[[], tuple[Crop, int] | None]]]:
+        for begin in range(0, len(self.indices), self.batch_size):
+            left = self.indices[begin:]
+            self.source.expect(left)
+            yield [partial(self._sample, index) for index in left[: self.batch_size]]
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for found in self.crops():
+            if found:
+                yield self.source.send([crop for crop, _ in found], [label for _, label in found])
+
+    def _sample(self, index: int) -> tuple[Crop, int] | None:
+        image = self.source.damage.read(self.source.photos.paths[index])
+        if image is None:
+            return None
+        return Crop(self.make(image), False, np.zeros(3, np.float32)), int(self.source.photos.labels[index])

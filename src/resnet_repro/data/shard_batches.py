@@ -1,0 +1,154 @@
+"""ImageNet from shards, of a folder or of a bucket: what needs no more disk on a machine than a cache."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, overload
+
+import numpy as np
+import torch
+from jaxtyping import Int
+
+from resnet_repro.data.bucket import PATIENCE, at
+from resnet_repro.data.device_batches import Normalisation
+from resnet_repro.data.imagenet import ImageNetData
+from resnet_repro.data.photo_batches import Labelled, Source
+from resnet_repro.data.shards import AtHand, Shard, read_index
+
+
+class PackedFile(NamedTuple):
+    """An image in a shard."""
+
+    shards: AtHand
+    shard: int
+    position: int
+
+    def __str__(self) -> str:
+        return f"{self.shards.storage}/{self.shards.shards[self.shard].name}[{self.position}]"
+
+    def read_bytes(self) -> bytes:
+        return self.shards[self.shard].image(self.position)
+
+
+class PackedFiles(Sequence[PackedFile]):
+    """The images of shards `first`, `first + 1`, ..., in their order."""
+
+    def __init__(self, shards: AtHand, *, first: int, num_images: list[int]) -> None:
+        self.shards, self.first = shards, first
+        self.begins = np.cumsum([0, *num_images])
+        """int64 [n + 1], the first image of each shard, and the number of all."""
+
+    def __len__(self) -> int:
+        return int(self.begins[-1])
+
+    @overload
+    def __getitem__(self, index: int) -> PackedFile: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[PackedFile]: ...
+    def __getitem__(self, index: int | slice) -> PackedFile | list[PackedFile]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(len(self))[index]]
+        index = range(len(self))[index]  # refuses what is none
+        (number,) = self.of(np.array([index])).tolist()
+        return PackedFile(self.shards, self.first + number, index - int(self.begins[number]))
+
+    def of(self, images: np.ndarray) -> Int[np.ndarray, " n"]:
+        """Which of these shards each image is in, from 0 on."""
+        return self.begins.searchsorted(images, side="right") - 1
+
+
+class PackedPhotos(NamedTuple):
+    """The images of one split, in the random order that they were packed in."""
+
+    paths: PackedFiles
+    labels: np.ndarray
+
+
+@dataclass
+class StreamedSource(Source):
+    """Packed photographs. Each rank reads its own part of an epoch's shards, and no other does, but for those at the
+    ends of parts.
+    """
+
+    window: int = 1
+    """Images that are shuffled together, `data.shuffle`."""
+
+    def epoch(self, number: int, *, seed: int, batch_size: int) -> Int[np.ndarray, "steps share"]:
+        """A function of (seed, epoch, rank, number of ranks), so of nothing that an interruption changes: a run keeps
+        its number of ranks. All ranks together see each image once, and images that fill no batch sit the epoch out.
+
+        The images lie in the shards in random order. Of every epoch, the shards come in a random order and their
+        images in another one; of that, each rank takes its part, and shuffles every `window` images of it. So a rank
+        needs the shards of two windows at a time, and of each shard one copy an epoch.
+        """
+        files = self.photos.paths
+        assert isinstance(files, PackedFiles)
+        everyone = _rng(seed, number)
+        shards = everyone.permutation(len(files.begins) - 1).tolist()
+        order = np.concatenate([everyone.permutation(np.arange(*files.begins[n : n + 2])) for n in shards])
+        steps, share = len(order) // batch_size, batch_size // self.world_size
+        mine = order[self.rank * steps * share :][: steps * share]
+        own = _rng(seed, number, self.rank)
+        windows = [own.permutation(mine[begin : begin + self.window]) for begin in range(0, len(mine), self.window)]
+        return np.concatenate(windows).reshape(steps, share)
+
+    def part(self, images: Sequence[int]) -> Sequence[int]:
+        """One stretch, so that a rank reads few shards."""
+        begin, end = (len(images) * rank // self.world_size for rank in (self.rank, self.rank + 1))
+        return images[begin:end]
+
+    def expect(self, images: Sequence[int] | np.ndarray) -> None:
+        files = self.photos.paths
+        assert isinstance(files, PackedFiles)
+        soon = images.flat[: self.window] if isinstance(images, np.ndarray) else images[: self.window]
+        which = files.of(np.asarray(soon))
+        numbers, first = np.unique(which, return_index=True)
+        files.shards.expect((files.first + numbers[first.argsort()]).tolist())
+
+
+class StreamedImageNetData(ImageNetData):
+    """As `ImageNetData`, from what `python -m resnet_repro pack` made."""
+
+    def _find(self) -> tuple[Labelled, Labelled, str]:
+        storage = at(self.data["root"], patience=PATIENCE)
+        index = read_index(storage)
+        splits = [index.splits["train"], index.splits["val"]]
+        shards = [shard for packed in splits for shard in packed.shards]
+        at_hand = AtHand(
+            storage,
+            shards,
+            cache_gb=self.data["cache_gb"],
+            folder=self.data["cache_dir"],
+            num_threads=self.num_threads,
+            num_needed=_num_needed(splits[0].shards, window=self.data["shuffle"]),
+        )
+        found, first = [], 0
+        for split, packed in index.splits.items():
+            files = PackedFiles(at_hand, first=first, num_images=[shard.num_images for shard in packed.shards])
+            found.append(PackedPhotos(files, index.labels(storage, split)))
+            first += len(packed.shards)
+        return found[0], found[1], index.checksum
+
+    def _some(self, at_most: int | None) -> Sequence[int]:
+        """The first, as they lie in random order: of a bucket, few shards are copied for them."""
+        return range(self.num_train)[:at_most]
+
+    def _mixed(self, images: Sequence[int]) -> Sequence[int]:
+        """As they lie: packing has put them in a random order, which is the same every time."""
+        return images
+
+    def _source(self, found: Labelled, device: torch.device, like: Normalisation) -> Source:
+        return StreamedSource(
+            found, self.damage, like.to(device), device, self.num_threads, window=self.data["shuffle"]
+        )
+
+
+def _num_needed(shards: Sequence[Shard], *, window: int) -> int:
+    """Of the shards, how many have to be at hand for none to be copied twice in an epoch: those of two windows."""
+    fewest = sorted(shard.num_images for shard in shards)
+    across = int(np.searchsorted(np.cumsum(fewest), window)) + 2  # at worst the smallest ones, and parts at both ends
+    return min(2 * across, len(shards))
+
+
+def _rng(seed: int, epoch: int, *rank: int) -> np.random.Generator:
+    """Of another stream than any sample's, and for each rank than that of all."""
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, epoch], spawn_key=(2, *rank))))

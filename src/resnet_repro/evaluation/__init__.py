@@ -1,0 +1,1 @@
+"""Finished runs, tested as the papers test."""

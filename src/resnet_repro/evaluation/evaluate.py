@@ -1,0 +1,94 @@
+"""Test finished runs as the papers do: `python evaluate.py run=FOLDER test=10crop`. Imports no torch itself."""
+
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from contextlib import suppress
+from pathlib import Path
+
+from rich.console import Console
+
+from resnet_repro.errors import UserError
+from resnet_repro.evaluation.record import Request, entry, record, show
+from resnet_repro.evaluation.request import _check_classes, make_request
+from resnet_repro.launch import checks, placement
+from resnet_repro.launch.rank_processes import FAILED, STOPPED, follow_parent, run_ranks
+from resnet_repro.launch.worker import start_tracker
+from resnet_repro.machine import STOP_SIGNALS
+from resnet_repro.output import make_lenient
+from resnet_repro.runs.job import Config, Job
+from resnet_repro.runs.ranks import Rank, given
+
+# --- on one process or several ----------------------------------------------------------------------------------------
+
+
+def main(options: Config) -> None:
+    """What `python evaluate.py` does.
+
+    Raises:
+        UserError: where options, runs, data or device are not what they should be.
+    """
+    request, rank = make_request(options), given()
+    hardware = request.config["hardware"]
+    num_ranks = hardware["devices"] * hardware["num_nodes"]
+    job = Job(request.config, "evaluate", request.runs[0], {})
+    if rank is None:
+        placement.check_devices([job])
+    elif rank.world_size != num_ranks:
+        raise UserError(
+            f"{rank.started_by} has started {rank.world_size} processes, and hardware.devices={hardware['devices']} on "
+            f"hardware.num_nodes={hardware['num_nodes']} needs {num_ranks}: make them agree"
+        )
+    if rank is None or rank.is_first:
+        checks.check_services([job])
+        _check_classes(request.config["data"])
+    if rank is None and num_ranks > 1:
+        _start_ranks(request, num_ranks)
+    else:
+        _examine(request, rank or Rank())
+
+
+def _start_ranks(request: Request, num_ranks: int) -> None:
+    """Have that many processes share the images, and tell why where one of them fails."""
+    start_tracker()
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    with tempfile.TemporaryDirectory(prefix="resnet_repro-") as scratch:
+        failure = Path(scratch) / "failure.txt"
+        end = run_ranks(_be_rank, (request, failure), num_ranks, fork=False)
+        if failure.exists():
+            raise UserError(failure.read_text("utf-8"))
+    if end.was_stopped:
+        sys.exit(STOPPED)
+    if end.killer:
+        raise UserError(f"rank {end.rank} was killed by {end.killer}; nothing was recorded, run the same command again")
+    sys.exit(end.exitcode)
+
+
+def _be_rank(request: Request, failure: Path, rank: Rank) -> None:
+    make_lenient()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C comes here too, and the launching process tells
+    follow_parent()
+    try:
+        _examine(request, rank)
+    except Exception as error:
+        with (
+            suppress(FileExistsError),
+            failure.open("x", encoding="utf-8", errors="replace") as file,
+        ):  # the first has the reason
+            if not isinstance(error, UserError):
+                traceback.print_exc()
+            file.write(f"rank {rank.rank}: {error}")
+        sys.exit(FAILED)
+
+
+def _examine(request: Request, rank: Rank) -> None:
+    from resnet_repro.evaluation.measure import examine
+
+    start = time.monotonic()
+    found = examine(request, rank)
+    if rank.is_first:
+        entries = [entry(request, found, split) for split in found["splits"]]
+        show(request, entries, Console(soft_wrap=True), seconds=time.monotonic() - start)
+        record(request, entries)

@@ -1,0 +1,1 @@
+"""One command, many runs: checks, plan, local processes, SLURM, progress. Imports no torch."""

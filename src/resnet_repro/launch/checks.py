@@ -1,0 +1,109 @@
+"""What a command would do, found out before anything starts. Imports no torch."""
+
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from resnet_repro.data import cifar, photos, shards
+from resnet_repro.data.options import is_streamed, of_photos
+from resnet_repro.errors import UserError
+from resnet_repro.papers.rows import printed_error
+from resnet_repro.runs import resume
+from resnet_repro.runs.folder import InUse, RunDir, read_json, write_json
+from resnet_repro.runs.groups import identity
+from resnet_repro.runs.job import Job, completed, result_keys
+from resnet_repro.runs.resume import _refuse_another
+from resnet_repro.runs.wandb_account import is_logged_in
+
+
+def check_services(jobs: list[Job]) -> None:
+    """Refuse a data folder or a W&B login that is not there; unpack ImageNet, fetch CIFAR where that is allowed.
+
+    Raises:
+        UserError: one line that says what to do.
+    """
+    for config in (job.config["logger"] for job in jobs):
+        if config["name"] == "wandb" and config["mode"] == "online" and not is_logged_in():
+            raise UserError("logger.mode=online needs a W&B login: run `wandb login`, or leave logger.mode=auto")
+    sources = [job.config["data"] for job in jobs if "root" in job.config["data"]]
+    for root in sorted({data["root"] for data in sources if is_streamed(data)}):
+        shards.count(root)
+    files = (data for data in sources if of_photos(data) and not is_streamed(data))
+    for root in sorted({Path(data["root"]).expanduser() for data in files}):
+        photos.unpack(root)
+        photos.count(root)
+    keys = ("name", "root", "val_size", "download")
+    for source in sorted({tuple(data[k] for k in keys) for data in sources if not of_photos(data)}):
+        name, root, val_size, download = source
+        if cifar.locate(name, Path(root), val_size=val_size, download=download).needs_download:
+            cifar.download(name, Path(root))
+
+
+def check_beginnings(jobs: list[Job], *, in_order: bool) -> None:
+    """Refuse a run that begins with another's weights where that one is not finished and will not be by then.
+
+    Args:
+        in_order: whether a run of this command is made before those that begin with its weights.
+
+    Raises:
+        UserError: one line that says what to do.
+    """
+    made = {job.dir for job in jobs if in_order}
+    for job in jobs:
+        other = job.waits_for
+        if other is not None and other not in made and not RunDir(other).is_done:
+            depths = f"depth={job.config['init_from']},{job.config['depth']} init_from=null,{job.config['init_from']}"
+            raise UserError(
+                f"{job.name} begins with the weights of {other}, and that run is not finished: "
+                + (f"make both with -m {depths}" if in_order else "make it first, init_from=null")
+            )
+
+
+def check_folders(jobs: list[Job]) -> None:
+    """Refuse before anything is touched: two jobs with one folder, a folder of another run or code, one in use.
+
+    Raises:
+        UserError: one line that says what to do.
+    """
+    for number, job in enumerate(jobs):
+        twin = next((other for other in jobs[:number] if other.dir == job.dir), None)
+        if twin and result_keys(twin.config) != result_keys(job.config):
+            raise UserError(f"two different jobs would share {job.dir}: run them with two outputs= folders")
+        run = RunDir(job.dir)
+        if job.config["resume"]:
+            if run.job.exists():
+                _refuse_another(job, completed(read_json(run.job))["config"])
+            if run.checkpoint_files() and not run.is_done:
+                resume.refuse_another(run, resume.code(job.config))  # the data's turn is when the job has read it
+        elif run.path.exists():
+            try:
+                with run.owned():
+                    pass
+            except InUse as error:
+                raise UserError(f"{error}; resume=false would take it away: wait for it or stop it") from None
+
+
+def claim(job: Job, *, group: str, command: str) -> dict[str, Any]:
+    """Give a job its folder and write down what was asked; a begun run keeps its sweep, a done one all.
+
+    Returns:
+        What `job.json` now says.
+    """
+    run = RunDir(job.dir)
+    if run.path.exists() and not job.config["resume"]:
+        aside = Path(job.config["outputs"]) / ".replaced" / time.strftime("%Y-%m-%d_%H-%M-%S") / job.dir.parent.name
+        aside.mkdir(parents=True, exist_ok=True)
+        shutil.move(run.path, aside)
+    before = read_json(run.job) if run.job.exists() else {}
+    if run.is_done:
+        return before
+    run.path.mkdir(parents=True, exist_ok=True)
+    # what reports say of such a run is known here: no job imports what reports
+    labels = {"labels": identity(job.description), "paper_error": printed_error(job.description)}
+    asked = {"group": group, "command": command} | before | job.description | labels
+    write_json(run.job, asked)
+    return asked
+
+
+# --- how long ---------------------------------------------------------------------------------------------------------

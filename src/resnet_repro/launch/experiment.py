@@ -1,0 +1,160 @@
+"""A table or figure of the papers as one word: its jobs, what they will take, its rows beside ours. No torch."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from resnet_repro.errors import UserError
+from resnet_repro.networks.options import is_comparator
+from resnet_repro.papers import rows as paper
+from resnet_repro.papers import verdict_text, verdicts
+from resnet_repro.papers.rows import Published
+from resnet_repro.runs import option_names
+from resnet_repro.runs.finished import DAMAGED, Run, read_record
+from resnet_repro.runs.job import Config, Job, make_job, result_keys
+
+GROUPS = ("arch", "data", "protocol")  # what a run is named against
+
+Compose = Callable[[Sequence[str]], tuple[Config, dict[str, Any]]]
+"""From overrides to the config, as plain containers, and the option that each config group took."""
+
+
+@dataclass
+class Request:
+    """What a command asks for: its jobs, each once, and which of them reproduce which rows of the papers."""
+
+    plan: bool = False
+    summary: bool = False
+    jobs: list[Job] = field(default_factory=list)
+    tables: dict[str, dict[Published, list[Job]]] = field(default_factory=dict)
+
+
+def make_jobs(compose: Compose, commands: Sequence[Sequence[str]]) -> Request:
+    """The jobs of what Hydra's sweeper made of a command line: a list of overrides each.
+
+    `experiment=` stands for its table's rows times its seeds. What the command gives wins over the row: `data=digits`
+    replaces the row's data, `seed=0` the seeds.
+
+    Raises:
+        UserError: where a config breaks a rule, or an experiment has nothing that can be run.
+    """
+    request, once = Request(), dict[str, Job]()
+    misnamed: set[str] = set()
+    composed = cache(lambda *overrides: compose(overrides))  # tens of milliseconds each
+
+    def check(config: Config, groups: dict[str, Any], *, only: str = "") -> None:
+        own, _ = composed(*(f"{group}={name}" for group, name in sorted(groups.items()) if "/" not in group and name))
+        option_names.check(
+            {k: config[k] for k in config if only in ("", k)}, {k: own[k] for k in own if only in ("", k)}
+        )
+
+    def add(config: Config, groups: dict[str, Any]) -> Job:
+        check(config, groups)
+        usual, _ = composed(*(f"{group}={groups[group]}" for group in GROUPS))
+        ours = {name: value for name, value in config.items() if name not in ("experiment", "plan", "summary")}
+        if not is_comparator(ours) and ours["arch"]["name"] != usual["arch"]["name"]:
+            misnamed.add(ours["arch"]["name"])  # of a comparator of the same command: arch=plain,torchvision
+            ours["arch"] = ours["arch"] | {"name": usual["arch"]["name"]}
+        job = make_job(ours, usual=usual, only_tells=config["plan"] or config["summary"])
+        return once.setdefault(f"{job.dir} {sorted(result_keys(job.config).items(), key=str)}", job)
+
+    for command in commands:
+        config, groups = composed(*command)
+        request.plan, request.summary = config["plan"], config["summary"]
+        if "experiment" not in config:
+            add(config, groups)
+            continue
+        check(config, groups, only="experiment")
+        experiment, seeds = config["experiment"], _seeds(config, command)
+        rows = request.tables.setdefault(experiment["paper"], {})
+        for row, overrides in _rows(experiment, command):
+            config, groups = composed(*overrides)
+            rows.setdefault(row, []).extend(add(config | {"seed": seed}, groups) for seed in seeds)
+    request.jobs = list(once.values())
+    if misnamed and not any(is_comparator(job.config) for job in request.jobs):
+        (name, *_) = sorted(misnamed)
+        raise UserError(f"arch.name={name} needs arch=torchvision or arch=timm, whose networks have names")
+    return request
+
+
+def commands_of(compose: Compose, command: Sequence[str]) -> list[list[str]]:
+    """The overrides of each job that a list of overrides stands for, as `make_jobs` finds them.
+
+    Raises:
+        UserError: where an experiment has nothing that can be run.
+    """
+    config, _ = compose(command)
+    if "experiment" not in config:
+        return [list(command)]
+    rows = [overrides for _, overrides in _rows(config["experiment"], command)]
+    seeds = [] if _has_seed(command) else _seeds(config, command)
+    return [[*overrides, f"seed={seed}"] for overrides in rows for seed in seeds] or rows
+
+
+def _rows(experiment: Config, command: Sequence[str]) -> Iterator[tuple[Published, list[str]]]:
+    """The rows that an experiment asks for, each with its overrides; what the command gives wins."""
+    given = [override for override in command if _name(override).split(".")[0] != "experiment"]
+    names = {_name(override) for override in given}
+    for row in runnable(experiment["paper"]):
+        yield row, [*sorted(override for override in row.overrides if _name(override) not in names), *given]
+
+
+def runnable(source: str) -> list[Published]:
+    """The rows of a table or figure that this package can reproduce.
+
+    Raises:
+        UserError: where the papers have no such table, or none of its rows can be run here.
+    """
+    tables = paper.tables()
+    if source not in tables:
+        raise UserError(f"experiment.paper={source} is not in the papers; use one of {', '.join(tables)}")
+    if why := paper.why_not(tables[source]):
+        raise UserError(f"{source} cannot be run: {why}; the README's table says which can")
+    return [row for row in tables[source] if not row.why]
+
+
+def _name(override: str) -> str:
+    return override.lstrip("+~").split("=")[0]
+
+
+def _has_seed(command: Sequence[str]) -> bool:
+    return "seed" in map(_name, command)
+
+
+def _seeds(config: Config, command: Sequence[str]) -> list[int]:
+    if _has_seed(command):
+        return [config["seed"]]
+    seeds = config["experiment"]["seeds"]
+    if not isinstance(seeds, list) or not seeds:
+        raise UserError(f"experiment.seeds={seeds} is not a list of seeds, [0,1,2,3,4]")
+    return seeds
+
+
+# --- for people -------------------------------------------------------------------------------------------------------
+
+
+def print_tables(request: Request, *, console: Console | None = None) -> None:
+    """Every table that the command asked for, the paper's numbers beside those of its finished jobs."""
+    console = console or Console(soft_wrap=True)
+    damaged: dict[Path, None] = {}
+
+    def runs_of(row: Published) -> list[Run]:
+        jobs = dict.fromkeys(job for rows in request.tables.values() for job in rows.get(row, []))
+        found = []
+        for job in jobs:
+            try:
+                found.append(read_record(job.dir))
+            except DAMAGED:
+                damaged[job.dir] = None
+        return [run for run in found if run]
+
+    if request.tables:
+        console.print()
+        verdict_text.show(verdicts.judge_all(request.tables, runs_of), console)
+    if damaged:
+        names = ", ".join(f"{path.parent.name}/{path.name}" for path in damaged)
+        console.print(f"left out, as files there are damaged: {names}", markup=False, highlight=False)

@@ -1,0 +1,260 @@
+"""What a person sees of a sweep: a bar a run on a terminal, a line now and then elsewhere, and the table at its end."""
+
+import re
+import shlex
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console, Group
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from resnet_repro.runs.finished import duration
+from resnet_repro.runs.folder import RunDir, read_json
+from resnet_repro.runs.job import Job
+from resnet_repro.runs.wandb_account import wandb_mode
+
+MARKS = {
+    "done": "[green]✓[/]",
+    "failed": "[red]✗[/]",
+    "stopped": "[yellow]…[/]",
+    "in use": "[yellow]…[/]",
+    "waiting": "-",
+}
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a job."""
+
+    state: str
+    """One of `MARKS`."""
+    reason: str = ""
+
+
+class Display:
+    """Shows runs while they go: bars with errors and images/s on a terminal, else a line every 10 s."""
+
+    def __init__(self, console: Console, jobs: list[Job], *, every_s: float = 10.0) -> None:
+        self.console, self.num_jobs, self.every_s = console, len(jobs), every_s
+        self.num_done = sum(RunDir(job.dir).is_done for job in jobs)
+        self.tasks: dict[Job, TaskID] = {}
+        self._last_line: dict[Job, float] = {}
+        columns, room = _columns(jobs, console.width)
+        self.names = dict(zip(jobs, telling([job.name for job in jobs], room), strict=True))
+        self.progress = Progress(*columns, console=console, disable=not console.is_terminal, transient=True)
+
+    def __enter__(self) -> "Display":
+        self.progress.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.progress.stop()
+
+    def say(self, text: str) -> None:
+        self.console.print(text, highlight=False)
+
+    def start(self, job: Job) -> None:
+        begun = RunDir(job.dir).checkpoint_files()
+        completed = int(begun[0].stem.split("-")[1]) if begun else 0
+        self.tasks[job] = self.progress.add_task(
+            self.names[job], total=job.steps, completed=completed, numbers="starting"
+        )
+        self._last_line[job] = time.monotonic()
+        if not self.console.is_terminal:
+            self.say(f"  {job.name}: started" + (f" again from step {completed}" if completed else ""))
+
+    def update(self, job: Job) -> None:
+        status = RunDir(job.dir).read_status()
+        if status.get("state") != "running" or "step" not in status:
+            return
+        self.progress.update(self.tasks[job], completed=status["step"], numbers=numbers(status))
+        if not self.console.is_terminal and time.monotonic() - self._last_line[job] > self.every_s:
+            self._last_line[job] = time.monotonic()
+            self.say(f"  {job.name}: step {status['step']:,} of {status['steps']:,}, {numbers(status)}")
+
+    def put_back(self, job: Job) -> None:
+        """A run whose machine was taken away: it waits for another and goes on there."""
+        self.progress.remove_task(self.tasks.pop(job))
+        self.say(f"  {job.name}: {RunDir(job.dir).read_status().get('reason', '')}; in the queue again")
+
+    def finish(self, job: Job, outcome: Outcome) -> None:
+        if job in self.tasks:
+            self.progress.remove_task(self.tasks.pop(job))
+        reason = outcome.reason
+        if outcome.state == "done":
+            self.num_done += 1
+            manifest = read_json(RunDir(job.dir).manifest)
+            reason = f"{numbers(manifest['results'])}, {duration(manifest['wall_time_s'])}"
+        self.say(f"{MARKS[outcome.state]} {job.name}: {escape(reason)} ({self.num_done} of {self.num_jobs} done)")
+
+
+NAME_ROOM = 24
+"""Columns of a terminal below which a name does not share a line with numbers."""
+
+
+def _columns(jobs: list[Job], width: int) -> tuple[list[ProgressColumn], int]:
+    """The columns of a progress display that a terminal so wide has room for, and the room for a name in them."""
+    digits = len(str(max(job.steps for job in jobs)))
+    widest = max(len(numbers(_widest(job.config["data"]))) for job in jobs)
+    count, left = MofNCompleteColumn(), TimeRemainingColumn(compact=True)
+    errors = TextColumn("{task.fields[numbers]}")
+    for bar in (24, 10):
+        room = width - sum(part + 1 for part in (bar, 2 * digits + 1, widest, len("12:34:56")))
+        if room >= min(NAME_ROOM, max(len(job.name) for job in jobs)):
+            name = TextColumn(f"{{task.description:<{min(room, max(len(job.name) for job in jobs))}}}")
+            return [name, BarColumn(bar_width=bar), count, errors, left], room
+    return [BelowEachOther(BarColumn(bar_width=10), count, left, errors)], width
+
+
+def _widest(data: dict[str, Any]) -> dict[str, float]:
+    """Errors and a speed that take as much room as a run's can."""
+    splits = {"train", "test"} | ({"val"} if data.get("val_size") else set())
+    return {f"{split}/error": 99.99 for split in splits} | {"time/images_per_s": 9999.0}
+
+
+class BelowEachOther(ProgressColumn):
+    """A run's name above its bar and numbers, which take more lines where even alone they are too wide."""
+
+    def __init__(self, bar: BarColumn, *texts: TextColumn | MofNCompleteColumn | TimeRemainingColumn) -> None:
+        super().__init__()
+        self.bar, self.texts = bar, texts
+
+    def render(self, task: Task) -> Group:
+        grid = Table.grid(padding=(0, 1))
+        grid.add_row("", self.bar(task), Text("  ").join(text.render(task) for text in self.texts))
+        return Group(Text(task.description, no_wrap=True), grid)
+
+
+def telling(names: list[str], width: int) -> list[str]:
+    """The names in at most so many characters, no two alike: words that all of them have go first, then the rest's end,
+    beginning or middle, whatever leaves them different.
+    """
+    if max(map(len, names)) <= width:
+        return names
+    words = [re.split(r"__|(?<=\w)-(?=\w)", name) for name in names]
+    shared = set(words[0]).intersection(*words[1:]) if len(names) > 1 else set()
+    short = [" ".join(word for word in each if word not in shared) for each in words] if shared else names
+    half = (width - 2) // 2
+    cuts: list[Callable[[str], str]] = [
+        lambda name: f"{name[: width - 2]}..",
+        lambda name: f"..{name[2 - width :]}",
+        lambda name: f"{name[:half]}..{name[half + 2 - width :]}",
+    ]
+    for cut in cuts:
+        made = [name if len(name) <= width else cut(name) for name in short]
+        if len(set(made)) == len(set(names)):
+            return made
+    return [f"{number} {name}"[:width] for number, name in enumerate(short, 1)]
+
+
+def numbers(values: dict[str, Any]) -> str:
+    """The errors and the speed in a status or in a manifest's results, as far as they are there."""
+    parts = [f"{split} {values[f'{split}/error']:.2f} %" for split in SPLITS if f"{split}/error" in values]
+    if "time/images_per_s" in values:
+        parts.append(f"{values['time/images_per_s']:,.0f} images/s")
+    return "  ".join(parts) if parts else "first steps"
+
+
+def announcement(jobs: list[Job], todo: list[Job], parallel: int, seconds: float, *, is_guess: bool) -> str:
+    """What a command is about to do, and about how long it will take."""
+    num_done = len(jobs) - len(todo)
+    num_begun = sum(bool(RunDir(job.dir).checkpoint_files()) for job in todo)
+    parts = ["1 job" if len(jobs) == 1 else f"{len(jobs)} jobs"]
+    parts += [f"{num_done} done already"] * bool(num_done) + [f"{num_begun} begun"] * bool(num_begun)
+    if todo:
+        steps = sorted({job.steps for job in todo})
+        each = f"{steps[0]:,}" if len(steps) == 1 else f"{steps[0]:,} to {steps[-1]:,}"
+        about = f"about {duration(seconds)}" + " (a first guess: nothing has run here yet)" * is_guess
+        parts.append(f"{len(todo)} to run of {each} steps each, {parallel} at a time: {about}")
+    return "; ".join(parts)
+
+
+def print_results(console: Console, outcomes: dict[Job, Outcome], *, seconds: float) -> None:
+    """The table of every job that the command named: errors and times, or why there are none."""
+    results = {job: _results(job) for job in outcomes}
+    errors = [(s, f"{s}/error") for s in SPLITS] + [(f"{s} top-5", f"{s}/error_top5") for s in SPLITS]
+    errors = [(heading, key) for heading, key in errors if any(key in values for values in results.values())]
+    headings = ["", *dict(errors), "steps", "time", "images/s"]
+    rows = []
+    for job, outcome in outcomes.items():
+        values = results[job]
+        manifest = read_json(RunDir(job.dir).manifest) if outcome.state == "done" else {}
+        rows.append(
+            [
+                f"{MARKS[outcome.state]} {outcome.state}",
+                *(f"{values[key]:.2f}" if key in values else "" for _, key in errors),
+                f"{values.get('step', 0):,}",
+                duration(values["elapsed_s"] if "elapsed_s" in values else manifest.get("wall_time_s", 0.0)),
+                f"{manifest['images_per_s']:,.0f}" if manifest.get("images_per_s") else "",
+            ]
+        )
+    title = f"Error in % after the last step; {duration(seconds)} in all"
+    widths = [max(len(Text.from_markup(cell)) for cell in column) for column in zip(headings, *rows, strict=True)]
+    room = console.width - sum(width + 3 for width in widths) - 4
+    names = [job.name for job in outcomes]
+    if room >= min(NAME_ROOM, max(map(len, names))):
+        table = Table(title=title, title_justify="left")
+        table.add_column("run", overflow="fold")
+        for heading in headings:
+            table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
+        for name, row in zip(names, rows, strict=True):
+            table.add_row(name, *row)
+        console.print(table)
+    else:  # a line for the name, and below it what the table would have beside it
+        console.print(title, style="italic", highlight=False)
+        for name, (state, *cells) in zip(names, rows, strict=True):
+            told = "  ".join(f"{heading} {cell}" for heading, cell in zip(headings[1:], cells, strict=True) if cell)
+            console.print(f"{state}  {name}", highlight=False)
+            console.print(f"    {told}", highlight=False)
+    for job, outcome in outcomes.items():
+        if outcome.state == "failed":
+            reason = escape(f"{outcome.reason}; see {RunDir(job.dir).log}")
+            console.print(f"{MARKS['failed']} {job.name}: {reason}", highlight=False)
+        if results[job].get("diverged_at"):
+            console.print(
+                f"{job.name} diverged at step {results[job]['diverged_at']:,}: its loss is no number any more"
+            )
+
+
+def _results(job: Job) -> dict[str, Any]:
+    run = RunDir(job.dir)
+    return dict(read_json(run.manifest)["results"]) if run.is_done else run.read_status()
+
+
+def print_wandb_hint(console: Console, jobs: list[Job]) -> None:
+    """Where the W&B runs are: online an address, offline how to look at them and how to upload them."""
+    manifests = [read_json(run.manifest) for job in jobs if (run := RunDir(job.dir)).is_done]
+    for project in sorted({m["wandb_url"].split("/runs/")[0] for m in manifests if m.get("wandb_url")}):
+        console.print(f"W&B: {project}", highlight=False)
+    folder = shlex.quote(str(Path(jobs[0].config["outputs"]) / "wandb"))
+    is_offline = wandb_mode(jobs[0].config["logger"].get("mode", "auto")) == "offline"
+    if jobs[0].config["logger"]["name"] == "wandb" and is_offline:
+        console.print(f"W&B runs are offline. Look: wandb leet {folder}", highlight=False)
+        console.print(f"              Upload: wandb sync {folder}/offline-run-*", highlight=False)
+    elif left := _left_by_wandb(jobs):
+        console.print("W&B does not have all of these runs; metrics.csv does. To upload the rest:", highlight=False)
+        console.print(f"  wandb sync --include-online {shlex.join(map(str, left))}", highlight=False)
+
+
+def _left_by_wandb(jobs: list[Job]) -> list[Path]:
+    """The W&B folders of runs that W&B does not have all of, less those uploaded since (`wandb sync` marks them)."""
+    names = {job: RunDir(job.dir).read_status().get("wandb_left") for job in jobs}
+    folders = [Path(job.config["outputs"]) / "wandb" / name for job, name in names.items() if name]
+    return [folder for folder in folders if any(folder.glob("*.wandb")) and not any(folder.glob("*.synced"))]

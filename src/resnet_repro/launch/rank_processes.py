@@ -1,0 +1,107 @@
+"""The processes of one run, a rank each, and how they end."""
+
+import math
+import multiprocessing as mp
+import os
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import wait
+from multiprocessing.context import ForkContext, SpawnContext
+from multiprocessing.process import BaseProcess, parent_process
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from resnet_repro.machine import STOP_SIGNALS
+from resnet_repro.runs.ranks import Rank
+
+DONE, FAILED, UNWRITABLE, FULL, IN_USE, STOPPED = 0, 1, 73, 74, 75, 130
+"""Exit statuses; after the first two as sysexits.h (CANTCREAT, IOERR, TEMPFAIL) and shells have them."""
+
+
+GRACE_S = 5.0
+"""What the other ranks have to end by themselves after one has failed."""
+
+
+SAVING_S = 120.0
+"""What a run has to save its state after its launching process is gone."""
+
+
+def follow_parent() -> None:
+    """From now on heed the stop signals, and stop when the launching process is gone."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Stop this run, its state saved, when the launching process is gone, however it went."""
+    parent = parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(SAVING_S)  # this thread does not keep the process alive
+        os._exit(FAILED)  # it waits for a rank that is gone
+
+
+class End(NamedTuple):
+    """How the processes of several ranks ended."""
+
+    rank: int
+    """The first that did not end well, else 0."""
+    exitcode: int
+    was_stopped: bool
+    """Whether a signal asked for it."""
+
+    @property
+    def killer(self) -> str:
+        """Who killed that rank, empty where it ended by itself."""
+        name = signal.Signals(-self.exitcode).name if self.exitcode < 0 else ""
+        return name + " (out of memory?)" * (name == "SIGKILL")
+
+
+def run_ranks(target: Callable[..., None], args: tuple[Any, ...], num_ranks: int, *, fork: bool) -> End:
+    """Call `target(*args, rank)` in that many processes, and pass on what asks this one to stop.
+
+    One that fails ends them all within seconds: the others wait for it in a collective operation. Call it with the stop
+    signals blocked; `target` unblocks them with `follow_parent`.
+    """
+    context: ForkContext | SpawnContext = mp.get_context("fork") if fork else mp.get_context("spawn")
+    with tempfile.TemporaryDirectory(prefix="resnet_repro-") as folder:
+        ranks = [Rank(n, num_ranks, n, meeting_point=Path(folder) / "store") for n in range(num_ranks)]
+        processes = [context.Process(target=target, args=(*args, rank)) for rank in ranks]
+        was_stopped = threading.Event()
+
+        def stop(signum: int, frame: Any) -> None:
+            was_stopped.set()
+            for process in processes:
+                process.terminate()
+
+        for process in processes:
+            process.start()  # the stop signals are still blocked, here and in the new process
+        for signum in STOP_SIGNALS:
+            signal.signal(signum, stop)
+        follow_parent()
+        rank, exitcode = _wait_for(processes)
+    return End(rank, exitcode, was_stopped.is_set())
+
+
+def _wait_for(processes: Sequence[BaseProcess]) -> tuple[int, int]:
+    """Until all have ended: number and exit code of the first that did not end well, or rank 0's where all did."""
+    first: tuple[int, int] | None = None
+    deadline = math.inf
+    while True:
+        # Looked at once a round, as one that is ending has no exit code yet when its sentinel wakes this process.
+        exitcodes = [process.exitcode for process in processes]
+        bad = [(n, code) for n, code in enumerate(exitcodes) if code not in (None, DONE, STOPPED)]
+        if bad and not first:  # where several have ended by now, the one that was killed made the others fail
+            first = min(((n, code or 0) for n, code in bad), key=lambda end: end[1])
+            deadline = time.monotonic() + GRACE_S
+        alive = [process for process, code in zip(processes, exitcodes, strict=True) if code is None]
+        if not alive:
+            return first or (0, exitcodes[0] or 0)
+        if time.monotonic() > deadline:
+            for process in alive:
+                process.kill()
+        wait([process.sentinel for process in alive], timeout=0.5 if first else None)

@@ -1,0 +1,232 @@
+"""Runs jobs through SLURM: a job array, in which every job is a run and every task one of its ranks. Imports no torch.
+
+The runs belong to SLURM: the command that has submitted them shows how far they are, and they do without it.
+"""
+
+import os
+import shlex
+import shutil
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import fields
+from typing import Any
+
+from rich.console import Console
+
+from resnet_repro.errors import UserError, first_words
+from resnet_repro.launch import checks
+from resnet_repro.launch.progress import Display, Outcome
+from resnet_repro.launch.rank_processes import STOPPED
+from resnet_repro.launch.sweep import announce, claim_all, conclude
+from resnet_repro.runs.folder import InUse, RunDir, read_failure, read_json, write_json
+from resnet_repro.runs.job import Job
+from resnet_repro.runs.ranks import given
+
+ASK_EVERY_S = 10.0
+"""Between two questions to SLURM's controller, which all users of a cluster share."""
+
+ENDED = {
+    *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED"),
+    *("NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "REVOKED", "TIMEOUT"),
+}
+"""States of `squeue` that a job does not leave."""
+
+QueueState = tuple[str, str]
+"""What `squeue` says of a job: its state, and why it waits."""
+
+
+def run_jobs(jobs: list[Job], options: dict[str, Any], *, console: Console | None = None) -> int:
+    """Submit what is neither done nor in the queue already, and watch until all of it has ended.
+
+    Args:
+        jobs: the runs of the command.
+        options: of hydra-submitit-launcher (conf/hydra/launcher/slurm.yaml).
+        console: where to print.
+
+    Returns:
+        Exit status, as of `resnet_repro.launch.local.run_jobs`; 130 when Ctrl-C ended the watching.
+
+    Raises:
+        UserError: before anything is submitted, where the command or a run folder is not what it should be; where
+            SLURM refuses the jobs.
+    """
+    console = console or Console(soft_wrap=True)
+    if rank := given():
+        raise UserError(f"{rank.started_by} has started this process already: take hardware=ddp_8gpu or the like")
+    if shutil.which("sbatch") is None:
+        raise UserError("hardware=slurm_... needs SLURM's sbatch and there is none: go to a cluster or leave it out")
+    in_queue = _in_queue(jobs)
+    for job, number in in_queue.items():
+        if not job.config["resume"]:
+            raise UserError(
+                f"{job.dir} is SLURM's job {number}; resume=false would take it away: wait for it or `scancel {number}`"
+            )
+    checks.check_folders(jobs)
+    jobs = list({job.dir: job for job in jobs}.values())
+    checks.check_beginnings(jobs, in_order=False)
+    todo = claim_all(jobs)
+    in_queue = {job: number for job, number in in_queue.items() if job in todo}
+    options = {**options, "array_parallelism": num_parallel(jobs, options)}
+    announce(console, jobs, todo, min(options["array_parallelism"], max(len(todo), 1)))
+    if in_queue:
+        console.print(f"In SLURM's queue already, and not submitted again: {_list(in_queue.values())}", highlight=False)
+
+    start = time.monotonic()
+    outcomes: dict[Job, Outcome] = {}
+    ready = _make_ready([job for job in todo if job not in in_queue], outcomes)
+    numbers = in_queue | (submit(ready, options) if ready else {})
+    if ready:
+        console.print(f"Submitted to SLURM: {_list(numbers[job] for job in ready)}", highlight=False)
+    try:
+        _watch(numbers, Display(console, jobs), outcomes)
+    except KeyboardInterrupt:
+        left = sorted({number.split("_")[0] for job, number in numbers.items() if job not in outcomes})
+        console.print(
+            f"The runs go on in SLURM. The same command shows them again, `scancel {' '.join(left)}` stops them.",
+            highlight=False,
+        )
+        return STOPPED
+    return conclude(console, jobs, outcomes, seconds=time.monotonic() - start)
+
+
+def num_parallel(jobs: list[Job], options: dict[str, Any]) -> int:
+    """Runs that may be on the cluster at a time."""
+    asked = jobs[0].config["jobs"]
+    return int(options["array_parallelism"] if asked == "auto" else asked)
+
+
+def submit(jobs: list[Job], options: dict[str, Any]) -> dict[Job, str]:
+    """Submit one array with a job a run, a task a rank.
+
+    Returns:
+        SLURM's number of each job, "12_0"; also written into the run folder.
+
+    Raises:
+        UserError: where SLURM refuses.
+    """
+    import submitit
+    from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
+    from submitit.core.utils import FailedJobError
+
+    from resnet_repro.launch.slurm_task import SlurmTask
+
+    asked = {key: value for key, value in options.items() if value is not None}
+    folder, max_num_timeout = asked.pop("submitit_folder"), asked.pop("max_num_timeout")
+    executor = submitit.AutoExecutor(folder, cluster="slurm", slurm_max_num_timeout=max_num_timeout)
+    common = {field.name for field in fields(BaseQueueConf)}
+    if code := os.environ.get("PYTHONPATH"):  # a cluster may hand on no variables
+        asked["setup"] = [f"export PYTHONPATH={shlex.quote(code)}", *asked.get("setup", [])]
+    parameters = {key if key in common else f"slurm_{key}": value for key, value in asked.items()}
+    # A rank that fails ends the others, which wait for it.
+    executor.update_parameters(**parameters, slurm_srun_args=["--kill-on-bad-exit=1"])
+    try:
+        submitted = executor.map_array(SlurmTask(), [job.dir.absolute() for job in jobs])
+    except FailedJobError as error:
+        raise UserError(f"SLURM refuses the jobs: {first_words(error, at_most=300)}") from None
+    numbers = {job: slurm_job.job_id for job, slurm_job in zip(jobs, submitted, strict=True)}
+    for job, slurm_job in zip(jobs, submitted, strict=True):
+        write_json(RunDir(job.dir).slurm, {"job": slurm_job.job_id, "log": str(slurm_job.paths.stdout)})
+    return numbers
+
+
+def _in_queue(jobs: list[Job]) -> dict[Job, str]:
+    """SLURM's numbers of the jobs that an earlier command has submitted and that have not ended."""
+    runs = {job: RunDir(job.dir) for job in jobs}
+    numbers = {job: str(read_json(run.slurm)["job"]) for job, run in runs.items() if run.slurm.exists()}
+    states = _ask(numbers.values()) or {}
+    return {job: number for job, number in numbers.items() if _is_alive(states.get(number))}
+
+
+def _make_ready(jobs: list[Job], outcomes: dict[Job, Outcome]) -> list[Job]:
+    """Clear what an earlier attempt has left to say; the jobs that no process on any machine holds."""
+    ready = []
+    for job in jobs:
+        run = RunDir(job.dir)
+        try:
+            with run.owned():
+                run.failure.unlink(missing_ok=True)
+                write_json(run.status, {**run.read_status(), "state": "queued", "reason": ""})
+            ready.append(job)
+        except InUse as error:
+            outcomes[job] = Outcome("in use", f"{error.who} runs it")
+    return ready
+
+
+def _ask(numbers: Iterable[str]) -> dict[str, QueueState] | None:
+    """What SLURM says of these jobs, the ended ones only for minutes; None where its controller does not answer."""
+    arrays = sorted({number.split("_")[0] for number in numbers})
+    if not arrays:
+        return {}
+    command = ["squeue", "--noheader", "--array", "--states=all", "--format=%i|%T|%r", f"--jobs={','.join(arrays)}"]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    if answer.returncode and "Invalid job id" not in answer.stderr:
+        return None
+    rows = (line.split("|", 2) for line in answer.stdout.splitlines())
+    return {number: (state, reason) for number, state, reason in rows}
+
+
+def _is_alive(state: QueueState | None) -> bool:
+    return state is not None and state[0] not in ENDED
+
+
+def _watch(numbers: dict[Job, str], display: Display, outcomes: dict[Job, Outcome]) -> None:
+    """Show the jobs until every one has ended, and note what came of each."""
+    states: dict[str, QueueState] = {}
+    last_asked, last_said = -ASK_EVERY_S, ""
+    with display:
+        while waiting := [job for job in numbers if job not in outcomes]:
+            if is_news := time.monotonic() - last_asked >= ASK_EVERY_S:
+                last_asked = time.monotonic()
+                answer = _ask(numbers[job] for job in waiting)
+                is_news, states = answer is not None, states if answer is None else answer
+            for job in waiting:
+                state = states.get(numbers[job])
+                if RunDir(job.dir).is_done or (is_news and not _is_alive(state)):
+                    outcomes[job] = _outcome(job, numbers[job], state)
+                    display.finish(job, outcomes[job])
+                elif state and state[0] == "RUNNING":
+                    if job not in display.tasks:
+                        display.start(job)
+                    display.update(job)
+                elif job in display.tasks and is_news and state and state[0] == "PENDING":
+                    display.put_back(job)
+            reasons = Counter(why for job in waiting if job not in outcomes for why in _waits(states.get(numbers[job])))
+            said = ", ".join(f"{count} ({why})" for why, count in sorted(reasons.items()))
+            if said and said != last_said:
+                display.say(f"  waiting in SLURM's queue: {said}")
+            last_said = said
+            time.sleep(0.2)
+
+
+def _waits(state: QueueState | None) -> list[str]:
+    """Why SLURM does not run a job yet; it takes some seconds to find a reason."""
+    return [state[1]] if state and state[0] == "PENDING" and state[1] != "None" else []
+
+
+def _outcome(job: Job, number: str, state: QueueState | None) -> Outcome:
+    """What came of a job that SLURM has ended: from the run's folder, and where that is silent from SLURM."""
+    run = RunDir(job.dir)
+    if run.is_done:
+        return Outcome("done")
+    if run.failure.exists():
+        return Outcome("failed", read_failure(run.failure))
+    status = run.read_status()
+    if status["state"] in ("failed", "stopped"):
+        return Outcome(status["state"], status["reason"])
+    word = state[0] if state else "gone from its queue"
+    if word == "CANCELLED":
+        return Outcome("stopped", f"SLURM's job {number} was cancelled")
+    try:
+        with run.owned():
+            pass
+    except InUse as error:
+        return Outcome("in use", f"{error.who} runs it")
+    return Outcome("failed", f"SLURM's job {number} is {word}, see {read_json(run.slurm)['log']}")
+
+
+def _list(numbers: Iterable[str]) -> str:
+    """`job 12`, `jobs 12_0, 12_1`."""
+    listed = list(numbers)
+    return f"job{'s' * (len(listed) > 1)} {', '.join(listed)}"

@@ -1,0 +1,158 @@
+"""Every network that a config can ask for: our own, and those of torchvision and timm to compare them with."""
+
+import difflib
+from collections.abc import Callable, Iterable
+from functools import cache, partial
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from resnet_repro.errors import UserError, first_words
+from resnet_repro.networks.options import COMPARATORS
+
+SIZES = (16, 24, 32, 48, 64, 96, 128, 160, 192, 224, 256, 299, 320, 384, 448)
+"""Pixels: what is tried to tell which size a network takes."""
+
+
+class Library(NamedTuple):
+    """Where networks come from: the names it has, and what makes one of a name, an image size and a class count."""
+
+    names: Callable[[], list[str]]
+    make: Callable[[str, int, int], nn.Module]
+
+
+def _torchvision_names() -> list[str]:
+    from torchvision import models
+
+    return list(models.list_models(module=models))
+
+
+def _torchvision(name: str, image_size: int, num_classes: int) -> nn.Module:
+    from torchvision import models
+
+    options: dict[str, Any] = {}
+    if name in ("googlenet", "inception_v3"):
+        # [deviates: GoogLeNet was trained with two auxiliary classifiers; one loss for every network here]
+        options = {"aux_logits": False, "init_weights": True}
+    elif name.startswith("vit_"):
+        options = {"image_size": image_size}
+    net: nn.Module = models.get_model(name, weights=None, num_classes=num_classes, **options)
+    return net
+
+
+def _timm_names() -> list[str]:
+    import timm
+
+    return list(timm.list_models())
+
+
+def _timm(name: str, image_size: int, num_classes: int) -> nn.Module:
+    import timm
+
+    published = timm.models.get_pretrained_cfg(name)
+    is_fixed = published is not None and published.fixed_input_size
+    options: dict[str, Any] = {"img_size": image_size} if is_fixed else {}
+    net: nn.Module = timm.create_model(name, pretrained=False, num_classes=num_classes, **options)
+    return net
+
+
+LIBRARIES = {
+    "torchvision": Library(_torchvision_names, _torchvision),
+    "timm": Library(_timm_names, _timm),
+}
+
+
+class Comparator(nn.Module):
+    """Another library's network for colour images, with that library's random weights.
+
+    Images of another size than `image_size` are resized to it bilinearly, on their device, after augmentation; None
+    leaves them as they are. Grey ones are given as three equal channels, so that the network is the published one.
+    """
+
+    def __init__(self, net: nn.Module, *, image_size: int | None) -> None:
+        super().__init__()
+        self.net, self.image_size = net, image_size
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n num_classes"]:
+        if self.image_size is not None and x.shape[-2:] != (self.image_size, self.image_size):
+            x = F.interpolate(x, size=self.image_size, mode="bilinear", align_corners=False)
+        return self.net(x.expand(-1, 3, -1, -1))
+
+
+def _image_size(config: dict[str, Any]) -> int:
+    """That the network itself sees, in pixels."""
+    return int(config["arch"]["image_size"] or config["data"]["image"][1])
+
+
+# --- before anything starts -------------------------------------------------------------------------------------------
+
+
+class Facts(NamedTuple):
+    """What is known of a network without training it."""
+
+    multiply_adds: int
+    """Of one image's forward pass: convolutions, linear layers and attention."""
+    has_batch_norm: bool
+
+
+def inspect(config: dict[str, Any]) -> Facts:
+    """Build a comparator and run it, both modes, on PyTorch's meta device: nothing is computed or downloaded.
+
+    Raises:
+        UserError: where its library has no such network, or it does not take images of that size.
+    """
+    source, name = config["arch"]["source"], config["arch"]["name"]
+    _check_name(source, name)
+    facts = partial(_facts, source, name, num_classes=config["data"]["num_classes"])
+    size = _image_size(config)
+    try:
+        return facts(size)
+    except Exception as error:  # each network has its own way to fail
+        reason = first_words(error)
+    works = next((larger for larger in SIZES if larger > size and _works(facts, larger)), None)
+    if works is None:
+        raise UserError(f"arch.name={name} does not work as a classifier of images here ({reason}); use another")
+    raise UserError(f"{name} does not take images of {size} pixels; give arch.image_size={works}")
+
+
+def _check_name(source: str, name: str) -> None:
+    known = LIBRARIES[source].names()
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=3)
+        hint = f"did you mean {_or(near)}?" if near else f"use for example {_or(COMPARATORS[source])}"
+        raise UserError(f"arch.name={name} is no network of {source} for classification; {hint}")
+
+
+def _or(names: Iterable[str]) -> str:
+    *others, last = names
+    return f"{', '.join(others)} or {last}" if others else last
+
+
+@cache
+def _facts(source: str, name: str, image_size: int, *, num_classes: int) -> Facts:
+    with torch.device("meta"):
+        net = LIBRARIES[source].make(name, image_size, num_classes)
+    images = torch.empty(2, 3, image_size, image_size, device="meta")
+    for training in (True, False):
+        net.train(training)
+        with FlopCounterMode(display=False) as counter:
+            logits = net(images)
+    if not isinstance(logits, Tensor) or logits.shape != (2, num_classes):
+        raise TypeError("its output is not one number a class")
+    norms = (nn.BatchNorm1d, nn.BatchNorm2d)
+    return Facts(
+        multiply_adds=counter.get_total_flops() // 2 // len(images),
+        has_batch_norm=any(isinstance(module, norms) for module in net.modules()),
+    )
+
+
+def _works(facts: Callable[[int], Facts], image_size: int) -> bool:
+    try:
+        facts(image_size)
+    except Exception:  # as in `inspect`
+        return False
+    return True

@@ -1,0 +1,71 @@
+"""ResNet: stem, stages of residual units, head; plain, v1, v2 and the ablations differ in words only."""
+
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from resnet_repro.networks.depths import STEMS, stages, unit_for
+from resnet_repro.networks.unit import ORDERS, KeepLayout, ResidualUnit, acts, conv
+
+
+class ResNet(nn.Module):
+    """A network of `depth` weighted layers; `family` is "cifar" [v1 Sec. 4.2] or "imagenet" [v1 Table 1].
+
+    Plain is order "original", shortcut "none"; v1 is "original"; v2 is "full_preact".
+    Raises UserError, in one line, for a depth or a word that does not exist.
+    """
+
+    def __init__(
+        self,
+        *,
+        depth: int,
+        family: str,
+        num_classes: int,
+        in_channels: int = 3,
+        order: str = "original",
+        shortcut: str = "A",
+        mix: str = "add",
+        unit: str = "auto",
+        gate_bias: float = -6.0,
+        stride_on: str = "first",
+    ) -> None:
+        super().__init__()
+        words = {"order": order, "shortcut": shortcut, "mix": mix, "stride_on": stride_on}
+        settled = unit_for(depth, family) if unit == "auto" else unit
+        self.words: dict[str, Any] = {"depth": depth, "family": family, "unit": settled, **words}
+        """What tells the network from the others, however many its classes."""
+        stem = STEMS[family]
+        # [open: Caffe's, in the authors' models, has no padding and rounds the size up, so its windows lie a pixel
+        # further; padding is fb.resnet.torch's, and gives the same size]
+        pool = [nn.MaxPool2d(3, stem.pool, padding=1)] if stem.pool > 1 else []
+        c = stem.width
+        self.stem = nn.Sequential(conv(in_channels, c, stem.kernel, stem.stride), *acts("BR", c), *pool)
+        self.stages = nn.Sequential()
+        for num_units, convs, stride in stages(depth, family=family, unit=unit):
+            units = nn.Sequential()
+            for i in range(num_units):
+                is_first = len(self.stages) == i == 0
+                units.append(
+                    ResidualUnit(c, convs, 1 if i else stride, gate_bias=gate_bias, is_first=is_first, **words)
+                )
+                c = convs[-1][1]
+            self.stages.append(units)
+        self.head = nn.Sequential(
+            *acts(ORDERS[order].pre, c), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(c, num_classes)
+        )
+        self._init_weights()
+
+    def forward(self, x: Float[Tensor, "n in_channels h w"]) -> Float[Tensor, "n num_classes"]:
+        return self.head(KeepLayout.apply(self.stages(self.stem(x))))
+
+    def _init_weights(self) -> None:
+        """He initialisation; batch norm starts as the identity, biases (but the gates') as 0.  [v1 Sec. 3.4]"""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                # [open: v1's reference 13 allows fan-in and fan-out; fan-out is what the authors' Torch code has]
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            elif isinstance(module, nn.Linear):
+                # [open: the papers start "the weights" as v1's reference 13, and do not say whether that includes the
+                # last layer's. As fb.resnet.torch: uniform within 1/sqrt(fan-in), PyTorch's default too, and no bias]
+                nn.init.zeros_(module.bias)

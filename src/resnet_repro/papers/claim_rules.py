@@ -1,0 +1,301 @@
+"""The rules by which the papers' claims are judged: what is measured on our runs, and when a claim holds.
+
+A rule takes a protocol and an architecture, and returns its numbers in words and whether the claim holds: True, False,
+or None if the numbers do not decide it. It raises NotEnough if the runs are not there. The claims, and the rules in
+words, are in claims.yaml.
+"""
+
+import math
+import statistics
+from collections.abc import Callable
+
+from resnet_repro.networks.options import family
+from resnet_repro.papers.estimates import (
+    Estimate,
+    NotEnough,
+    all_of,
+    at_depth,
+    by_depth,
+    common_depths,
+    difference,
+    early_error,
+    error,
+    error_difference,
+    error_of,
+    first_depths,
+    is_untrained,
+    negated,
+    plain_depths,
+    quantity,
+    two_depths,
+    untrained,
+)
+from resnet_repro.runs.finished import SPLITS, Run, layer_table
+from resnet_repro.runs.groups import Cell, Protocol, held_out
+
+MARGIN = (
+    2.0  # points of error that count as little, as 0.84 of A, B and C [v1 Table 3]; plain-110 loses over 50 [Sec. 4.2]
+)
+EARLY = 0.25  # of the steps: before the rate is lowered for the first time
+HEALTHY = 0.1  # gradients of the first third of the layers over those of the last: less is vanishing
+
+Found = tuple[str, bool | None]
+Rule = Callable[[Protocol, str], Found]
+
+
+def degradation(protocol: Protocol, arch: str) -> Found:
+    shallow, deep = two_depths(protocol, arch, split="train")
+    found = error_difference(deep, shallow, "train")
+    return found.text, found.exceeds()
+
+
+def not_overfitting(protocol: Protocol, arch: str) -> Found:
+    split = held_out(protocol)
+    shallow, deep = two_depths(protocol, arch, split=split)
+    unseen = error_difference(deep, shallow, split)
+    if not unseen.exceeds():
+        raise NotEnough(f"a deeper plain network with a higher {SPLITS[split]} error, else there is nothing to explain")
+    seen = error_difference(deep, shallow, "train")
+    return f"{unseen.text} {seen.text}", seen.exceeds()
+
+
+def no_degradation(protocol: Protocol, arch: str) -> Found:
+    shallow, deep = two_depths(protocol, arch, split="train")
+    if is_untrained(shallow):
+        raise NotEnough(untrained(shallow))
+    found = error_difference(deep, shallow, "train")
+    return found.text, negated(found.exceeds(MARGIN))
+
+
+def gain_with_depth(protocol: Protocol, arch: str) -> Found:
+    split = held_out(protocol)
+    at_most = 110 if arch == "resnet_v1" else None  # of ResNet-1202 v1 says that it overfits
+    shallow, deep = two_depths(protocol, arch, split=split, at_most=at_most)
+    found = error_difference(shallow, deep, split)
+    return found.text, found.exceeds()
+
+
+def beats_plain(protocol: Protocol, arch: str) -> Found:
+    split = held_out(protocol)
+    plain, residual = _beside_plain(protocol, arch, split=split, which=-1)
+    found = error_difference(plain, residual, split)
+    return found.text, found.exceeds()
+
+
+def converges_faster(protocol: Protocol, arch: str) -> Found:
+    plain, residual = _beside_plain(protocol, arch, split="train", which=0)
+    if is_untrained(plain):
+        raise NotEnough(untrained(plain))
+    what = f"Training error in %, mean of the first {EARLY:.0%} of the steps"
+    found = difference(early_error(plain, part=EARLY), early_error(residual, part=EARLY), what=what)
+    return found.text, found.exceeds()
+
+
+def smaller_responses(protocol: Protocol, arch: str) -> Found:
+    plain, residual = _beside_plain(protocol, arch, split="train", which=-1)
+    found = difference(_response(plain), _response(residual), what="Median deviation of the responses", unit="")
+    return found.text, found.exceeds()
+
+
+def deeper_smaller_responses(protocol: Protocol, arch: str) -> Found:
+    shallow, deep = two_depths(protocol, arch, split="train")
+    found = difference(_response(shallow), _response(deep), what="Median deviation of the responses", unit="")
+    return found.text, found.exceeds()
+
+
+def healthy_gradients(protocol: Protocol, arch: str) -> Found:
+    """One depth that degrades although its gradients reach the first layers is enough: there they are not the cause.
+
+    That they die in networks deeper than those whose degradation the papers show does not refute the claim.
+    """
+    shallow, _ = two_depths(protocol, arch, split="train")
+    if is_untrained(shallow):
+        raise NotEnough(untrained(shallow))
+    _, papers_depth = first_depths(protocol)
+    deeper = [cell for cell in by_depth(protocol, arch) if cell is not shallow]
+    losses = {cell.name: error_difference(cell, shallow, "train") for cell in deeper}
+    degraded = [cell for cell in deeper if losses[cell.name].exceeds()]
+    if not degraded:
+        raise NotEnough("a plain network that degrades with depth, else there is nothing to explain")
+    texts, reached = [], dict[int, bool]()
+    for cell in degraded:
+        lowest = _lowest_ratios(cell)
+        if not lowest:
+            continue
+        reached[cell.num_layers] = all(ratio >= HEALTHY for ratio in lowest.values())
+        seeds = f", lowest of {len(cell.measured)} seeds" if len(cell.measured) > 1 else ""
+        end = "reach the first layers" if reached[cell.num_layers] else "die on the way to the first layers"
+        ratios = ", ".join(f"{ratio:.2g} at step {step}" for step, ratio in lowest.items())
+        loss = losses[cell.name].value
+        texts.append(
+            f"{cell.name} loses {loss:.2f} points to {shallow.name}, and its gradients {end}{seeds}: {ratios}."
+        )
+    diverged = [cell.name for cell in protocol.cells if cell.arch == arch and not cell.measured]
+    texts += [f"{' and '.join(diverged)} diverged."] if diverged else []
+    if not reached:
+        raise NotEnough(f"runs of {', '.join(cell.name for cell in degraded)} that have measured their gradients")
+    refutes = None if min(reached) > papers_depth else False
+    return " ".join(texts), any(reached.values()) or refutes
+
+
+def _lowest_ratios(cell: Cell) -> dict[int, float]:
+    """The lowest ratio of any seed by step, NaN below all: that is 0 / 0, of a network that is dead."""
+    ratios: dict[int, list[float]] = {}
+    for run in cell.measured:
+        for step, ratio in gradient_ratios(run).items():
+            ratios.setdefault(step, []).append(ratio)
+    return {step: min(each, key=lambda r: (not math.isnan(r), r)) for step, each in sorted(ratios.items())}
+
+
+def gradient_ratios(run: Run) -> dict[int, float]:
+    """Median gradient norm of the first third of the layers over that of the last third, at each measured step."""
+    columns, norms = layer_table(run, "gradients.csv"), dict[int, list[float]]()
+    for step, norm in zip(columns.get("step", []), columns.get("norm", []), strict=True):
+        norms.setdefault(int(step), []).append(norm)
+    third = {step: max(1, len(each) // 3) for step, each in norms.items()}
+    medians = {
+        step: (statistics.median(each[: third[step]]), statistics.median(each[-third[step] :]))
+        for step, each in norms.items()
+    }
+    return {step: first / last if last else math.nan for step, (first, last) in medians.items()}
+
+
+def not_found_by_the_solver(protocol: Protocol, arch: str) -> Found:
+    constructed, scratch, text = _constructed(protocol, arch)
+    found = error_difference(scratch, constructed, "train")
+    return f"{text} {found.text}", found.exceeds()
+
+
+def found_by_the_solver(protocol: Protocol, arch: str) -> Found:
+    constructed, scratch, text = _constructed(protocol, arch)
+    found = error_difference(scratch, constructed, "train")
+    return f"{text} {found.text}", negated(found.exceeds(MARGIN))
+
+
+def _beside_plain(protocol: Protocol, arch: str, *, split: str, which: int) -> tuple[Cell, Cell]:
+    """The plain and the residual cell at the shallowest (0) or greatest (-1) depth that both have."""
+    plain, residual = common_depths(protocol, ["plain"], [arch], split=split)
+    if not plain:
+        raise NotEnough("a depth that both have", f"depth={plain_depths(protocol)} arch=plain,{arch}")
+    depth = list(plain)[which]
+    return plain[depth], residual[depth]
+
+
+def _constructed(protocol: Protocol, arch: str) -> tuple[Cell, Cell, str]:
+    """A cell that begins as a shallower run, the one of the same depth from random weights, and how the first began."""
+    names = [cell.arch for cell in protocol.cells if cell.arch == f"{arch} init_from={cell.init_from}"]
+    constructed, scratch = common_depths(protocol, names, [arch], split="train")
+    if not constructed:
+        options = f"experiment=constructed_solution arch={arch}"
+        if at_depth(protocol):  # and at a rate that falls at known steps, not at plateaus
+            shallow, deep = first_depths(protocol)
+            options += f" depth={shallow},{deep} init_from=null,{shallow} schedule.shape=steps"
+        raise NotEnough("a run with constructed weights and one without", options)
+    begun = constructed[max(constructed)]
+    records = [run.manifest["begun_with_weights"] for run in begun.runs]
+    ours, theirs = (statistics.fmean(r[key] for r in records) for key in ("train_error", "train_error_of_shallower"))
+    differ = sum(record["num_predictions_that_differ"] for record in records)
+    text = (
+        f"{begun.name} begins with {ours:.2f} % error on the training images, as {theirs:.2f} % "
+        f"with {begun.init_from} layers; {differ} predictions differ."
+    )
+    if ours > theirs:
+        raise NotEnough(f"a construction that succeeds: {text}")
+    return begun, scratch[begun.num_layers], text
+
+
+def _response(cell: Cell) -> Estimate:
+    """Median over the layers but the stem, whose response is a plain network's too."""
+
+    def median(run: Run) -> float | None:
+        stds = layer_table(run, "responses.csv").get("std", [])[1:]
+        return statistics.median(stds) if stds else None
+
+    return quantity(cell, median)
+
+
+FEW_UNITS = 56  # layers up to which A, B and C are compared: 34 in v1 Table 3, while C of 110 fails in v2 Table 1
+
+
+REGULARISED = 164  # layers up to which v2 Sec. 4.2 says so: the loss of 1001 is the lowest of all [v2 Fig. 1, Sec. 4.1]
+
+
+RECIPES = (" paper_v2", "")  # all with v2's warm-up, as v2 trained them [v2 Appendix], else each with its own
+
+
+ORIGINAL = ["resnet_v1", "resnet_v2 order=original"]
+
+
+FULL_PREACTIVATION = ["resnet_v2", "resnet_v1 order=full_preact"]
+
+
+def options_differ_little(protocol: Protocol, arch: str) -> Found:
+    split = held_out(protocol)
+    usual = "A" if family(protocol.runs[0].config) == "cifar" else "B"  # which the name of a network leaves out
+    names = [[arch] if option == usual else [f"{arch} {option}"] for option in "ABC"]
+    options = f"arch={arch} arch.shortcut=A,B,C{at_depth(protocol)}"
+    cells = _at_one_depth(protocol, *names, split=split, options=options, at_most=FEW_UNITS)
+    estimates = [error(cell, split) for cell in cells]
+    worst, best = (pick(estimates, key=lambda each: each.mean) for pick in (max, min))
+    found = difference(worst, best, what="the largest")
+    texts = ", ".join(f"{option}: {each.text}" for option, each in zip("ABC", estimates, strict=True))
+    return f"{error_of(split)}: {texts}. Of the differences {found.text}", negated(found.exceeds(MARGIN))
+
+
+def identity_is_best(protocol: Protocol, arch: str) -> Found:
+    mixes = [[f"{arch} mix={mix}"] for mix in ("half_shortcut", "half_both", "exclusive_gate", "shortcut_gate")]
+    names = [arch], ["plain"], *mixes, [f"{arch} C"], [f"{arch} dropout"]
+    return _is_best(protocol, *names, options=f"experiment=v2_table1{at_depth(protocol)}")
+
+
+def full_preactivation_is_best(protocol: Protocol, arch: str) -> Found:
+    orders = ("bn_after_add", "relu_before_add", "relu_only_preact")
+    others = [[f"{name} order={order}" for name in ("resnet_v1", "resnet_v2")] for order in orders]
+    options = f"experiment=v2_table2{at_depth(protocol)}"
+    return _is_best(protocol, FULL_PREACTIVATION, ORIGINAL, *others, options=options)
+
+
+def full_preactivation_regularises(protocol: Protocol, arch: str) -> Found:
+    split = held_out(protocol)
+    depths = f"depth={plain_depths(protocol)} arch=resnet_v1,resnet_v2"
+    names = (ORIGINAL, FULL_PREACTIVATION)
+    old, new = _at_one_depth(protocol, *names, split=split, options=depths, at_most=REGULARISED)
+    losses = [quantity(cell, lambda run: run.results.get("train/loss")) for cell in (new, old)]
+    loss = difference(*losses, what="Training loss", unit="")
+    unseen = error_difference(old, new, split)
+    return f"{loss.text} {unseen.text}", all_of([loss.exceeds(), unseen.exceeds()])
+
+
+def _is_best(protocol: Protocol, *names: list[str], options: str) -> Found:
+    """Whether the first has a lower error than each other."""
+    split = held_out(protocol)
+    first, *others = (error(cell, split) for cell in _at_one_depth(protocol, *names, split=split, options=options))
+    pairs = [(other, difference(other, first, what="")) for other in others]
+    texts = [f"{other.text} ({found.value:+.2f} ± {found.half_width:.2f})" for other, found in pairs]
+    numbers = f"{error_of(split)}, each difference with its 95 % interval: {first.text}; {', '.join(texts)}."
+    return numbers, all_of(found.exceeds() for _, found in pairs)
+
+
+def _at_one_depth(
+    protocol: Protocol, *names: list[str], split: str, options: str, at_most: int | None = None
+) -> list[Cell]:
+    """A cell of each, at the greatest depth that all have and at which the first has learned something."""
+    attempts = (
+        common_depths(protocol, *_trained_as(recipe, *names), split=split, at_most=at_most) for recipe in RECIPES
+    )
+    found = next((each for each in attempts if each[0]), None)
+    if found is None:
+        there = {cell.arch for cell in protocol.cells}
+        missing = [each[0] for each in names if not there & set(each)]
+        depth = "one depth" + (f" up to {at_most} layers" if at_most else "")
+        raise NotEnough(", ".join(missing) if missing else f"{depth} of {', '.join(n[0] for n in names)}", options)
+    trained = [depth for depth, cell in found[0].items() if not is_untrained(cell)]
+    if not trained:
+        raise NotEnough(untrained(found[0][max(found[0])]))
+    return [cells[trained[-1]] for cells in found]
+
+
+def _trained_as(recipe: str, *names: list[str]) -> list[list[str]]:
+    """The names with a recipe behind the architecture's; resnet_v2's own is v2's."""
+    heads = ("plain", "resnet_v1")
+    return [[" ".join([f"{w}{recipe}" if w in heads else w for w in name.split()]) for name in each] for each in names]

@@ -1,0 +1,190 @@
+"""What a claim's verdict rests on: quantities of our runs, each with its spread, and which runs there are.
+
+Differences have the intervals of `intervals`, as the papers' rows do: an error in % has the spread of its seeds with a
+floor, or with one or two seeds the binomial one of its images. A loss or a response has no spread within one run.
+"""
+
+import math
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+from resnet_repro.networks.options import family
+from resnet_repro.papers import intervals
+from resnet_repro.papers.intervals import Spread
+from resnet_repro.runs.finished import SPLITS, Run
+from resnet_repro.runs.groups import Cell, Protocol
+
+UNTRAINED = 50.0  # % training error above which a network has learned too little for a question about depth or units
+DEPTHS = {"cifar": (20, 56), "imagenet": (18, 34)}  # whose degradation the papers show first [v1 Fig. 1, Fig. 4]
+
+
+class NotEnough(Exception):
+    """The runs that would decide a claim are not there. The text says which; `options` makes them."""
+
+    def __init__(self, what: str, options: str = "") -> None:
+        super().__init__(what)
+        self.options = options
+
+
+class Estimate(NamedTuple):
+    """A quantity of one cell: its mean over seeds and its spread, NaN if one seed cannot tell it."""
+
+    cell: Cell
+    mean: float
+    spread: Spread
+    num_seeds: int
+    text: str
+    format: str = ".2f"
+
+
+class Difference(NamedTuple):
+    """One estimate minus another with its 95 % confidence interval, value ± half_width, and how sure it is in words."""
+
+    value: float
+    half_width: float
+    text: str
+
+    def exceeds(self, margin: float = 0.0) -> bool | None:
+        """Whether the difference is above the margin; None, not decided, if the interval is unknown or contains it."""
+        if self.value - self.half_width > margin:
+            return True
+        return False if self.value + self.half_width < margin else None
+
+
+def error(cell: Cell, split: str) -> Estimate:
+    """The final error in % on a split; NotEnough where the cell has none."""
+    if cell.error(split) is None:
+        raise NotEnough(f"a {SPLITS[split]} error of {cell.name}")
+    return _estimate(cell, cell.errors(split), num_images=cell.runs[0].results[f"num_{split}_images"])
+
+
+def early_error(cell: Cell, *, part: float) -> Estimate:
+    """The training error in %, averaged over the first part of the steps."""
+    values, num_images = [], 0
+    for run in cell.measured:
+        last = part * run.config["schedule"]["steps"]
+        rows = zip(run.curves["step"], run.curves["train/error"], strict=True)
+        errors = [e for step, e in rows if step <= last and math.isfinite(e)]
+        if not errors:
+            raise NotEnough(f"a training error in the first {part:.0%} of {cell.name}'s steps")
+        values.append(statistics.fmean(errors))
+        num_images = int(last) * run.config["schedule"]["batch_size"]
+    return _estimate(cell, values, num_images=num_images)
+
+
+def quantity(cell: Cell, of: Callable[[Run], float | None]) -> Estimate:
+    """Anything that has no known uncertainty within one run; NotEnough where a run has not measured it."""
+    values = [of(run) for run in cell.measured]
+    if None in values:
+        raise NotEnough(f"a later version's runs of {cell.name}: these have not measured it")
+    return _estimate(cell, [value for value in values if value is not None], num_images=None)
+
+
+def _estimate(cell: Cell, values: list[float], *, num_images: int | None) -> Estimate:
+    """The values are errors in % of that many images; without images, their spread is unknown with one seed."""
+    mean, n = statistics.fmean(values), len(values)
+    std = statistics.stdev(values) if n > 1 else math.nan
+    spec = "#.3g" if num_images is None else ".2f"
+    text = f"{cell.name} {mean:{spec}}" + (f" ± {std:{spec}} ({n} seeds)" if n > 1 else "")
+    if num_images is None:
+        spread = Spread(std, n - 1 or math.nan)
+    else:
+        spread = intervals.spread(std, n, error=mean, num_images=num_images)
+    diverged = f", {cell.num_diverged} of {len(cell.runs)} diverged" if cell.num_diverged else ""
+    return Estimate(cell, mean, spread, n, text + diverged, spec)
+
+
+def difference(left: Estimate, right: Estimate, *, what: str, unit: str = " points") -> Difference:
+    """`left` minus `right` with Welch's interval; `what` is the quantity, as a sentence begins with it."""
+    sides = ((each.spread, 1 / math.sqrt(each.num_seeds)) for each in (left, right))
+    found = intervals.interval(left.mean - right.mean, *sides)
+    if math.isnan(found.half_width):
+        sure = f"{found.difference:+{left.format}}{unit}, of unknown uncertainty: one seed does not tell it"
+    else:
+        width = format(found.half_width, left.format)
+        sure = f"{found.difference:+{left.format}} ± {width}{unit} (95 % interval, {_origin(left, right)})"
+    return Difference(found.difference, found.half_width, f"{what}: {left.text}, {right.text}; difference {sure}.")
+
+
+def error_of(split: str) -> str:
+    """What a sentence about errors on a split begins with."""
+    return f"{SPLITS[split].capitalize()} error in %"
+
+
+def error_difference(left: Cell, right: Cell, split: str) -> Difference:
+    """Of the final errors on a split."""
+    return difference(error(left, split), error(right, split), what=error_of(split))
+
+
+def negated(answer: bool | None) -> bool | None:
+    """Not, of an answer that may be None: not decided."""
+    return None if answer is None else not answer
+
+
+def all_of(answers: Iterable[bool | None]) -> bool | None:
+    """And, of answers that may be None: one False decides, else one None leaves it open."""
+    each = list(answers)
+    return False if False in each else None if None in each else True
+
+
+def is_untrained(cell: Cell) -> bool:
+    """Two networks that have learned nothing are equally bad, which proves nothing."""
+    return error(cell, "train").mean > UNTRAINED
+
+
+def untrained(cell: Cell) -> str:
+    """What a claim about such a network lacks."""
+    return f"more steps: {cell.name} itself has {cell.error('train')} % training error"
+
+
+def _origin(left: Estimate, right: Estimate) -> str:
+    few = [each.cell.name for each in (left, right) if math.isinf(each.spread.df)]
+    return f"from the number of images for {' and '.join(few)}" if few else "from the seeds"
+
+
+# --- which runs there are ---------------------------------------------------------------------------------------------
+
+
+def by_depth(protocol: Protocol, arch: str, *, split: str = "train", at_most: int | None = None) -> list[Cell]:
+    """Cells of an architecture with an error on the split, shallowest first."""
+    cells = [cell for cell in protocol.cells if cell.arch == arch and cell.error(split)]
+    shallow = (cell for cell in cells if at_most is None or cell.num_layers <= at_most)
+    return sorted(shallow, key=lambda cell: cell.num_layers)
+
+
+def two_depths(protocol: Protocol, arch: str, *, split: str, at_most: int | None = None) -> tuple[Cell, Cell]:
+    """The shallowest and the deepest cell; NotEnough where there is one depth only."""
+    cells = by_depth(protocol, arch, split=split, at_most=at_most)
+    if len(cells) < 2:
+        raise NotEnough("two depths", f"depth={plain_depths(protocol)} arch={arch}")
+    return cells[0], cells[-1]
+
+
+def common_depths(
+    protocol: Protocol, *archs: Sequence[str], split: str, at_most: int | None = None
+) -> list[dict[int, Cell]]:
+    """For each architecture, by any of its names, its cells at the depths that all of them have, shallowest first."""
+    found = [
+        {cell.num_layers: cell for cell in protocol.cells if cell.arch in names and cell.error(split)}
+        for names in archs
+    ]
+    common = set.intersection(*(set(cells) for cells in found))
+    depths = sorted(depth for depth in common if at_most is None or depth <= at_most)
+    return [{depth: cells[depth] for depth in depths} for cells in found]
+
+
+def first_depths(protocol: Protocol) -> tuple[int, int]:
+    """A shallow and a deep network to begin with, of the family that the data asks for."""
+    return DEPTHS[family(protocol.runs[0].config)]
+
+
+def plain_depths(protocol: Protocol) -> str:
+    """The depths to ask for: those to begin with and the plain networks' that are there."""
+    there = {cell.num_layers for cell in protocol.cells if cell.arch == "plain"}
+    return ",".join(map(str, sorted({*first_depths(protocol), *there})))
+
+
+def at_depth(protocol: Protocol) -> str:
+    """What to add to a command whose own depth, of CIFAR's networks, there is not on ImageNet; else nothing."""
+    return "" if family(protocol.runs[0].config) == "cifar" else f" depth={first_depths(protocol)[1]}"

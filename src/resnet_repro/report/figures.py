@@ -1,0 +1,55 @@
+"""Every figure that the runs of a protocol allow, with what it shows in words."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from matplotlib.figure import Figure
+
+from resnet_repro.report import layer_figures, training_curves
+from resnet_repro.runs.finished import SPLITS
+from resnet_repro.runs.groups import Protocol
+
+NAMES = ("training_curves", "constructed_solution", "ablations", "layer_responses", "gradient_norms")
+CONSTRUCTED = (
+    "v1 Sec. 1's argument: “constructed” is the deeper network, begun as the trained shallower one with identity "
+    "layers inserted, and trained on at the rate with which that one ended."
+)
+RESPONSES = (
+    "Standard deviation of each 3x3 layer's response on training images, behind its batch norm and before ReLU or "
+    "addition, of the trained networks: in their order and sorted. As v1 Fig. 7; v2 has no such figure."
+)
+GRADIENTS = (
+    "L2 norm of the gradient of each layer's weights on one mini-batch, without weight decay. v1 Sec. 4.1 says that "
+    "those of plain networks are healthy, and draws none."
+)
+
+
+class Drawn(NamedTuple):
+    """A figure; `narrow` is the same for a narrow screen, where it has several panels."""
+
+    name: str
+    caption: str
+    alt: str
+    wide: Figure
+    narrow: Figure | None = None
+
+
+def draw(protocol: Protocol) -> Iterator[Drawn]:
+    """The figures of one protocol, in the order of `NAMES`."""
+    bold = SPLITS[training_curves.held_out_split(protocol)]
+    lines = f"Dashed: training error, over the augmented mini-batches since the point before; bold: {bold} error."
+    kinds = {
+        "training_curves": (training_curves.training_panels(protocol), "As v1 Fig. 6."),
+        "constructed_solution": (training_curves.constructed_panels(protocol), CONSTRUCTED),
+        "ablations": (training_curves.ablation_panels(protocol), "As v2 Figs. 3 and 5."),
+    }
+    for name, (panels, source) in kinds.items():
+        if panels:
+            alt = f"Error in % over training steps on {protocol.title}, one panel each for {', '.join(panels)}."
+            narrow = training_curves.curves(protocol, panels, columns=1) if len(panels) > 1 else None
+            yield Drawn(name, f"{lines} {source}", alt, training_curves.curves(protocol, panels), narrow)
+    if responses := layer_figures.response_figure(protocol):
+        alt = f"Standard deviation of the responses by layer on {protocol.title}."
+        yield Drawn("layer_responses", RESPONSES, alt, responses)
+    if gradients := layer_figures.gradient_figure(protocol):
+        yield Drawn("gradient_norms", GRADIENTS, f"Gradient norms by layer on {protocol.title}.", gradients)

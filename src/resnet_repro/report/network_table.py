@@ -1,0 +1,62 @@
+"""What a network is made of, as v1 Table 1 prints it: stage by stage, with parameters and multiply-adds."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from resnet_repro.networks.parts import parts
+from resnet_repro.papers import rows as paper
+from resnet_repro.runs.job import Config, Job
+
+
+def show(jobs: Iterable[Job], *, console: Console | None = None) -> int:
+    """Print the networks of jobs, each once, with the papers' counts where they print one.
+
+    Returns:
+        Exit status 0.
+    """
+    console = console or Console(soft_wrap=True)
+    networks = {str(_network(job.config)): job.config for job in jobs}
+    for config in networks.values():
+        console.print(_table(config), highlight=False)
+    return 0
+
+
+def _network(config: Config) -> list[Any]:
+    return [config["depth"], config["arch"], config["data"]["image"], config["data"]["num_classes"]]
+
+
+def _table(config: Config) -> Table:
+    arch, data = config["arch"], config["data"]
+    name = arch["name"] if config["depth"] is None else f"{arch['name']}, {config['depth']} layers, {_words(arch)}"
+    rows = parts(config)
+    drawn = Table(title=f"{name}, on {' × '.join(map(str, data['image']))} ({data['name']})", show_lines=True)
+    for heading in ("", "output", "layers"):
+        drawn.add_column(heading, no_wrap=heading != "layers")  # the one that may be narrower: no number is cut off
+    for heading in ("parameters", "multiply-adds"):
+        drawn.add_column(heading, justify="right", no_wrap=True)
+    for row in rows:
+        numbers = (f"{row.parameters:,}", f"{row.multiply_adds:,}")
+        drawn.add_row(row.name, f"{row.size}×{row.size}", row.layers, *numbers)
+    if len(rows) > 1:
+        totals = (sum(row.parameters for row in rows), sum(row.multiply_adds for row in rows))
+        drawn.add_row("in all", "", "", *(f"{total:,}" for total in totals))
+    if printed := [row for row in paper.registry() if _is_printed_of(row, config)]:
+        millions = next((f"{row.params_m:g} M" for row in printed if row.params_m), "")
+        giga = next((f"{row.multiply_adds_g:g} × 10⁹" for row in printed if row.multiply_adds_g), "")
+        drawn.add_row("printed", "", ", ".join(dict.fromkeys(row.source for row in printed)), millions, giga)
+    return drawn
+
+
+def _words(arch: Config) -> str:
+    return ", ".join(f"{key}={arch[key]}" for key in ("order", "shortcut", "mix", "unit", "stride_on"))
+
+
+def _is_printed_of(row: paper.Published, config: Config) -> bool:
+    """Whether a row counts this network: plain or residual, with whatever shortcut; the papers give both one number."""
+    if config["depth"] is None or row.cell is None or not (row.params_m or row.multiply_adds_g):
+        return False
+    ours = paper.cell_of(config)
+    return all(row.cell[key] == ours[key] for key in ("data", "depth", "order", "mix", "unit"))

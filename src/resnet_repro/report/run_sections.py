@@ -1,0 +1,178 @@
+"""What the report's page holds of each run: where it lies, what it was made from, how it differs from others."""
+
+import math
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import yaml
+from markupsafe import Markup
+
+from resnet_repro.papers import rows as paper
+from resnet_repro.papers.rows import TESTS
+from resnet_repro.report.training_curves import LIMITS
+from resnet_repro.runs.finished import SPLITS, Run
+from resnet_repro.runs.groups import Protocol, differences
+from resnet_repro.runs.job import flatten
+
+NETWORK = ("order", "shortcut", "mix")  # of a cell: what makes it a network of a paper, at whatever depth
+FILES = ("manifest.json", "metrics.csv", "responses.csv", "gradients.csv", "evaluations.json", "train.log")
+
+
+def anchors(protocols: list[Protocol]) -> dict[Path, str]:
+    """For each run's folder the id of its section on the page, of which no two are equal."""
+    found: dict[Path, str] = {}
+    for run in (run for protocol in protocols for run in protocol.runs):
+        name = "run-" + re.sub(r"[^\w.-]+", "-", run.label)
+        while name in found.values():
+            name += "-"
+        found[run.directory] = name
+    return found
+
+
+def papers_of(config: dict[str, Any]) -> list[str]:
+    """The papers that train this network, at whatever depth and on whatever data: [], ["v1"], ["v1", "v2"]."""
+    ours = [config["arch"].get(key) for key in NETWORK]
+    rows = [row for row in paper.registry() if row.cell and [row.cell.get(key) for key in NETWORK] == ours]
+    return sorted({row.source.split()[0] for row in rows})
+
+
+def facts(run: Run) -> dict[str, Any]:
+    """What a run was made from, flat: config, machine, versions, commit, data; less what its network's name says."""
+    keys = ("config", "machine", "packages", "git_commit", "data_checksum")
+    flat = dict(flatten({key: run.manifest.get(key) for key in keys}))
+    named = ("config.arch.", "config.depth", "config.seed", "config.schedule.warmup")
+    return {
+        key.removeprefix("config.").replace("packages.", "version of "): value
+        for key, value in flat.items()
+        if not key.startswith(named)
+    }
+
+
+def of_protocol(protocol: Protocol, *, page: Path, ids: dict[Path, str]) -> dict[str, Any]:
+    """The facts that all runs of a protocol share, and each run's section of the page."""
+    flat = [facts(run) for run in protocol.runs]
+    varying = sorted(differences(flat))
+    pairs = [(cell, run) for cell in protocol.cells for run in cell.runs]
+    return {
+        "common": {key: value for key, value in sorted(flat[0].items()) if key not in varying},
+        "runs": [
+            {
+                "id": ids[run.directory],
+                "run": run,
+                "network": cell.name,
+                "papers": papers_of(run.config),
+                "errors": {split: run.results.get(f"{split}/error") for split in protocol.splits},
+                "facts": summary(run.manifest),
+                "evaluations": [evaluation(each) for each in run.evaluations],
+                "differs": {key: each.get(key) for key in varying},
+                "config": yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True),
+                "curves": draw(run),
+                "files": {name: link(run.directory / name, page) for name in FILES if (run.directory / name).exists()},
+            }
+            for (cell, run), each in zip(pairs, flat, strict=True)
+        ],
+    }
+
+
+def summary(manifest: dict[str, Any]) -> dict[str, Any]:
+    """What a person asks first of a run, in words; what its manifest does not have is left out."""
+    machine, packages = manifest.get("machine") or {}, manifest.get("packages") or {}
+    told = {
+        "command": manifest.get("command"),
+        "departs from its recipe in": ", ".join(f"{k}={v}" for k, v in manifest["departures"].items()) or "nothing",
+        "started": manifest.get("started"),
+        "finished": manifest.get("finished"),
+        "processor": machine.get("gpu") or machine.get("cpu"),
+        "torch": packages.get("torch"),
+        "commit": manifest.get("git_commit"),
+        "no commit, as": manifest.get("why_no_commit"),
+        "SHA-256 of the code": manifest.get("code_sha256"),
+        "checksum of the data": manifest.get("data_checksum"),
+        "SHA-256 of the weights": manifest.get("weights_sha256"),
+        "at wandb.ai": manifest.get("wandb_url"),
+    }
+    return {key: value for key, value in told.items() if value is not None}
+
+
+def evaluation(entry: dict[str, Any]) -> dict[str, Any]:
+    """A line on one test of a run's weights: how, on what, the errors in %, and with which other runs."""
+    anew = f"batch norms anew on {entry['num_bn_images']:,} images" if entry["num_bn_images"] else ""
+    return {
+        "test": entry["test"],
+        "how": ", ".join(filter(None, (TESTS[entry["test"]], anew, entry["precision"]))),
+        "images": f"{entry['num_images']:,} {SPLITS[entry['split']]}",
+        "errors": [entry["error"], entry["error_top5"]],
+        "ensemble": entry["runs"] if len(entry["runs"]) > 1 else [],
+        "tested": entry["tested"],
+    }
+
+
+def link(file: Path, page: Path) -> str:
+    """The way from the page to a file, as a relative address: it works where both folders lie as they did."""
+    return quote(Path(os.path.relpath(file, page.parent)).as_posix())
+
+
+MAX_POINTS = 200
+
+
+WIDTH, HEIGHT = 440, 190  # pixels, of the whole
+
+
+LEFT, TOP, RIGHT, BOTTOM = 36, 10, 12, 34  # margins
+
+
+SPACES = (0.5, 1, 2, 5, 10, 20)  # %, between the lines across
+
+
+MAX_SPACES = 5
+
+
+def thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """At most MAX_POINTS of them, evenly over their order, the first and the last among them."""
+    if len(points) <= MAX_POINTS:
+        return list(points)
+    stride = (len(points) - 1) / (MAX_POINTS - 1)
+    return [points[round(stride * i)] for i in range(MAX_POINTS)]
+
+
+def top_of(lines: dict[str, list[tuple[float, float]]]) -> float:
+    """Top of the y axis in %: over what comes after the first quarter of the points, so that the end can be read."""
+    late = [error for points in lines.values() for _, error in points[len(points) // 4 :]]
+    return next((limit for limit in LIMITS if limit >= max(late, default=100.0)), 100)
+
+
+def draw(run: Run) -> Markup:
+    """Error in % over steps, a line a split; what is above the y axis is cut off. Empty where nothing was measured."""
+    lines = {}
+    for split in SPLITS:
+        errors = zip(run.curves["step"], run.curves.get(f"{split}/error", []), strict=False)
+        if points := [(step, error) for step, error in errors if math.isfinite(error)]:
+            lines[split] = thinned(points)
+    if not lines:
+        return Markup()
+    top, last = top_of(lines), max(step for points in lines.values() for step, _ in points) or 1
+    width, height = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
+    grid, paths = [], []
+    space = next(space for space in SPACES if top / space <= MAX_SPACES)
+    for level in range(round(top / space) + 1):
+        y = TOP + height * (1 - level * space / top)
+        grid.append(f'<path class="grid" d="M{LEFT} {y:g}h{width}"/>')
+        grid.append(f'<text x="{LEFT - 5}" y="{y + 4:g}" text-anchor="end">{level * space:g}</text>')
+    for part, anchor in ((0, "start"), (0.5, "middle"), (1, "end")):
+        x = LEFT + part * width
+        grid.append(f'<text x="{x:g}" y="{HEIGHT - 18}" text-anchor="{anchor}">{part * last:,.0f}</text>')
+    for split, points in lines.items():
+        places = [f"{step / last * width:.0f} {(1 - error / top) * height:.1f}" for step, error in points]
+        paths.append(f'<path class="curve {split}" d="M{"L".join(places)}"/>')
+    ends = ", ".join(f"{SPLITS[split]} error {points[-1][1]:.2f} %" for split, points in lines.items())
+    label = f"Error over {last:,.0f} steps, at the end: {ends}."
+    return Markup(
+        f'<svg class="curves" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">{"".join(grid)}'
+        f'<text x="{LEFT + width / 2:g}" y="{HEIGHT - 4}" text-anchor="middle">step</text>'
+        # an svg in the svg cuts off what lies outside it
+        f'<svg x="{LEFT}" y="{TOP}" width="{width}" height="{height}">{"".join(paths)}</svg></svg>'
+    )

@@ -1,0 +1,204 @@
+"""The runs as a report on W&B: `python report.py wandb=true` makes it there, or makes it anew.
+
+Its figures ask W&B for runs by data, schedule and architecture, so they grow with the runs. Its text, the tables of
+paper and ours, is of the moment of the command.
+"""
+
+import os
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import wandb
+import wandb_workspaces.reports.v2 as wr
+from rich.console import Console
+
+from resnet_repro.errors import UserError, first_words
+from resnet_repro.papers import verdict_text, verdicts
+from resnet_repro.papers.verdicts import Tables
+from resnet_repro.runs.finished import SPLITS, read
+from resnet_repro.runs.groups import Protocol, group, identity
+from resnet_repro.runs.wandb_account import end_wandb_soon, is_logged_in, wandb_mode
+
+TITLE = "ResNets by depth and architecture, paper versus ours"
+"""By which the report is found again in its project."""
+
+STEP = "trainer/global_step"
+"""The training step, as the runs log it."""
+
+COMMAND = "python report.py wandb=true"
+COLUMNS = ["summary:test/error", "summary:val/error", "summary:train/error", "summary:paper/error"]
+TIMEOUT_S = 10
+AS_IT_IS: dict[str, Any] = {"soft_wrap": True, "markup": False, "highlight": False}
+"""A command in a line must stay one to be copied."""
+
+
+class NoSuchProject(Exception):
+    """Its name."""
+
+
+def write(outputs: Path, logger: dict[str, Any], console: Console, *, kept: Sequence[Path] = ()) -> None:
+    """Write the definition of the report into outputs/report/ and, where somebody is logged in, publish it.
+
+    It is of the runs below `outputs` and `kept`, as the page is.
+
+    Args:
+        logger: project, entity and mode, as the runs have them.
+
+    Raises:
+        UserError: where W&B is asked and cannot do it. The definition is written all the same.
+    """
+    if logger["name"] != "wandb":
+        raise UserError(f"wandb=true publishes to logger.project, which logger={logger['name']} lacks: leave it out")
+    protocols = group(read(outputs, *kept)[0])
+    file = outputs / "report" / "wandb_report.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    definition = build(protocols, entity="", project="")._to_model()  # what `save` would send
+    file.write_text(
+        definition.spec.model_dump_json(by_alias=True, exclude_none=True, indent=1) + "\n", encoding="utf-8"
+    )
+    command = shlex.join(["python", *sys.argv])
+    upload = f"`wandb sync {shlex.quote(str(outputs / 'wandb'))}/offline-run-*`"
+    if not is_logged_in() or wandb_mode(logger["mode"]) == "offline":
+        first, mode = ("", " logger.mode=online") if is_logged_in() else ("`wandb login`, ", "")
+        console.print(f"The W&B report is not published, its definition is {file}.", **AS_IT_IS)
+        console.print(f"To publish it: {first}{upload} for the runs, then `{command}{mode}`.", **AS_IT_IS)
+        return
+    os.environ.setdefault("WANDB_SILENT", "true")  # else it says in its own words what is said here
+    try:
+        url = publish(protocols, entity=logger["entity"], project=logger["project"])
+    except NoSuchProject as error:
+        raise UserError(f"W&B has no project {error}: upload the runs with {upload}, then `{command}`") from error
+    except Exception as error:  # what fails between here and there is W&B's own matter
+        reason = first_words(error)
+        raise UserError(f"W&B has not taken the report ({reason}): it is in {file}; try `{command}` again") from error
+    finally:
+        end_wandb_soon()
+    console.print(f"The W&B report: {url}", **AS_IT_IS)
+    if any(not any(run.glob("*.synced")) for run in (outputs / "wandb").glob("offline-run-*")):
+        console.print(f"It shows what is uploaded; there are offline runs: {upload}", **AS_IT_IS)
+
+
+def publish(protocols: list[Protocol], *, entity: str | None, project: str) -> str:
+    """Save the report in its project, in place of the one of that title where there is one; its address.
+
+    Raises:
+        NoSuchProject: where W&B has no run of it.
+        Exception: whatever W&B's library raises where it is out of reach.
+    """
+    api = wandb.Api(timeout=TIMEOUT_S)
+    entity = entity or api.default_entity
+    if entity is None or project not in {each.name for each in api.projects(entity)}:
+        raise NoSuchProject(f"{entity}/{project}")
+    report = build(protocols, entity=entity, project=project)
+    report.id = next((each.id for each in api.reports(f"{entity}/{project}") if each.display_name == TITLE), "")
+    report.save()
+    return str(report.url)
+
+
+def build(protocols: list[Protocol], *, entity: str, project: str) -> wr.Report:
+    """The report; the same runs give the same one, to the letter.
+
+    With an entity and a project its figures are bound to that project, which W&B is asked for when it is saved.
+    """
+    tables = verdicts.with_numbers(verdicts.judge_cells(verdicts.cells_of_rows(protocols)))
+    blocks = [block for protocol in protocols for block in _section(protocol, entity=entity, project=project)]
+    num_runs = sum(len(protocol.runs) for protocol in protocols)
+    text = (
+        f"Written by `{COMMAND}` from {num_runs} finished runs. The figures and the run tables below them are W&B's "
+        "own and grow with the runs; the same command brings the tables of paper and ours up to date."
+    )
+    report = wr.Report(
+        project=project,
+        entity=entity,
+        title=TITLE,
+        description="Deep Residual Learning (v1) and Identity Mappings (v2), reproduced by resnet_repro",
+        blocks=[wr.MarkdownBlock(text=text), *_tables(tables), *blocks],
+        width="fluid",
+    )
+    _number(report)
+    return report
+
+
+def _tables(tables: Tables) -> Iterator[wr.H1 | wr.MarkdownBlock]:
+    """Every table of the papers that we have a run for, each number beside ours."""
+    if tables:
+        yield wr.H1(text="Paper versus ours, error in %")
+    for title, judged in tables.items():
+        rows = [["", "paper", "ours", "ours - paper", "verdict", "why"], ["---"] * 6]
+        for verdict in judged:
+            numbers = verdict_text.numbers(verdict).values()
+            rows.append([verdict.row.printed, *numbers, verdict.word, verdict_text.note(verdict)])
+        yield wr.MarkdownBlock(text="\n".join([f"**{title}**", "", *map(table_row, rows)]))
+    if tables:
+        yield wr.MarkdownBlock(text=verdicts.RULE)
+
+
+def table_row(texts: list[str]) -> str:
+    """A row of a table in Markdown, where a cell is one line and a bar ends it."""
+    cells = (text.replace("|", r"\|").replace("\n", "; ") for text in texts)
+    return f"| {' | '.join(cells)} |"
+
+
+def _section(protocol: Protocol, *, entity: str, project: str) -> Iterator[wr.H1 | wr.H2 | wr.PanelGrid]:
+    """What may be compared: a figure an architecture with a line a depth, then all networks side by side."""
+    comparable = identity(protocol.runs[0].manifest)["comparable"]
+
+    def grid(panels: list[Any], name: str, group_by: str, architecture: str | None = None) -> wr.PanelGrid:
+        filters = f"Config('comparable') = '{comparable}'"
+        if architecture is not None:
+            filters += f" and Config('architecture') = '{architecture}'"
+        runs = wr.Runset(entity=entity, project=project, name=name, filters=filters, groupby=[f"config.{group_by}"])
+        runs.pinned_columns = COLUMNS
+        return wr.PanelGrid(runsets=[runs], panels=panels)
+
+    yield wr.H1(text=protocol.title)
+    for architecture in dict.fromkeys(cell.arch for cell in protocol.cells):
+        yield wr.H2(text=f"{architecture}: error by depth")
+        panels = [
+            _curve(f"{split}/error", f"{architecture}, {SPLITS[split]}", "error in %") for split in protocol.splits
+        ]
+        yield grid(panels, architecture, "depth", architecture)
+    yield wr.H2(text="All networks: final error, ours and the paper's")
+    yield grid([_bars("test/error", "test error in %"), _bars("paper/error", "the paper's")], "networks", "network")
+    yield wr.H2(text="Layer responses")
+    responses = _curve("responses/std", "standard deviation of each 3x3 layer's response", "standard deviation")
+    responses.x, responses.title_x = "responses/layer", "layer"
+    yield grid([responses], "networks", "network")
+    yield wr.H2(text="Throughput")
+    rate = "time/images_per_s"
+    yield grid([_curve(rate, "training images/s", "images/s"), _bars("images_per_s", "median")], "networks", "network")
+
+
+def _curve(metric: str, title: str, title_y: str) -> wr.LinePlot:
+    """A metric against the training step: mean and range over the seeds of a line."""
+    return wr.LinePlot(
+        title=title,
+        x=STEP,
+        y=[metric],
+        title_x="training step",
+        title_y=title_y,
+        groupby_aggfunc="mean",
+        groupby_rangefunc="minmax",
+        smoothing_type="none",
+        max_runs_to_show=100,
+        layout=wr.Layout(w=12, h=9),
+    )
+
+
+def _bars(metric: str, title: str) -> wr.BarPlot:
+    """A number of a finished run: the mean over the seeds of a bar."""
+    return wr.BarPlot(
+        title=title, metrics=[wr.SummaryMetric(metric)], groupby_aggfunc="mean", max_bars_to_show=100,
+        layout=wr.Layout(w=12, h=9),
+    )  # fmt: skip
+
+
+def _number(report: wr.Report) -> None:
+    """Names for run sets and panels where the library draws random ones, so that equal reports are equal."""
+    grids = [block for block in report.blocks if isinstance(block, wr.PanelGrid)]
+    for i, grid in enumerate(grids):
+        for j, part in enumerate([*grid.runsets, *grid.panels]):
+            part._id = f"resnet{i:03}{j:03}"  # type: ignore[union-attr]

@@ -1,0 +1,159 @@
+"""Finished runs grouped by protocol and averaged over seeds."""
+
+import hashlib
+import json
+import math
+import re
+import statistics
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from resnet_repro.runs.finished import Run, title
+from resnet_repro.runs.job import flatten
+
+
+class Error(NamedTuple):
+    """An error in %: mean and sample standard deviation (0 for one seed) over n seeds."""
+
+    mean: float
+    std: float
+    n: int
+
+    def __str__(self) -> str:
+        return f"{self.mean:.2f}" + (f" ± {self.std:.2f}" if self.n > 1 else "")
+
+
+def identity(manifest: dict[str, Any]) -> dict[str, str]:
+    """By what runs are told apart and put together outside of here, where a config's groups cannot say it.
+
+    `network` and `architecture` as the report names them; runs may be compared where `comparable` is the same.
+    """
+    run = Run(Path(), manifest, {})
+    comparable = hashlib.sha256(run.protocol.encode()).hexdigest()[:8]
+    return {"network": Cell(run.arch, run.depth, [run]).name, "architecture": run.arch, "comparable": comparable}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The runs that differ in their seed only: one architecture and depth (None: a comparator) under one protocol."""
+
+    arch: str
+    depth: int | None
+    runs: list[Run]
+
+    @property
+    def name(self) -> str:
+        if self.depth is None:
+            return self.arch
+        head, _, rest = self.arch.partition(" ")
+        return f"{head}-{self.depth} {rest}".strip()
+
+    @property
+    def num_layers(self) -> int:
+        """The depth, or 0 of a comparator: to sort by."""
+        return self.depth or 0
+
+    @property
+    def init_from(self) -> int | None:
+        """Depth of the run whose weights these began with, None for random weights."""
+        return self.runs[0].config.get("init_from")
+
+    @property
+    def num_diverged(self) -> int:
+        return sum(run.has_diverged for run in self.runs)
+
+    @property
+    def measured(self) -> list[Run]:
+        """The runs that did not diverge: those that are averaged."""
+        return [run for run in self.runs if not run.has_diverged]
+
+    def errors(self, split: str) -> list[float]:
+        """Final errors in % on `train`, `val` or `test`, of the runs that have one and did not diverge."""
+        values = (run.results.get(f"{split}/error") for run in self.measured)
+        return [float(value) for value in values if value is not None and math.isfinite(value)]
+
+    def error(self, split: str) -> Error | None:
+        """Mean and spread of the errors; None where there is none."""
+        errors = self.errors(split)
+        if not errors:
+            return None
+        std = statistics.stdev(errors) if len(errors) > 1 else 0.0
+        return Error(statistics.fmean(errors), std, len(errors))
+
+    def mean(self, key: str) -> float | None:
+        """Mean of a measured quantity of the manifest; None where one is missing or the machines differ."""
+        values = [run.manifest.get(key) for run in self.runs]
+        machines = {json.dumps([run.manifest.get("machine"), run.config.get("hardware")]) for run in self.runs}
+        return None if None in values or len(machines) > 1 else statistics.fmean(map(float, values))  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """All runs that may be compared with each other: same data, same schedule."""
+
+    title: str
+    cells: list[Cell]
+
+    @property
+    def runs(self) -> list[Run]:
+        return [run for cell in self.cells for run in cell.runs]
+
+    @property
+    def slug(self) -> str:
+        return re.sub(r"[^a-z0-9]+", "_", self.title.lower().replace(",", "")).strip("_")
+
+    @property
+    def data(self) -> str:
+        return self.runs[0].config["data"]["name"]
+
+    @property
+    def steps(self) -> int:
+        return self.runs[0].config["schedule"]["steps"]
+
+    @property
+    def batch_size(self) -> int:
+        return self.runs[0].config["schedule"]["batch_size"]
+
+    @property
+    def val_size(self) -> int:
+        return self.runs[0].config["data"].get("val_size") or 0
+
+    @property
+    def splits(self) -> list[str]:
+        """The splits with a measured final error, in the order train, test, val."""
+        return [split for split in ("train", "test", "val") if any(cell.error(split) for cell in self.cells)]
+
+
+def differences(dicts: list[dict[str, Any]]) -> set[str]:
+    """The keys whose values are not the same in all flat dictionaries."""
+    keys = {key for each in dicts for key in each}
+    return {key for key in keys if any(each.get(key) != dicts[0].get(key) for each in dicts)}
+
+
+def group(runs: Iterable[Run]) -> list[Protocol]:
+    """Runs by protocol and cell; of two runs of a cell with the same seed only the one finished last counts."""
+    cells: dict[str, dict[tuple[str, int | None], dict[int, Run]]] = {}
+    for run in sorted(runs, key=lambda run: str(run.manifest.get("finished"))):
+        cells.setdefault(run.protocol, {}).setdefault((run.arch, run.depth), {})[run.seed] = run
+    configs = {key: dict(flatten(json.loads(key))) for key in cells}
+    titles = {key: title(config) for key, config in configs.items()}
+    protocols = []
+    for key in sorted(
+        cells, key=lambda key: (configs[key]["data.name"], -configs[key]["schedule.steps"], titles[key], key)
+    ):
+        twins = [configs[other] for other in cells if titles[other] == titles[key]]
+        extra = "".join(f", {name}={configs[key][name]}" for name in sorted(differences(twins)) if name in configs[key])
+        # plain first: the figure's panels stand as in v1 Fig. 6; comparators last
+        order = sorted(
+            cells[key], key=lambda cell: (cell[1] is None, not cell[0].startswith("plain"), cell[0], cell[1])
+        )
+        members = [Cell(*cell, [run for _, run in sorted(cells[key][cell].items())]) for cell in order]
+        protocols.append(Protocol(titles[key] + extra, members))
+    return protocols
+
+
+def held_out(protocol: Protocol) -> str:
+    """The split that no network has seen: test, where that is not there val."""
+    return "val" if "test" not in protocol.splits and "val" in protocol.splits else "test"

@@ -1,0 +1,161 @@
+"""The LightningModule around every network: loss, errors, SGD and the schedule."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from pytorch_lightning.core.optimizer import LightningOptimizer
+from torch import Tensor
+
+from resnet_repro.data.device_batches import DeviceBatches
+from resnet_repro.data.options import measures_top5
+from resnet_repro.networks.build import build
+from resnet_repro.training.cuda_graph import WholeStep, WholeStepSGD
+from resnet_repro.training.metrics import LossAndError
+from resnet_repro.training.process_group import share_buffers
+from resnet_repro.training.schedule import WARMUP_JUDGED_EVERY, Plateau, last_rate, learning_rate
+
+
+def parameter_groups(net: torch.nn.Module, *, decay: str) -> list[dict[str, Any]]:
+    """The parameters for an optimiser, by whether weight decay acts on them.
+
+    Args:
+        decay: "all"; or "weights", which are the weights of convolutions and linear layers (every parameter of two
+            dimensions or more) and neither batch norm's parameters nor biases.
+    """
+    if decay == "all":
+        return [{"params": list(net.parameters())}]
+    weights, others = ([p for p in net.parameters() if (p.ndim > 1) == is_weight] for is_weight in (True, False))
+    return [{"params": weights}, {"params": others, "weight_decay": 0.0}]
+
+
+class LitClassifier(pl.LightningModule):
+    """Trains the network that a job's config describes.
+
+    Args:
+        config: a resolved job config (`resnet_repro.runs.job.resolve`).
+        splits: names of the evaluated splits, in the order of the validation data loaders.
+    """
+
+    def __init__(self, config: dict[str, Any], *, splits: list[str]) -> None:
+        super().__init__()
+        self.save_hyperparameters(logger=False)  # plain containers: a checkpoint loads with weights_only=True
+        self.schedule = config["schedule"]
+        self.net = build(config)
+        self.splits = splits
+        self.train_metric, self.warmup_metric = LossAndError(), LossAndError()
+        self.whole_step_metric = LossAndError()
+        self.eval_metrics = torch.nn.ModuleList(LossAndError(top5=measures_top5(config)) for _ in splits)
+        self.trains_on = config.get("init_from") is not None
+        self.automatic_optimization = not config["hardware"]["graph"]  # else `WholeStep` does it all
+        self.whole_step: WholeStep | None = None
+        self.lr = 0.0
+        """Rate of the newest update."""
+        self.warmup_ended_at: int | None = None
+        """Step at which v1's warm-up saw the training error fall below its threshold."""
+        self.plateau = Plateau()
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n classes"]:
+        return self.net(x)
+
+    def training_step(self, batch: Sequence[Tensor] | Tensor, batch_idx: int) -> Tensor:
+        if isinstance(batch, Tensor):
+            return self._whole_steps(batch)
+        images, labels = batch
+        logits = self.net(images)
+        loss = F.cross_entropy(logits, labels)
+        self.train_metric.update(logits.detach(), labels, loss.detach())
+        if self.awaits_error:
+            self.warmup_metric.update(logits.detach(), labels, loss.detach())
+        return loss
+
+    def _whole_steps(self, choices: Int[Tensor, "steps k batch"]) -> Tensor:
+        """Take a step with the batch of each of these random choices; the loss of the last.
+
+        What Lightning does around a step of its own, 1.5 ms, a GPU would wait for at every one.
+        """
+        optimizer = self.optimizers()
+        assert isinstance(optimizer, LightningOptimizer)
+        if self.whole_step is None:
+            assert isinstance(optimizer.optimizer, WholeStepSGD)
+            batches = self.trainer.train_dataloader
+            assert isinstance(batches, DeviceBatches)
+            self.whole_step = WholeStep(
+                self.net, optimizer.optimizer, batches.batch, choices[0], self.whole_step_metric
+            )
+        for each in choices:
+            self.lr = self._rate()
+            self.whole_step.set_inputs(each, self.lr)
+            optimizer.step()  # by Lightning's hand, which counts
+        measured = self.whole_step.take_measured()
+        self.train_metric.merge_state(measured)
+        if self.awaits_error:
+            self.warmup_metric.merge_state(measured)
+        return self.whole_step.loss
+
+    def validation_step(self, batch: Sequence[Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
+        images, labels = batch
+        logits = self.net(images)
+        metric = self.eval_metrics[dataloader_idx]
+        assert isinstance(metric, LossAndError)
+        metric.update(logits, labels, F.cross_entropy(logits, labels))
+
+    def on_validation_start(self) -> None:
+        share_buffers(self.net)
+
+    # --- optimiser and schedule ---------------------------------------------------------------------------------------
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        s = self.schedule
+        options = {key: s[key] for key in ("lr", "momentum", "weight_decay", "nesterov")}
+        groups = parameter_groups(self.net, decay=s["decay"])
+        if self.automatic_optimization:
+            return torch.optim.SGD(groups, **options)
+        return WholeStepSGD(groups, **options, fused=True)  # its rate may be a tensor on the device
+
+    @property
+    def awaits_error(self) -> bool:
+        """Whether v1's warm-up still waits for the training error to fall."""
+        warmup = self.schedule["warmup"]
+        return bool(warmup) and "until_error" in warmup and self.warmup_ended_at is None and not self.trains_on
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        if self.awaits_error and self.global_step and self.global_step % WARMUP_JUDGED_EVERY == 0:
+            self._judge_warmup()
+        if self.automatic_optimization:
+            self.lr = self._rate()
+            for group in self.trainer.optimizers[0].param_groups:
+                group["lr"] = self.lr
+
+    def _rate(self) -> float:
+        """Of the next update."""
+        if self.trains_on:
+            return last_rate(self.schedule)
+        return learning_rate(
+            self.global_step, self.schedule, warmup_ended_at=self.warmup_ended_at, num_drops=self.plateau.num_drops
+        )
+
+    def _judge_warmup(self) -> None:
+        """End v1's warm-up once the error over its last batches is below its threshold."""
+        if self.warmup_metric.compute()["error"] < self.schedule["warmup"]["until_error"]:
+            self.warmup_ended_at = self.global_step
+        self.warmup_metric.reset()
+
+    def on_validation_epoch_end(self) -> None:
+        """Judge a plateau by the validation error of all ranks' images, so that all judge alike.
+
+        [open: v1 does not say whether it is the training or the validation error that plateaus]
+        """
+        if self.schedule["shape"] == "plateau":
+            metric = self.eval_metrics[self.splits.index("val")]
+            assert isinstance(metric, LossAndError)
+            self.plateau = self.plateau.after(float(metric.compute()["error"]), **self.schedule["plateau"])
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint |= {"warmup_ended_at": self.warmup_ended_at, "plateau": list(self.plateau)}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.warmup_ended_at, self.plateau = checkpoint["warmup_ended_at"], Plateau(*checkpoint["plateau"])

@@ -1,0 +1,85 @@
+"""Which device a job runs on, and the number format that is faster there."""
+
+import contextlib
+import ctypes
+import platform
+import sys
+from typing import Any
+
+import torch
+from torch import nn
+
+from resnet_repro.errors import UserError
+from resnet_repro.networks.fused import find_compiler, kernels
+from resnet_repro.networks.resnet import ResNet
+from resnet_repro.networks.unit import ResidualUnit
+
+
+def settle(hardware: dict[str, Any]) -> dict[str, Any]:
+    """The hardware config with every `auto` decided for this machine.
+
+    bf16 autocast (weights and batch-norm statistics stay float32) is taken where the device multiplies bf16 natively,
+    channels_last where that is so or the CPU is an x86, fused batch norms where one thread of such a CPU computes in
+    channels_last under Linux and a C compiler is found: measured faster for every net of the papers, see benchmarks/.
+    [deviates: the papers trained in float32; `hardware.precision=32-true` does]
+
+    Raises:
+        UserError: where a GPU is asked for and none is there, fused batch norms that cannot be had, or where the C
+            compiler fails that `auto` has found.
+    """
+    accelerator = hardware["accelerator"]
+    if accelerator == "auto":
+        accelerator = "gpu" if torch.cuda.is_available() else "cpu"
+    if accelerator == "gpu" and not torch.cuda.is_available():
+        raise UserError("hardware=gpu needs a CUDA device that PyTorch can use, and there is none; use hardware=cpu")
+    native_bf16 = _has_native_bf16(accelerator)
+    on_x86 = accelerator == "cpu" and platform.machine() in ("x86_64", "AMD64")
+    settled = {**hardware, "accelerator": accelerator}
+    if settled["precision"] == "auto":
+        settled["precision"] = "bf16-mixed" if native_bf16 else "32-true"
+    if settled["channels_last"] == "auto":
+        settled["channels_last"] = native_bf16 or on_x86
+    if settled["graph"] and accelerator != "gpu":
+        raise UserError("hardware.graph=true needs a CUDA device; leave it out on a CPU")
+    fusable = accelerator == "cpu" and settled["channels_last"] and not settled["compile"]
+    if settled["fused"] == "auto":
+        measured = on_x86 and sys.platform == "linux" and settled["num_threads"] == 1
+        settled["fused"] = fusable and measured and find_compiler() is not None
+    elif settled["fused"] and not fusable:
+        raise UserError("hardware.fused=true needs a CPU and hardware.channels_last=true; use hardware.fused=auto")
+    if settled["fused"]:
+        kernels()  # fails here or not at all: a run without would be another, with other last digits
+    return settled
+
+
+def compile_regions(net: nn.Module) -> None:
+    """Have torch.compile compile every residual unit, the stem and the head; another library's network whole.
+
+    Units of one shape share their code, so that compiling takes as long at depth 1001 as at 20.
+    """
+    import torch._dynamo  # takes a second
+
+    torch._dynamo.config.recompile_limit = 64  # shapes of units, times training and evaluation, times batch sizes
+    regions = [net]
+    if isinstance(net, ResNet):
+        regions = [net.stem, net.head, *(module for module in net.modules() if isinstance(module, ResidualUnit))]
+    for region in regions:
+        region.compile(dynamic=False)
+
+
+def keep_freed_memory() -> None:
+    """Have the C library keep freed activations for the next step instead of giving them back to the system.
+
+    Tensors of megabytes otherwise come as fresh pages at every step, thousands of page faults: 3 % of a CPU step.
+    """
+    with contextlib.suppress(AttributeError, OSError):  # only the GNU C library has mallopt
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(-3, 32 * 2**20)  # M_MMAP_THRESHOLD, its largest value
+        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
+
+
+def _has_native_bf16(accelerator: str) -> bool:
+    if accelerator == "gpu":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))

@@ -1,0 +1,167 @@
+"""What each layer of a network does: how strong its responses [v1 Sec. 4.2] and its gradients [v1 Sec. 4.1] are."""
+
+import csv
+from collections.abc import Iterable
+from contextlib import ExitStack
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+from resnet_repro.networks.resnet import ResNet
+from resnet_repro.networks.unit import ResidualUnit
+from resnet_repro.runs.folder import replacing
+from resnet_repro.training.classifier import LitClassifier
+
+
+class Layer(NamedTuple):
+    """A convolution of the stem or of a residual branch; those of shortcuts and gates are none, as in the depth.
+
+    Of a comparator any convolution, in the order in which its library names them.
+    """
+
+    number: int
+    """From the image on, as the depth counts them: the stem is 1."""
+    name: str
+    conv: nn.Conv2d
+    norm: nn.BatchNorm2d | None
+    """The batch norm that reads its output before any ReLU and before the addition; None where there is none or, as
+    of a comparator, it is not known."""
+
+
+def layers(net: nn.Module) -> list[Layer]:
+    """All of them, in the order in which an image meets them."""
+    names = {module: name for name, module in net.named_modules()}
+    if not isinstance(net, ResNet):
+        convs = [module for module in names if isinstance(module, nn.Conv2d)]
+        return [Layer(number, names[conv], conv, None) for number, conv in enumerate(convs, start=1)]
+    branches = [net.stem, *(module.residual for module in net.modules() if isinstance(module, ResidualUnit))]
+    pairs = [pair for branch in branches for pair in pairwise([*branch, None]) if isinstance(pair[0], nn.Conv2d)]
+    return [
+        Layer(number, names[conv], conv, after if isinstance(after, nn.BatchNorm2d) else None)
+        for number, (conv, after) in enumerate(pairs, start=1)
+    ]
+
+
+# --- responses --------------------------------------------------------------------------------------------------------
+
+
+class ChannelMoments:
+    """Mean and variance of every channel of a module's outputs, over all images and pixels so far."""
+
+    def __init__(self) -> None:
+        self.num, self.sum, self.square_sum = 0, torch.zeros(()), torch.zeros(())
+
+    def add(self, module: nn.Module, inputs: Any, output: Tensor) -> None:
+        """As a forward hook."""
+        var, mean = (t.double().cpu() for t in torch.var_mean(output, (0, 2, 3), correction=0))
+        num = output.numel() // output.shape[1]
+        self.num += num
+        self.sum = self.sum + num * mean
+        self.square_sum = self.square_sum + num * (var + mean**2)
+
+    @property
+    def mean(self) -> Tensor:
+        return self.sum / self.num
+
+    @property
+    def var(self) -> Tensor:
+        return (self.square_sum / self.num - self.mean**2).clamp(min=0)
+
+    def std_after(self, norm: nn.BatchNorm2d | None) -> float:
+        """Standard deviation over the whole layer, behind the batch norm: per channel, that is a scale and a shift."""
+        mean, var = self.mean, self.var
+        if norm is not None:
+            assert norm.running_mean is not None
+            assert norm.running_var is not None
+            gamma, beta, running_mean, running_var = (
+                t.detach().double().cpu() for t in (norm.weight, norm.bias, norm.running_mean, norm.running_var)
+            )
+            scale = gamma / (running_var + norm.eps).sqrt()
+            mean, var = scale * (mean - running_mean) + beta, scale**2 * var
+        return float((var.mean() + mean.var(correction=0)).sqrt())
+
+
+@torch.no_grad()
+def response_stds(net: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> list[tuple[Layer, float]]:
+    """Standard deviation of every 3x3 layer's response: behind its batch norm, before ReLU or addition. [v1 Fig. 7]
+
+    The network is evaluated in the number format of its weights and left as it was. The hooks sit at the convolutions,
+    so it does not matter what does the batch norm and whether that does ReLU and addition as well.
+
+    [open: v1 does not say whether the deviation is over a layer or a mean over its channels: here over the layer]
+    [open: in v2 the last convolution of a unit has no batch norm behind it, as in the other orders whose F does not end
+    in one: there it is the convolution's own output, which is what is added]
+    [open: the papers measure none of the comparators: of these it is every 3x3 convolution's own output]
+    [open: v1's networks of basic units have no other than 3x3 layers; of a bottleneck the 1x1 layers are left out]
+
+    Args:
+        batches: images as the network reads them, and their labels, which are not used.
+    """
+    measured = [layer for layer in layers(net) if layer.conv.kernel_size == (3, 3)]
+    moments = [ChannelMoments() for _ in measured]
+    was_training = net.training
+    net.eval()
+    try:
+        with ExitStack() as hooks:
+            for layer, each in zip(measured, moments, strict=True):
+                hooks.callback(layer.conv.register_forward_hook(each.add).remove)
+            for images, _ in batches:
+                net(images)
+    finally:
+        net.train(was_training)
+    return [(layer, each.std_after(layer.norm)) for layer, each in zip(measured, moments, strict=True) if each.num]
+
+
+def write_responses(path: Path, net: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+    """responses.csv: a row a 3x3 layer."""
+    rows = [(layer.number, layer.name, f"{std:.6g}") for layer, std in response_stds(net, batches)]
+    _write(path, ["layer", "name", "std"], rows)
+
+
+# --- gradients --------------------------------------------------------------------------------------------------------
+
+
+class GradientNorms(pl.Callback):
+    """Notes the L2 norm of every layer's gradient, and of its weight, at five steps from the first to the last.
+
+    It reads what the backward pass has left, without weight decay, and changes nothing: no weight, no generator.
+    """
+
+    def __init__(self, *, steps: int) -> None:
+        self.moments = {max(1, round(steps * part)) for part in (0, 0.25, 0.5, 0.75, 1)}
+        self.rows: list[tuple[int, int, str, float, float]] = []
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.rows = state_dict["rows"]
+
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, module: pl.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        step = trainer.global_step + 1
+        if step not in self.moments:
+            return
+        assert isinstance(module, LitClassifier)
+        for layer in layers(module.net):
+            if layer.conv.weight.grad is None:  # a comparator may have layers that it does not use
+                continue
+            norm, weight_norm = float(layer.conv.weight.grad.norm()), float(layer.conv.weight.detach().norm())
+            self.rows.append((step, layer.number, layer.name, norm, weight_norm))
+
+    def write(self, path: Path) -> None:
+        """gradients.csv: a row a step and layer."""
+        rows = [(*where, f"{norm:.6g}", f"{weight:.6g}") for *where, norm, weight in self.rows]
+        _write(path, ["step", "layer", "name", "norm", "weight_norm"], rows)
+
+
+def _write(path: Path, columns: list[str], rows: list[tuple[Any, ...]]) -> None:
+    with replacing(path) as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows(rows)

@@ -1,0 +1,175 @@
+"""The record of a finished run: what was asked, on what it ran, and what came out."""
+
+import hashlib
+import math
+import os
+import platform
+import resource
+import shlex
+import statistics
+import subprocess
+import sys
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import psutil
+import torch
+from torch import nn
+
+from resnet_repro.errors import first_words
+from resnet_repro.runs.folder import RunDir, read_json
+from resnet_repro.runs.job import Config
+from resnet_repro.training.recorder import Recorder
+from resnet_repro.training.schedule import log_every
+
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "timm",
+    "pytorch-lightning",
+    "torchmetrics",
+    "hydra-core",
+    "wandb",
+    "numpy",
+    "resnet_repro",
+)
+
+
+def of_run(
+    folder: RunDir,
+    job: Config,
+    config: Config,
+    net: nn.Module,
+    recorder: Recorder,
+    *,
+    step: int,
+    num_images: dict[str, int],
+) -> dict[str, Any]:
+    """What a finished run says of itself; all but its commit, which the run noted when it began.
+
+    Args:
+        config: the job's, with the hardware that it ran on.
+        num_images: that each split was evaluated on.
+    """
+    schedule = config["schedule"]
+    accelerator, begun = config["hardware"]["accelerator"], read_json(folder.begun)
+    return {
+        "name": job["name"],
+        "state": "done",
+        "config": config,
+        "departures": job["departures"],
+        "results": {
+            "step": step,
+            "diverged_at": recorder.diverged_at,
+            **{key: _finite(value) for key, value in recorder.results.items() if "/loss" in key or "/error" in key},
+            "num_train_images": log_every(schedule) * schedule["batch_size"],  # that train/error is measured on
+            **{f"num_{split}_images": number for split, number in num_images.items()},
+        },
+        "num_parameters": sum(p.numel() for p in net.parameters()),
+        "weights_sha256": weights_sha256(net),
+        "begun_with_weights": begun.get("begun_with_weights"),
+        "data_checksum": begun["data_checksum"],
+        "code_sha256": begun["code_sha256"],
+        "packages": {name: version(name) for name in PACKAGES},
+        "machine": machine(accelerator),
+        "wall_time_s": round(recorder.elapsed_s, 1),
+        "first_step_s": recorder.first_step_s,
+        "images_per_s": round(statistics.median(recorder.rates), 1) if recorder.rates else None,
+        "peak_memory_mb": peak_memory_mb(accelerator),
+        "group": job["group"],
+        "command": job["command"],
+        "started": recorder.started,
+        "finished": datetime.now().astimezone().isoformat(timespec="seconds"),
+    }
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None  # a diverged run's loss: JSON has no word for it
+
+
+def weights_sha256(net: nn.Module) -> str:
+    """SHA-256 over names, shapes and bytes of every weight and buffer: equal if and only if the networks are."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(net.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+class Commit(NamedTuple):
+    """The commit that the code is of."""
+
+    name: str | None
+    """"+" behind it where files differ from it; None where it could not be had."""
+    why_none: str | None = None
+    """The reason, and what helps."""
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What a manifest adds to say why it has no commit."""
+        return {} if self.why_none is None else {"why_no_commit": self.why_none}
+
+
+def git_commit(here: Path = Path(__file__).parent) -> Commit:
+    """The commit of the checkout that this package, or the one in another folder, is in."""
+    kept = {
+        key: value for key, value in os.environ.items() if key not in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
+    }
+
+    def git(*args: str) -> str:
+        command = ["git", "-C", str(here), *args]
+        return subprocess.run(
+            command, capture_output=True, text=True, check=True, env=kept | {"LC_ALL": "C"}
+        ).stdout.strip()
+
+    try:
+        if not git("ls-files", "manifest.py"):
+            return Commit(None, f"{here} is an installed copy and no checkout: run the code of a checkout")
+        commit = git("rev-parse", "--verify", "HEAD")
+    except FileNotFoundError:
+        return Commit(None, "git is not installed: install it")
+    except OSError as error:
+        return Commit(None, f"git does not start ({first_words(error)}): mend that")
+    except subprocess.CalledProcessError as error:
+        return Commit(None, _why_git_refuses(error, here))
+    try:
+        return Commit(commit + "+" * bool(git("status", "--porcelain", "--untracked-files=no")))
+    except (OSError, subprocess.CalledProcessError):  # killed, say
+        return Commit(commit + "+")
+
+
+def _why_git_refuses(error: subprocess.CalledProcessError, here: Path) -> str:
+    repository = next((folder for folder in (here, *here.parents) if (folder / ".git").exists()), None)
+    if repository is None:
+        return f"{here} is in no git repository: run the code of a checkout"
+    if "dubious ownership" in error.stderr:
+        allow = f"git config --global --add safe.directory {shlex.quote(str(repository))}"
+        return f"git reads no repository of another user, as {repository} is: `{allow}` allows it"
+    if "Needed a single revision" in error.stderr:
+        return f"the repository {repository} has no commit yet: make one"
+    said = (
+        first_words(Exception(error.stderr.removeprefix("fatal: "))) if error.stderr else f"status {error.returncode}"
+    )
+    return f"the repository {repository} is damaged ({said}): clone it again"
+
+
+def machine(accelerator: str) -> dict[str, Any]:
+    """What a reader of a result wants to know of the machine that it was made on."""
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return {
+        "cpu": capabilities.get("cpu_name") or platform.processor() or platform.machine(),
+        "cores": psutil.cpu_count(logical=False) or psutil.cpu_count(),
+        "gpu": torch.cuda.get_device_name() if accelerator == "gpu" else None,
+        "os": platform.platform(),
+        "python": platform.python_version(),
+    }
+
+
+def peak_memory_mb(accelerator: str) -> float:
+    """Of the GPU where one trained, else of the process."""
+    if accelerator == "gpu":
+        return round(torch.cuda.max_memory_allocated() / 2**20, 1)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB, on macOS bytes
+    return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)

@@ -1,0 +1,1 @@
+"""Other libraries' weights in our networks, and ours in theirs."""

@@ -1,0 +1,100 @@
+"""The copies of a bucket's shards: few, exact, gone with their process, and over a bad line."""
+
+import re
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from resnet_repro.data import shards
+from resnet_repro.data.bucket import PATIENCE, at
+from resnet_repro.data.shard_batches import PackedFiles, StreamedSource
+from resnet_repro.data.shards import AtHand, read_index
+from resnet_repro.errors import UserError
+from tests.data.test_streaming import batches, source
+from tests.helpers.s3_server import BadLine, S3Server
+
+
+def epoch(found: StreamedSource) -> list[torch.Tensor]:
+    return [y for _, y in batches(found, num_steps=5)]
+
+
+def test_an_epoch_copies_each_shard_once_and_keeps_no_more_than_it_may(s3_server: S3Server, bucket: str) -> None:
+    """With room for two windows, which is what a run has to have."""
+    found = source(bucket, window=2, cache_gb=1)
+    files = found.photos.paths
+    assert isinstance(files, PackedFiles)
+    at_hand = files.shards
+    at_hand.num_kept = 8
+    for _ in batches(found, num_steps=5):
+        assert len(at_hand._kept) <= 8
+    used = {*files.of(found.epoch(0, seed=3, batch_size=4).ravel()).tolist()}
+    assert len(used) > 8
+    assert at_hand.num_fetched == len(used)
+
+
+def test_a_cache_of_one_shard_gives_the_same_batches(s3_server: S3Server, packed_photos: Path, bucket: str) -> None:
+    here, there = source(packed_photos), source(bucket)
+    files = there.photos.paths
+    assert isinstance(files, PackedFiles)
+    files.shards.num_kept = 1
+    assert all(map(torch.equal, epoch(here), epoch(there)))
+
+
+def test_copies_have_no_name_and_go_with_the_process(s3_server: S3Server, bucket: str, tmp_path: Path) -> None:
+    code = (
+        "import os, sys; from resnet_repro.data.shards import AtHand, at, read_index; storage = at(sys.argv[1]); "
+        "shards = read_index(storage).splits['train'].shards; "
+        "hand = AtHand(storage, shards, cache_gb=1, folder=sys.argv[2], num_threads=1, num_needed=1); "
+        "print(len(hand[0].image(0)), os.listdir(sys.argv[2])); sys.stdout.flush(); os.kill(os.getpid(), 9)"
+    )
+    result = subprocess.run([sys.executable, "-c", code, bucket, tmp_path], capture_output=True, text=True, check=False)
+    assert re.fullmatch(r"\d+ \[\]\n", result.stdout), result.stderr
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_transfer_that_breaks_off_goes_on_where_it_did(
+    s3_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = np.random.default_rng(0).bytes(3 * 2**20)
+    (tmp_path / "shard.bin").write_bytes(content)
+    url = s3_server.put(tmp_path, "large")
+    line = BadLine(s3_server.url, num_cuts=2, after=1_500_000)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", line.url)
+    assert at(url).read("shard.bin") == content
+    assert line.num_cuts == 0
+    line.num_cuts, line.after = 99, 500_000
+    with pytest.raises(UserError, match="out of reach"):
+        at(url).read("shard.bin")
+
+
+def test_an_outage_of_seconds_ends_no_run(s3_server: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    line = BadLine(s3_server.url)
+    line.is_down = True
+    monkeypatch.setenv("AWS_ENDPOINT_URL", line.url)
+    with pytest.raises(UserError, match="out of reach"):
+        at(bucket).read(shards.INDEX)
+    mended = threading.Timer(5, setattr, (line, "is_down", False))
+    mended.start()
+    assert at(bucket, patience=PATIENCE).read(shards.INDEX)
+    assert mended.finished.is_set()
+
+
+def test_a_shard_that_is_not_what_was_packed_is_named(s3_server: S3Server, packed_photos: Path) -> None:
+    url = s3_server.put(packed_photos, "damaged")
+    shard = read_index(at(url)).splits["train"].shards[0]
+    s3_server.client.put_object(Bucket="photos", Key=f"damaged/{shard.name}", Body=b"x" * shard.num_bytes)
+    with pytest.raises(UserError, match=rf"^s3://photos/damaged/{shard.name} is not what was packed: copy it there"):
+        source(url).photos.paths[0].read_bytes()
+
+
+def test_copies_that_find_no_room_are_told_so(s3_server: S3Server, bucket: str, tmp_path: Path) -> None:
+    storage = at(bucket)
+    shards = read_index(storage).splits["train"].shards
+    at_hand = AtHand(storage, shards, cache_gb=1, folder=str(tmp_path / "nowhere"), num_threads=1, num_needed=1)
+    with pytest.raises(UserError, match=r"can be kept in .*nowhere \(No such file or directory\): free some space"):
+        at_hand[0]

@@ -1,0 +1,170 @@
+"""Shards in a bucket: the same run as from a folder, on little disk, over a bad line; one line where it cannot be."""
+
+import os
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from resnet_repro.data import shards
+from resnet_repro.data.bucket import at
+from resnet_repro.errors import UserError
+from resnet_repro.runs.folder import read_json
+from resnet_repro.training.checkpoints import Checkpoint, Stopped
+from resnet_repro.training.run import run
+from tests.data.test_pack import packed
+from tests.data.test_streaming import NUM, prepared
+from tests.helpers import commands
+from tests.helpers.photo_files import MINI, needs_mini
+from tests.helpers.photo_runs import run_rank
+from tests.helpers.runs import interrupt_at
+from tests.helpers.s3_server import BadLine, S3Server
+from tests.training.test_ddp import in_ranks
+
+SHORT = ("schedule.steps=9", "schedule.batch_size=4", "schedule.eval_every=3")
+
+
+def smallest_cache(url: str, *options: str, outputs: Path) -> str:
+    """The option that a run with none is told to use."""
+    with pytest.raises(UserError, match=r"data\.cache_gb=0 holds too few of s3://") as error:
+        run(prepared(outputs, url, *options, "data.cache_gb=0"))
+    return "data.cache_gb=" + str(error.value).split("give at least ")[1].split(",")[0]
+
+
+# --- runs -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_from_a_bucket_equals_the_one_from_a_folder_bitwise(
+    s3_server: S3Server, packed_photos: Path, bucket: str, tmp_path: Path
+) -> None:
+    here, there = (
+        run(prepared(tmp_path / name, where, *SHORT)) for name, where in (("here", packed_photos), ("there", bucket))
+    )
+    assert here["weights_sha256"] == there["weights_sha256"]
+    assert here["results"] == there["results"]
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_from_a_bucket_where_it_stopped_with_a_folder(
+    s3_server: S3Server, packed_photos: Path, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run(prepared(tmp_path / "whole", packed_photos, *SHORT))
+    path = prepared(tmp_path / "again", packed_photos, *SHORT)
+    with monkeypatch.context() as patch:
+        interrupt_at(7, patch)
+        with pytest.raises(Stopped, match="stopped at step 7"):
+            run(path)
+    again = run(prepared(tmp_path / "again", bucket, *SHORT))
+    assert again["weights_sha256"] == whole["weights_sha256"]
+
+
+def run_rank_with(variables: dict[str, str], path: Path, job: dict[str, Any], rank: Any) -> None:
+    """A server of processes that another test has started knows the environment of that time."""
+    os.environ.update(variables)
+    run_rank(path, job, rank)
+
+
+@needs_mini
+@pytest.mark.slow
+def test_two_ranks_train_from_a_bucket_what_they_train_from_a_folder(s3_server: S3Server, tmp_path: Path) -> None:
+    mini = packed(MINI, tmp_path / "packed", shard_mb=0.3)
+    options = ("schedule.steps=42", "hardware.devices=2", "hardware.accelerator=cpu", "data.shuffle=100")
+    weights = []
+    for name, where in (("here", mini), ("there", s3_server.put(mini, "mini"))):
+        path = prepared(tmp_path / name, where, *options)
+        in_ranks(2, partial(run_rank_with, s3_server.variables), path)
+        weights.append(read_json(path / "manifest.json")["weights_sha256"])
+    assert len(set(weights)) == 1
+
+
+def test_a_run_whose_bucket_goes_out_of_reach_ends_in_one_line_and_goes_on_bit_for_bit(
+    s3_server: S3Server, packed_photos: Path, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = (*SHORT, "data.shuffle=2", "hardware.checkpoint_steps=2")
+    options += (smallest_cache(bucket, *options, outputs=tmp_path / "refused"),)
+    whole = run(prepared(tmp_path / "whole", packed_photos, *options))
+    line = BadLine(s3_server.url)
+    path = prepared(tmp_path / "again", bucket, *options)
+    on_batch_end = Checkpoint.on_train_batch_end
+
+    def cut(self: Checkpoint, trainer, *arguments) -> None:
+        on_batch_end(self, trainer, *arguments)
+        line.is_down = trainer.global_step >= 4
+
+    with monkeypatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", line.url)
+        patch.setenv("AWS_MAX_ATTEMPTS", "1")
+        patch.setattr(Checkpoint, "on_train_batch_end", cut)
+        with pytest.raises(UserError, match="out of reach"):
+            run(path)
+    again = run(path)
+    assert again["weights_sha256"] == whole["weights_sha256"]
+
+
+# --- refusals ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_command_reads_the_bucket_before_the_start_without_torch(
+    s3_server: S3Server, bucket: str, tmp_path: Path
+) -> None:
+    asked = ("data=imagenet_streaming", "depth=18", "logger=csv", "schedule.batch_size=4")
+    status, said, modules = commands.imported_modules(*asked, f"data.root={bucket}", "plan=true", home=tmp_path)
+    assert status == 0, said
+    assert f"num_train={NUM}__num_classes=2" in said
+    assert "torch" not in modules
+    status, said, modules = commands.imported_modules(*asked, "data.root=s3://nothing/there", home=tmp_path)
+    assert status == 2
+    assert "data.root=s3://nothing/there: there is no bucket nothing: make it, or give another" in said
+    assert said.strip().count("\n") == 0
+    assert "torch" not in modules
+
+
+@pytest.mark.parametrize(
+    ("variables", "where", "reason"),
+    [
+        ({}, "s3://nothing/there", "there is no bucket nothing: make it, or give another"),
+        ({}, "s3://photos/elsewhere", "has no shards.json: give what `python -m resnet_repro pack SRC DEST` made"),
+        ({"AWS_SECRET_ACCESS_KEY": "wrong"}, "", "the credentials are refused (SignatureDoesNotMatch): set AWS_ACCESS"),
+        ({"AWS_ACCESS_KEY_ID": "wrong"}, "", "the credentials are refused (InvalidAccessKeyId): set AWS_ACCESS_KEY_ID"),
+        ({"AWS_PROFILE": "nobody"}, "", "no credentials (The config profile (nobody) could not be found): set AWS_"),
+        (
+            {"AWS_ACCESS_KEY_ID": None, "AWS_SECRET_ACCESS_KEY": None},
+            "",
+            "no credentials (Unable to locate credentials)",
+        ),
+        (
+            {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"},
+            "",
+            "check the network, and AWS_ENDPOINT_URL where it is not Amazon",
+        ),
+        ({"AWS_ENDPOINT_URL": "127.0.0.1:9"}, "", "Invalid endpoint: 127.0.0.1:9: set AWS_ENDPOINT_URL to http://HOST"),
+    ],
+)
+def test_a_bucket_that_cannot_be_read_is_refused_in_one_line(
+    variables: dict[str, str | None],
+    where: str,
+    reason: str,
+    s3_server: S3Server,
+    bucket: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.delenv(name, raising=False)
+        if value is not None:
+            monkeypatch.setenv(name, value)
+    with pytest.raises(UserError) as error:
+        shards.count(where or bucket)
+    assert f"data.root={where or bucket}" in str(error.value)
+    assert reason in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_bucket_without_boto3_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "boto3", None)
+    with pytest.raises(UserError) as error:
+        at("s3://photos/some/where")
+    assert str(error.value) == (
+        "data.root=s3://photos/some/where needs boto3: pip install 'resnet_repro[streaming]', or give a folder"
+    )

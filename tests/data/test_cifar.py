@@ -1,0 +1,230 @@
+"""CIFAR in small: files in the official layouts, with a row of their own in the table and so their own checksums."""
+
+import hashlib
+import io
+import os
+import pickle
+import struct
+import tarfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from resnet_repro.data import cifar
+from resnet_repro.data.cifar import File, Form
+from resnet_repro.data.image_set import Images
+from resnet_repro.errors import UserError
+
+RNG = np.random.default_rng(0)
+X = RNG.integers(0, 256, (60, 3072), dtype=np.uint8)
+COARSE, FINE = RNG.integers(0, 20, 60), RNG.integers(0, 100, 60)
+BATCHES = [slice(0, 20), slice(20, 40), slice(40, 60)]  # two training files, one test file
+
+
+def binary_file(batch: slice, label_bytes: int) -> bytes:
+    labels = np.stack([COARSE[batch], FINE[batch]], 1)[:, -label_bytes:].astype(np.uint8)
+    return np.hstack([labels, X[batch]]).tobytes()
+
+
+def python3_file(batch: slice, label_bytes: int) -> bytes:
+    key = b"labels" if label_bytes == 1 else b"fine_labels"
+    entries = {b"data": X[batch], key: FINE[batch].tolist(), b"filenames": [b"a.png"]}
+    return pickle.dumps(
+        entries if label_bytes == 1 else {b"coarse_labels": COARSE[batch].tolist(), **entries}, protocol=2
+    )
+
+
+def python2_file(batch: slice, label_bytes: int) -> bytes:
+    """Opcode by opcode what Python 2 wrote, as in the official files: its strings (U, T) are bytes to Python 3."""
+    key = b"labels" if label_bytes == 1 else b"fine_labels"
+    data = X[batch].tobytes()
+    array = (
+        b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
+        b"(K\x01K" + bytes([len(X[batch])]) + b"M\x00\x0c\x86cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R"
+        b"(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89T" + struct.pack("<i", len(data)) + data + b"tb"
+    )
+    labels = b"](" + b"".join(b"K" + bytes([label]) for label in FINE[batch]) + b"e"
+    return b"\x80\x02}(U\x04data" + array + b"U" + bytes([len(key)]) + key + labels + b"u."
+
+
+def md5_of(name: str, content: bytes) -> File:
+    return File(name, len(content), f"md5:{hashlib.md5(content).hexdigest()}")
+
+
+def write_form(root: Path, folder: str, contents: dict[str, bytes], decode: Callable[[str, bytes], Images]) -> Form:
+    """Folder and archive under `root`; the last file is the test file."""
+    (root / folder).mkdir()
+    for name, content in contents.items():
+        (root / folder / name).write_bytes(content)
+    archive = root / f"{folder}.tar.gz"
+    with tarfile.open(archive, "w:gz") as tar:
+        for name in reversed(contents):  # the official archives are in no order either
+            tar.add(root / folder / name, arcname=f"{folder}/{name}")
+    *train, test = (md5_of(name, content) for name, content in contents.items())
+    return Form(folder, md5_of(archive.name, archive.read_bytes()), tuple(train), test, decode)
+
+
+@pytest.fixture(params=[1, 2], ids=["cifar10", "cifar100"])
+def label_bytes(request: pytest.FixtureRequest) -> int:
+    return int(request.param)
+
+
+@pytest.fixture
+def forms(tmp_path: Path, label_bytes: int, monkeypatch: pytest.MonkeyPatch) -> tuple[Form, ...]:
+    """(Python 2 pickles, Python 3 pickles, binary), each as folder and archive in tmp_path, as data set "small"."""
+    key = b"labels" if label_bytes == 1 else b"fine_labels"
+    rows = []
+    for folder, file, decode in (
+        ("py2", python2_file, partial(cifar.decode_python, label_key=key)),
+        ("py3", python3_file, partial(cifar.decode_python, label_key=key)),
+        ("bin", binary_file, partial(cifar.decode_binary, label_bytes=label_bytes)),
+    ):
+        contents = {name: file(batch, label_bytes) for name, batch in zip(("b_1", "b_2", "test"), BATCHES, strict=True)}
+        rows.append(write_form(tmp_path, folder, contents, decode))
+    monkeypatch.setitem(cifar.DATA_SETS, "small", tuple(rows))
+    return tuple(rows)
+
+
+def locate(root: Path, *, val_size: int = 0, download: bool = False) -> cifar.Source:
+    return cifar.locate("small", root, val_size=val_size, download=download)
+
+
+def refusal(call: Callable[[], Any]) -> str:
+    with pytest.raises(UserError) as error:
+        call()
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_every_form_gives_the_same_images_from_folder_and_archive(tmp_path: Path, forms: tuple[Form, ...]) -> None:
+    checksums = set()
+    for form in forms:
+        for path in (tmp_path / form.folder, tmp_path / form.archive.name):
+            images = cifar.load(cifar.Source(path, form))
+            assert images.test is not None
+            np.testing.assert_array_equal(images.train.x, X[:40].reshape(-1, 3, 32, 32))
+            np.testing.assert_array_equal(images.test.x, X[40:].reshape(-1, 3, 32, 32))
+            np.testing.assert_array_equal(images.train.y, FINE[:40])
+            np.testing.assert_array_equal(images.test.y, FINE[40:])
+            checksums.add(images.checksum)
+    arrays: list[np.ndarray] = [X[:40], FINE[:40], X[40:], FINE[40:]]
+    assert checksums == {hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()}
+
+
+def test_reading_an_archive_leaves_nothing_on_disk(tmp_path: Path, forms: tuple[Form, ...]) -> None:
+    root = tmp_path / "archive_only"
+    root.mkdir()
+    (tmp_path / "py2.tar.gz").rename(root / "py2.tar.gz")
+    cifar.load(locate(root))
+    assert [path.name for path in root.iterdir()] == ["py2.tar.gz"]
+
+
+def test_folder_comes_before_archive_and_complete_before_both(tmp_path: Path, forms: tuple[Form, ...]) -> None:
+    assert locate(tmp_path).path.name == "py2"
+    (tmp_path / "py2" / "test").unlink()
+    assert locate(tmp_path, val_size=1).path.name == "py3"
+    (tmp_path / "py3" / "test").unlink()
+    (tmp_path / "bin" / "b_2").unlink()
+    assert locate(tmp_path, val_size=1).path.name == "py2.tar.gz"
+    for archive in tmp_path.glob("*.gz"):
+        archive.unlink()
+    assert locate(tmp_path, val_size=1) == cifar.Source(tmp_path / "py2", forms[0], has_test=False)
+    assert cifar.load(locate(tmp_path, val_size=1)).test is None
+    assert "has every training file and no test: pass data.val_size=5000" in refusal(
+        partial(locate, tmp_path, val_size=0)
+    )
+
+
+def test_root_may_be_the_official_folder_itself_or_the_folder_where_one_stands(
+    tmp_path: Path, forms: tuple[Form, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert locate(tmp_path / "bin") == cifar.Source(tmp_path / "bin", forms[2])
+    monkeypatch.chdir(tmp_path / "bin")
+    assert locate(Path()).path.resolve() == tmp_path / "bin"
+
+
+def alone(root: Path, folder: str) -> Path:
+    """`folder` moved to where nothing else is; gives the new root."""
+    (root / "alone").mkdir()
+    (root / folder).rename(root / "alone" / folder)
+    return root / "alone"
+
+
+def test_missing_training_files_are_named(tmp_path: Path, forms: tuple[Form, ...]) -> None:
+    root = alone(tmp_path, "bin")
+    (root / "bin" / "b_2").unlink()
+    assert f"{root / 'bin'} lacks b_2:" in refusal(partial(locate, root, download=True))
+    (root / "bin" / "b_1").unlink()
+    assert f"{root / 'bin'} lacks b_1, b_2:" in refusal(partial(locate, root, val_size=1))
+
+
+def test_truncated_file_is_refused_with_both_sizes(tmp_path: Path, forms: tuple[Form, ...]) -> None:
+    root = alone(tmp_path, "bin")
+    for file in (forms[2].train[1], forms[2].test):
+        path = root / "bin" / file.name
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-10_000])
+        text = refusal(partial(locate, root, val_size=1))
+        assert f"{path} has {file.size - 10_000:,} bytes" in text
+        assert f"{file.size:,}" in text.replace(f"{file.size - 10_000:,}", "")
+        path.write_bytes(whole)
+    assert locate(root).has_test
+
+
+def test_truncated_archive_is_refused(tmp_path: Path, forms: tuple[Form, ...]) -> None:
+    root = alone(tmp_path, "py2.tar.gz")
+    (root / "py2.tar.gz").write_bytes((root / "py2.tar.gz").read_bytes()[:1000])
+    assert f"{root / 'py2.tar.gz'} has 1,000 bytes" in refusal(partial(locate, root, download=True))
+
+
+def test_wrong_checksum_is_refused_in_folder_and_archive(tmp_path: Path, forms: tuple[Form, ...]) -> None:
+    for path in (tmp_path / "py2" / "test", tmp_path / "py2.tar.gz"):
+        content = bytearray(path.read_bytes())
+        content[-2] ^= 1
+        path.write_bytes(content)
+    for path in (tmp_path / "py2", tmp_path / "py2.tar.gz"):
+        assert "has the checksum md5:" in refusal(partial(cifar.load, cifar.Source(path, forms[0])))
+
+
+def test_where_nothing_is_the_way_out_is_named(tmp_path: Path, forms: tuple[Form, ...]) -> None:
+    nowhere = tmp_path / "nowhere"
+    text = refusal(partial(locate, nowhere))
+    assert all(word in text for word in (str(nowhere), "py2.tar.gz", "data.root=FOLDER", "data.download=true"))
+    assert locate(nowhere, download=True).needs_download
+    assert not nowhere.exists()
+
+
+class Hostile:
+    """Unpickled by the usual means it creates a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.path),)
+
+
+def test_hostile_pickle_is_refused_and_not_executed(tmp_path: Path) -> None:
+    evil = tmp_path / "evil"
+    content = pickle.dumps({b"data": Hostile(evil), b"labels": [0]}, protocol=2)
+    pickle.loads(content)
+    evil.rmdir()  # so it would have worked
+    form = write_form(
+        tmp_path, "py", {"b_1": content, "test": content}, partial(cifar.decode_python, label_key=b"labels")
+    )
+    for path in (tmp_path / "py", tmp_path / "py.tar.gz"):
+        text = refusal(partial(cifar.load, cifar.Source(path, form)))
+        assert f"{os.mkdir.__module__}.mkdir" in text
+        assert str(path / "b_1") in text or str(path / "test") in text
+        assert not evil.exists()
+
+
+@pytest.mark.parametrize("name", ["builtins eval", "os system", "numpy load", "numpy.core.multiarray scalar"])
+def test_no_global_but_those_of_arrays_is_found(name: str) -> None:
+    content = b"c" + name.replace(" ", "\n").encode() + b"\n."
+    pickle.Unpickler(io.BytesIO(content)).load()  # so it is well-formed
+    assert name.replace(" ", ".") in refusal(partial(cifar.decode_python, "data_batch_1", content, label_key=b"labels"))

@@ -1,0 +1,71 @@
+"""Small runs for tests: composed as `python train.py` composes them, prepared, and stopped where a test says so."""
+
+import os
+import signal
+from copy import deepcopy
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from resnet_repro.launch.checks import claim
+from resnet_repro.runs.folder import RunDir
+from resnet_repro.runs.job import make_job
+from resnet_repro.training.checkpoints import Stopped
+from resnet_repro.training.recorder import Recorder
+from resnet_repro.training.run import run
+
+CONF = Path(__file__).parents[2] / "conf"
+
+
+@cache
+def _composed(*overrides: str) -> dict[str, Any]:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = OmegaConf.to_container(compose("config", list(overrides)), resolve=True)
+    assert isinstance(config, dict)
+    return {str(key): value for key, value in config.items()}
+
+
+def composed(*overrides: str) -> dict[str, Any]:
+    """A config of the reader's own; Hydra takes a tenth of a second for one, and tests ask again and again."""
+    return deepcopy(_composed(*overrides))
+
+
+TINY = ("data=digits", "depth=8", "logger=csv", "schedule.steps=24", "schedule.eval_every=8", "schedule.log_every=3")
+
+
+def prepared(outputs: Path, *overrides: str) -> Path:
+    """A run folder as the sweep leaves it to the job's process."""
+    config = composed(*TINY, *overrides, f"outputs={outputs}")
+    job = make_job(config, usual=composed("data=digits"))
+    claim(job, group="test", command="python train.py")
+    return job.dir
+
+
+def interrupt_at(step: int, monkeypatch: pytest.MonkeyPatch, *, by: signal.Signals = signal.SIGTERM) -> None:
+    """Send this process a real signal right after the given step."""
+    original = Recorder.on_train_batch_end
+
+    def on_train_batch_end(self: Recorder, trainer: pl.Trainer, *args: Any) -> None:
+        original(self, trainer, *args)
+        if trainer.global_step == step:
+            os.kill(os.getpid(), by)
+
+    monkeypatch.setattr(Recorder, "on_train_batch_end", on_train_batch_end)
+
+
+def assert_a_stop_changes_nothing(whole: Path, parts: Path, monkeypatch: pytest.MonkeyPatch, *, step: int = 13) -> None:
+    """Of two prepared runs of the same config, one is stopped after a step and goes on: the same bits."""
+    expected = run(whole)
+    with monkeypatch.context() as patch:
+        interrupt_at(step, patch)
+        with pytest.raises(Stopped):
+            run(parts)
+    manifest = run(parts)
+    assert manifest["weights_sha256"] == expected["weights_sha256"]
+    assert manifest["results"] == expected["results"]
+    assert RunDir(parts).metrics.read_bytes() == RunDir(whole).metrics.read_bytes()

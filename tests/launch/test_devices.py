@@ -1,0 +1,134 @@
+"""How many runs share a GPU: with a stand-in for CUDA's driver, which says what GPUs there are and does no more."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from resnet_repro import machine
+from resnet_repro.launch import placement
+from resnet_repro.machine import cpu_quotas, num_cores
+from resnet_repro.networks import costs
+from resnet_repro.networks.resnet import ResNet
+from tests.helpers.commands import run
+from tests.networks.test_recompute import step
+
+DRIVER = """
+#include <stddef.h>
+#include <stdlib.h>
+int cuInit(unsigned flags) { return 0; }
+int cuDeviceGetCount(int *count) { *count = atoi(getenv("GPUS")); return 0; }
+int cuDeviceGet(int *device, int ordinal) { *device = ordinal; return 0; }
+int cuDeviceTotalMem_v2(size_t *bytes, int device) { *bytes = (size_t)(atof(getenv("GIB")) * (1 << 30)); return 0; }
+"""
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a libcuda.so.1 whose GPUs the variables GPUS and GIB describe."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("needs a C compiler")
+    folder = tmp_path_factory.mktemp("driver")
+    (folder / "cuda.c").write_text(DRIVER)
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", folder / "libcuda.so.1", folder / "cuda.c"], check=True)
+    return folder
+
+
+def train(driver: Path, *options: str, home: Path, gpus: int, gib: float) -> tuple[int, str]:
+    variables = {"LD_LIBRARY_PATH": str(driver), "GPUS": str(gpus), "GIB": str(gib)}
+    return run("train.py", *options, "logger=csv", "data.root=.", "data.download=false", home=home, variables=variables)
+
+
+@pytest.mark.parametrize(
+    ("options", "gpus", "gib", "at_a_time"),
+    [
+        (("seed=0,1,2,3,4,5,6,7",), 1, 80, min(4, num_cores())),
+        (("seed=0,1,2,3,4,5,6,7",), 1, 2.0, 1),  # 1.4 GiB each
+        (("seed=0,1,2,3,4,5,6,7", "jobs=8"), 1, 2.0, 8),
+        (("seed=0,1,2,3,4,5,6,7", "hardware=ddp_2gpu"), 4, 80, 2),
+        (("seed=0,1,2,3,4,5,6,7", "hardware=cpu"), 4, 80, num_cores()),
+    ],
+    ids=["small", "memory", "asked for", "ranks", "cpu"],
+)
+def test_small_runs_share_a_gpu_as_its_memory_and_the_cores_allow(
+    options: tuple[str, ...], gpus: int, gib: float, at_a_time: int, driver: Path, tmp_path: Path
+) -> None:
+    status, output = train(driver, "-m", "plan=true", *options, home=tmp_path, gpus=gpus, gib=gib)
+    assert status == 0, output
+    assert f", {at_a_time} at a time" in output
+
+
+def test_a_run_that_no_gpu_can_hold_is_refused_with_what_to_do(driver: Path, tmp_path: Path) -> None:
+    deep = ("depth=1001", "arch=resnet_v2", "schedule.batch_size=512")
+    status, output = train(driver, *deep, home=tmp_path, gpus=1, gib=24)
+    assert status == 2
+    assert "needs about 37.8 GiB of GPU memory and there are 24.0; use hardware.recompute=true" in output
+    status, output = train(driver, *deep, "hardware.recompute=true", home=tmp_path, gpus=1, gib=24)
+    assert "GiB" not in output
+    assert "no cifar10 in" in output  # which is what is missing next
+
+
+@pytest.mark.parametrize(
+    ("depth", "words"),
+    [
+        (20, {"shortcut": "A"}),
+        (56, {"shortcut": "none"}),
+        (29, {"shortcut": "B", "order": "full_preact", "unit": "bottleneck"}),
+    ],
+)
+@pytest.mark.parametrize("bf16", [False, True])
+def test_the_activations_reckoned_are_those_that_autograd_keeps(depth: int, words: dict[str, str], bf16: bool) -> None:
+    net = ResNet(depth=depth, family="cifar", num_classes=10, **words)
+    _, num_bytes = step(net, bf16=bf16)
+    weights = (2 if bf16 else 4) * sum(p.numel() for p in net.parameters())  # autocast's copies are kept, too
+    asked = {"unit": words.get("unit", "auto"), "shortcut": words["shortcut"]}
+    reckoned = costs.kept_activations(depth, family="cifar", image_size=32, **asked) * (2 if bf16 else 4)
+    assert (num_bytes - weights) / 16 == pytest.approx(reckoned, rel=0.1)
+
+
+def write_groups(folder: Path, groups: str, files: dict[str, str]) -> dict[str, Path]:
+    """What Linux shows a process of its control groups."""
+    for name, content in {"groups": groups, **files}.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(content)
+    return {"groups": folder / "groups", "mount": folder}
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "quotas"),
+    [
+        ("0::/\n", {"cpu.max": "150000 100000\n"}, [1.5]),
+        ("0::/\n", {"cpu.max": "max 100000\n"}, []),
+        ("0::/user.slice/job\n", {"user.slice/job/cpu.max": "max 100000", "user.slice/cpu.max": "50000 25000"}, [2.0]),
+        (
+            "3:cpuset:/\n1:cpu:/\n0::/\n",
+            {"cpu/cpu.cfs_quota_us": "100000\n", "cpu/cpu.cfs_period_us": "100000\n"},
+            [1.0],
+        ),
+        (
+            "4:cpu,cpuacct:/docker/5f0e\n",  # as a container without a namespace of groups sees it
+            {"cpu,cpuacct/cpu.cfs_quota_us": "300000\n", "cpu,cpuacct/cpu.cfs_period_us": "100000\n"},
+            [3.0],
+        ),
+        ("1:cpu:/a\n", {"cpu/a/cpu.cfs_quota_us": "-1\n", "cpu/a/cpu.cfs_period_us": "100000\n"}, []),
+    ],
+)
+def test_the_quota_of_a_container_is_read(
+    tmp_path: Path, groups: str, files: dict[str, str], quotas: list[float]
+) -> None:
+    assert cpu_quotas(**write_groups(tmp_path, groups, files)) == quotas
+
+
+def test_cores_are_those_of_affinity_quota_and_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(placement.os, "sched_getaffinity", lambda _: set(range(16)), raising=False)
+    monkeypatch.setattr(machine, "cpu_quotas", lambda: [])
+    monkeypatch.delenv("SLURM_CPUS_ON_NODE", raising=False)
+    assert num_cores() == 16
+    monkeypatch.setenv("SLURM_CPUS_ON_NODE", "8")
+    assert num_cores() == 8
+    monkeypatch.setattr(machine, "cpu_quotas", lambda: [2.5, 6.0])
+    assert num_cores() == 3
+    monkeypatch.setattr(machine, "cpu_quotas", lambda: [0.5])
+    assert num_cores() == 1

@@ -1,0 +1,150 @@
+"""A table of the papers as one word: its jobs, its plan, its runs and what it prints at the end."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from docs.readme import ROOT, Summary, updated, with_header
+from resnet_repro.launch.experiment import make_jobs
+from resnet_repro.papers.rows import cell_of
+from resnet_repro.runs import resume
+from resnet_repro.runs.folder import RunDir
+from resnet_repro.runs.job import Config
+from tests.helpers.commands import imported_modules, manifests, run
+from tests.helpers.runs import CONF
+
+REHEARSAL = ("experiment=v1_fig1", "data=digits", "seed=0", "schedule.steps=22", "logger=csv")
+
+
+def composed(overrides: Sequence[str]) -> tuple[Config, dict[str, Any]]:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("config", list(overrides), return_hydra_config=True)
+    ours: Any = OmegaConf.to_container(OmegaConf.masked_copy(config, [k for k in config if k != "hydra"]), resolve=True)
+    return ours, dict(config.hydra.runtime.choices)
+
+
+def names(*commands: list[str]) -> list[str]:
+    return [job.name for job in make_jobs(composed, commands).jobs]
+
+
+def test_v1_table_6_is_six_networks_of_five_seeds(papers: dict[str, Summary]) -> None:
+    wanted = {f"resnet_v1-{depth}-s{seed}" for depth in (20, 32, 44, 56, 110, 1202) for seed in range(5)}
+    assert {job.name for job in papers["v1_table6"].jobs} == wanted
+    assert {job.steps for job in papers["v1_table6"].jobs} == {64_000}
+
+
+def test_v2_table_1_trains_its_sixteen_networks_with_v2s_own_warmup(papers: dict[str, Summary]) -> None:
+    gates = [f"exclusive_gate__gate_bias={bias}" for bias in (0, -1, -2, -3, -4, -5, -7)] + ["exclusive_gate"]
+    mixes = ["half_shortcut", "half_both", *gates, "shortcut_gate", "shortcut_gate__gate_bias=0"]
+    wanted = {f"resnet_v1-110-s0__paper_v2__mix={mix}" for mix in mixes}
+    wanted |= {f"resnet_v1-110-s0__paper_v2{extra}" for extra in ("", "__shortcut=C", "__shortcut=dropout")}
+    jobs = [job for job in papers["v2_table1"].jobs if job.config["seed"] == 0]
+    assert {job.name for job in jobs} == wanted | {"plain-110-s0__paper_v2"}
+    assert all(job.config["schedule"]["warmup"] == {"lr": 0.01, "steps": 400} for job in jobs)
+
+
+def test_v2_table_4_holds_the_released_recipe_and_v1s_own_networks(papers: dict[str, Summary]) -> None:
+    assert {f"{job.dir.parent.name}/{job.name}" for job in papers["v2_table4"].jobs if job.config["seed"] == 0} == {
+        "cifar10/resnet_v1-110-s0",
+        "cifar10/resnet_v1-1202-s0",
+        "cifar10/resnet_v2-164-s0",
+        "cifar10/resnet_v2-1001-s0",
+        "cifar10/resnet_v2-1001-s0__official_lua",
+        "cifar100/resnet_v1-164-s0__paper_v2",
+        "cifar100/resnet_v1-1001-s0__paper_v2",
+        "cifar100/resnet_v2-164-s0",
+        "cifar100/resnet_v2-1001-s0",
+    }
+
+
+def test_every_experiment_is_its_rows_times_its_seeds_and_no_job_twice(papers: dict[str, Summary]) -> None:
+    for word, summary in papers.items():
+        seeds = yaml.safe_load((CONF / "experiment" / f"{word}.yaml").read_text())["seeds"]
+        rows = [row for row in summary.rows if not row.why]
+        recipes = {str(row.cell) for row in rows}
+        made = [f"{cell_of(job.config)} {job.config['seed']}" for job in summary.jobs]
+        assert sorted(made) == sorted(f"{recipe} {seed}" for recipe in recipes for seed in seeds), word
+        assert len({job.dir for job in summary.jobs}) == len(summary.jobs)
+
+
+def test_what_the_command_gives_wins_over_the_row() -> None:
+    assert names(["experiment=v1_fig1", "seed=7", "data=digits", "schedule.steps=400", "protocol=modern"]) == [
+        "plain-20-s7__modern__steps=400",
+        "plain-56-s7__modern__steps=400",
+    ]
+
+
+def test_equal_jobs_of_several_rows_and_commands_are_made_once() -> None:
+    on_digits = ["experiment=v2_table3", "data=digits", "seed=0"]  # the rows of CIFAR-10 and CIFAR-100 become equal
+    assert len(names(on_digits)) == 8
+    assert len(names(on_digits, ["arch=resnet_v2", "depth=164", "data=digits"], on_digits)) == 8
+
+
+@pytest.mark.parametrize("experiment", ["v1_table6", "v2_table1"])
+def test_a_plan_shows_every_job_and_touches_nothing_and_imports_no_torch(
+    experiment: str, papers: dict[str, Summary], tmp_path: Path
+) -> None:
+    status, said, modules = imported_modules(f"experiment={experiment}", "plan=true", home=tmp_path)
+    jobs = papers[experiment].jobs
+    assert status == 0, said
+    assert said.count("to run") == len(jobs) + 1
+    assert f"{len(jobs)} jobs; {len(jobs)} to run of 64,000 steps each" in said
+    assert "On one GPU about " in said
+    assert "torch" not in modules
+    assert not list(tmp_path.glob("outputs/cifar10"))
+
+
+@pytest.mark.slow
+def test_an_experiment_runs_what_is_missing_and_prints_the_papers_table(tmp_path: Path) -> None:
+    status, said = run("train.py", *REHEARSAL, home=tmp_path)
+    assert status == 0, said
+    made = manifests(tmp_path / "outputs")
+    assert made.keys() == {"plain-20-s0__steps=22", "plain-56-s0__steps=22"}
+    assert "v1 Fig. 1: degradation" in said
+    for depth in (20, 56):
+        error = made[f"plain-{depth}-s0__steps=22"]["results"]["test/error"]
+        (row,) = (line for line in said.splitlines() if line.strip().startswith(f"plain-{depth} "))
+        assert f"{error:.2f}, 1 run" in row
+        assert "not comparable [a]" in row
+    assert "[a] data=digits, not cifar10, 22 of 64,000 steps; protocol paper_v1" in said
+    assert made["plain-20-s0__steps=22"]["config"]["protocol"]["name"] == "paper_v1"
+
+    begun = tmp_path / "outputs" / "digits" / "plain-20-s1__steps=22" / "checkpoints"
+    begun.mkdir(parents=True)
+    (begun / "step-00000011.ckpt").touch()
+    resume.record(RunDir(begun.parent), composed(())[0], data_checksum="", git_commit=None)
+    status, said, modules = imported_modules(*REHEARSAL, "seed=0,1", "plan=true", home=tmp_path)
+    assert status == 0, said
+    lines = [" ".join(line.split("│")).split() for line in said.splitlines()]
+    assert ["plain-20-s0__steps=22", "done", "22"] in lines
+    assert any(line[:5] == ["plain-20-s1__steps=22", "begun,", "at", "step", "11"] for line in lines)
+    assert any(line[:3] == ["plain-56-s1__steps=22", "to", "run"] for line in lines)
+    assert "4 jobs; 2 done already; 1 begun; 2 to run of 22 steps each" in said
+    assert "torch" not in modules
+
+
+def test_the_readme_says_what_the_registry_says(papers: dict[str, Summary]) -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert updated(readme, list(papers.values())) == readme, "run `make readme`"
+    assert readme.count("| ready: ") == sum(bool(summary.jobs) for summary in papers.values())
+
+
+def test_every_experiment_has_the_expected_errors_runs_and_hours_in_its_header(papers: dict[str, Summary]) -> None:
+    for word, summary in papers.items():
+        text = (CONF / "experiment" / f"{word}.yaml").read_text(encoding="utf-8")
+        assert with_header(text, summary) == text, "run `make readme`"
+        assert all(f"{row.printed}: {row}" in text for row in summary.rows if row.overrides and row.has_number)
+        if summary.jobs:
+            assert f"{len(summary.jobs)} runs of {summary.steps} steps" in text
+
+
+def test_the_hours_are_multiply_adds_at_the_stated_rate(papers: dict[str, Summary]) -> None:
+    """ResNet-20 and -56 have 40.6 and 125.5 million multiply-adds; three times that forward and backward."""
+    images = 64_000 * 128
+    hours = 3 * images * (40.6e6 + 125.5e6) / 6e12 / 3600
+    assert float(papers["v1_fig1"].gpu_hours) == pytest.approx(hours, abs=0.05)

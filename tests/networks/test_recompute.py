@@ -1,0 +1,74 @@
+"""Activation checkpointing changes no bit of a run, and keeps a fraction of its activations."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from resnet_repro.networks.fused import find_compiler, fuse
+from resnet_repro.networks.recompute import recompute_units
+from resnet_repro.networks.resnet import ResNet
+from resnet_repro.runs.folder import read_json
+from resnet_repro.training.run import run
+from tests.helpers.runs import prepared
+
+WORDS = [
+    {"shortcut": "none"},
+    {"shortcut": "A"},
+    {"shortcut": "B", "order": "full_preact"},
+    {"shortcut": "dropout"},  # the second time it has to drop what it dropped the first time
+    {"mix": "exclusive_gate", "order": "relu_only_preact"},
+]
+
+
+def step(net: nn.Module, *, bf16: bool) -> tuple[torch.Tensor, int]:
+    """Loss of a training step with its gradients, and the bytes that the forward pass kept for the backward one."""
+    torch.manual_seed(1)
+    x = torch.randn(16, 3, 32, 32).contiguous(memory_format=torch.channels_last)
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
+            loss = F.cross_entropy(net(x), torch.arange(16) % 10)
+        num_bytes = sum(kept.values())  # before the backward pass keeps anything
+    loss.backward()
+    return loss, num_bytes
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("words", WORDS, ids=lambda words: " ".join(words.values()))
+def test_a_step_has_the_same_bits_and_keeps_less(words: dict[str, str], fused: bool) -> None:
+    if fused and not find_compiler():
+        pytest.skip("no C compiler")
+    net = ResNet(depth=20, family="cifar", num_classes=10, **words).to(memory_format=torch.channels_last)
+    if fused:
+        fuse(net)
+    again = copy.deepcopy(net)
+    recompute_units(again)
+    for _ in range(2):
+        (loss, num_bytes), (other, other_bytes) = step(net, bf16=fused), step(again, bf16=fused)
+        assert torch.equal(loss, other)
+    for (name, p), (_, q) in zip(net.named_parameters(), again.named_parameters(), strict=True):
+        assert p.grad is not None
+        assert q.grad is not None
+        assert torch.equal(p.grad, q.grad), name
+    state, other_state = net.state_dict(), again.state_dict()
+    assert state.keys() == other_state.keys()
+    for name, tensor in state.items():  # the running statistics among them
+        assert torch.equal(tensor, other_state[name]), name
+    assert other_bytes < 0.4 * num_bytes
+
+
+def test_a_run_that_recomputes_ends_with_the_same_weights(tmp_path: Path) -> None:
+    options = ("depth=8", "arch=resnet_v2", "schedule.steps=12")
+    usual, recomputed = prepared(tmp_path / "a", *options), prepared(tmp_path / "b", *options)
+    job = read_json(recomputed / "job.json")
+    job["config"]["hardware"]["recompute"] = True
+    assert run(recomputed, job)["weights_sha256"] == run(usual)["weights_sha256"]

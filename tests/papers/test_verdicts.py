@@ -1,0 +1,276 @@
+"""Verdicts on made-up errors, against numbers from scipy by the stated rule."""
+
+import io
+import math
+import statistics
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+from scipy import stats
+
+from resnet_repro.papers import intervals, verdict_text, verdicts
+from resnet_repro.papers.rows import Published, registry
+from resnet_repro.papers.verdicts import Verdict, judge
+from resnet_repro.runs.finished import Run
+from tests.helpers.synthetic_runs import config
+
+
+def row(source: str, printed: str) -> Published:
+    (found,) = (row for row in registry() if (row.source, row.printed) == (source, printed) and "-100" not in row.what)
+    return found
+
+
+def runs(*errors: float | None, arch: str = "resnet_v1", depth: int = 110, **changes: Any) -> list[Run]:
+    """Runs with these test errors on 10,000 images of CIFAR-10."""
+    made = config(arch, depth, data__name="cifar10")
+    results = {"num_test_images": 10_000, "diverged_at": None}
+    return [
+        Run(Path(), {"config": made, "departures": {}, "results": results | {"test/error": error}} | changes)
+        for error in errors
+    ]
+
+
+BEST = row("v1 Table 6", "ResNet-110")  # 6.43 (6.61 ± 0.16), best of 5
+SINGLE = row("v1 Table 6", "ResNet-20")  # 8.75
+MEDIAN = row("v2 Table 2", "ResNet-110, full pre-activation")  # 6.37, median of 5
+PLAIN = row("v1 Fig. 6", "plain-110")  # over 60
+OTHERS = ("ResNet-20", "ResNet-32", "ResNet-44")
+STANDARD_FIVE = [z / math.sqrt(2.5) for z in (-2, -1, 0, 1, 2)]
+"""Five numbers of mean and median 0 and sample standard deviation 1."""
+
+
+def test_a_printed_mean_is_compared_by_welchs_test() -> None:
+    found = judge(BEST, runs(6.5, 6.7, 6.9))
+    theirs = stats.ttest_ind_from_stats(6.7, 0.2, 3, 6.61, 0.16, 5, equal_var=False)
+    assert found.difference == pytest.approx(6.7 - 6.61)
+    assert found.p_value == pytest.approx(theirs.pvalue)
+    assert found.uncertainty is not None
+    edge = stats.ttest_ind_from_stats(found.uncertainty, 0.2, 3, 0, 0.16, 5, equal_var=False)
+    assert edge.pvalue == pytest.approx(0.05)
+    assert found.word == "agrees"
+    assert judge(BEST, runs(7.2, 7.4, 7.6)).word == "differs"
+    assert judge(BEST, runs(5.6, 5.8, 6.0)).word == "differs"  # better than the paper is not the paper's number
+
+
+def test_a_printed_median_is_compared_with_our_median() -> None:
+    errors = (6.2, 6.3, 6.4, 6.5, 6.9)
+    found = judge(MEDIAN, runs(*errors, arch="resnet_v2"))
+    standard_error = 1.1976 * statistics.stdev(errors) * math.sqrt(2 / 5)  # our std stands for theirs
+    assert found.difference == pytest.approx(6.4 - 6.37)
+    assert found.uncertainty == pytest.approx(stats.t.ppf(0.975, 4) * standard_error, rel=1e-4)
+    assert found.word == "agrees"
+
+
+@pytest.mark.parametrize(
+    ("ours", "word"),
+    [
+        (8.75, "agrees"),
+        (8.96, "agrees"),
+        (8.98, "cannot tell"),
+        (9.52, "cannot tell"),
+        (9.55, "differs"),
+        (7.9, "differs"),
+    ],
+)
+def test_one_run_has_the_binomial_std_of_the_images(ours: float, word: str) -> None:
+    found = judge(SINGLE, runs(ours, depth=20))
+    assert found.uncertainty == pytest.approx(1.96 * math.sqrt(2) * 100 * math.sqrt(0.0875 * 0.9125 / 10_000), rel=1e-4)
+    assert found.word == word  # the interval is ±0.78, the margin 1
+
+
+def test_several_runs_lend_a_single_number_their_spread() -> None:
+    found = judge(SINGLE, runs(8.5, 8.7, 8.8, 9.0, depth=20))
+    standard_error = statistics.stdev((8.5, 8.7, 8.8, 9.0)) * math.hypot(1 / math.sqrt(4), 1)
+    assert found.uncertainty == pytest.approx(stats.t.ppf(0.975, 3) * standard_error)
+
+
+def test_three_runs_close_together_do_not_make_a_certainty() -> None:
+    """Two standard errors of these three called them different, by 0.15 ± 0.01."""
+    found = judge(MEDIAN, runs(6.22, 6.23, 6.22, arch="resnet_v2"))
+    floor = intervals.FLOOR * intervals.binomial_std(6.37, 10_000)
+    assert found.uncertainty == pytest.approx(
+        stats.t.ppf(0.975, 2) * floor * math.hypot(1.1602 / math.sqrt(3), 1.1976 / math.sqrt(5)), rel=1e-4
+    )
+    assert found.word == "agrees"
+
+
+@pytest.mark.parametrize(
+    ("row", "errors"),
+    [
+        (BEST, (6.5, 6.6, 6.7, 6.6, 90.0)),
+        (SINGLE, (8.7, 8.8, 8.6, 90.0, 90.0)),
+        (MEDIAN, (6.0, 7.5, 8.4, 9.4, 12.0)),
+    ],
+)
+def test_runs_that_scatter_widely_do_not_agree(row: Published, errors: tuple[float, ...]) -> None:
+    options = row.options
+    found = judge(row, runs(*errors, arch=options["arch"], depth=options["depth"]))
+    assert found.word == "cannot tell"
+    assert found.uncertainty is not None
+    assert found.uncertainty > verdicts.MARGIN
+
+
+@pytest.mark.parametrize("row", [BEST, SINGLE, MEDIAN])
+def test_a_point_worse_is_seen_with_five_seeds(row: Published) -> None:
+    assert row.number is not None
+    errors = (row.number + 1 + 0.2 * z for z in STANDARD_FIVE)
+    assert judge(row, runs(*errors, arch=row.options["arch"], depth=row.options["depth"])).word == "differs"
+
+
+def test_a_small_difference_that_is_shown_differs() -> None:
+    """The interval lies within the margin and excludes zero."""
+    found = judge(MEDIAN, runs(*(6.77 + 0.1 * z for z in STANDARD_FIVE * 2), arch="resnet_v2"))
+    assert found.difference is not None
+    assert found.uncertainty is not None
+    assert 0 < found.difference - found.uncertainty < found.difference + found.uncertainty < verdicts.MARGIN
+    assert found.word == "differs"
+
+
+def test_rows_of_a_table_are_tested_together() -> None:
+    """One of ten rows is as far off as one right row in 30: it differs alone, and among ten that may be chance."""
+    table = [row for row in registry() if row.source == "v2 Table 2"]
+    assert len(table) == 10
+
+    def runs_of(row: Published) -> list[Run]:
+        shift = 0.5 if row is MEDIAN else 0.0
+        assert row.error is not None
+        made = config(row.options["arch"], row.options["depth"], data__name="cifar10")
+        made["arch"]["order"] = row.options.get("arch.order", made["arch"]["order"])
+        made["protocol"]["name"] = "paper_v2"
+        return runs(*(row.error + shift + 0.2 * z for z in STANDARD_FIVE), config=made)
+
+    (alone,) = verdicts.judge_table([MEDIAN], runs_of)
+    assert alone.p_value is not None
+    assert 0.005 < alone.p_value < 0.05
+    assert alone.word == "differs"
+    together = verdicts.judge_table(table, runs_of)
+    assert {v.word for v in together if v.row is not MEDIAN} == {"agrees"}
+    (found,) = (v for v in together if v.row is MEDIAN)
+    assert found.word == "cannot tell"
+    assert found.reason == "alone the row would differ, but among 10 rows that may be chance"
+
+
+def test_holm_tests_the_remaining_rows_at_the_remaining_level() -> None:
+    """The second row's p-value is above a third of the level and below half of it: it counts once the first is gone."""
+    first, second, third = (row for row in registry() if row.source == "v1 Table 6" and row.printed in OTHERS)
+    far = {first: 3.0, second: 0.555, third: 0.0}
+
+    def runs_of(row: Published) -> list[Run]:
+        assert row.error is not None
+        return runs(*(row.error + far[row] + 0.2 * z for z in STANDARD_FIVE * 2), depth=row.options["depth"])
+
+    words = [v.word for v in verdicts.judge_table([first, second, third], runs_of)]
+    assert words == ["differs", "differs", "agrees"]
+    far[first] = 0.0
+    assert [v.word for v in verdicts.judge_table([first, second, third], runs_of)][1] == "cannot tell"
+
+
+@pytest.mark.parametrize(
+    ("errors", "word"), [((6.6,), "too few runs"), ((6.6, 6.7), "too few runs"), ((6.5, 6.6, 6.7), "agrees")]
+)
+def test_too_few_runs_is_its_own_answer(errors: tuple[float, ...], word: str) -> None:
+    assert judge(BEST, runs(*errors)).word == word
+    assert judge(BEST, []).word == "not run"
+
+
+def diverged(count: int, error: float | None = 90.0, **changes: Any) -> list[Run]:
+    """Runs whose loss was no number at step 3; their error is chance's, or none."""
+    results = {"num_test_images": 10_000, "diverged_at": 3, "test/error": error}
+    return runs(*[None] * count, results=results, **changes)
+
+
+@pytest.mark.parametrize("error", [90.0, None])
+def test_a_run_that_diverged_is_counted_and_not_averaged(error: float | None) -> None:
+    found = judge(BEST, runs(6.5, 6.6, 6.7, 6.6) + diverged(1, error))
+    assert found.ours is not None
+    assert found.ours.mean == pytest.approx(6.6)
+    assert (found.word, found.reason) == ("cannot tell", "1 of 5 runs diverged")
+    assert "1 diverged" in verdict_text.numbers(found)["ours"].splitlines()
+    assert judge(BEST, runs(8.5, 8.6, 8.7, 8.6) + diverged(1, error)).word == "differs"
+
+
+@pytest.mark.parametrize(("good", "bad", "word"), [(0, 5, "differs"), (2, 3, "differs"), (2, 1, "too few runs")])
+def test_a_cell_of_which_most_runs_diverged_differs(good: int, bad: int, word: str) -> None:
+    found = judge(BEST, runs(*[6.6] * good) + diverged(bad))
+    assert (found.word, found.reason) == (word, f"{bad} of {good + bad} runs diverged")
+
+
+def test_a_single_run_that_diverged_differs_from_a_number() -> None:
+    found = judge(SINGLE, diverged(1, depth=20))
+    assert (found.word, found.reason) == ("differs", "1 of 1 run diverged")
+    assert verdict_text.numbers(found) == {"paper": "8.75", "ours": "1 diverged", "difference": ""}
+
+
+def test_a_printed_bound_agrees_where_ours_is_over_it() -> None:
+    assert judge(PLAIN, runs(60.1, arch="plain")).word == "agrees"
+    assert judge(PLAIN, runs(59.9, arch="plain")).word == "differs"
+
+
+def test_a_failure_in_the_paper_agrees_with_most_runs_failing() -> None:
+    fail = row("v2 Table 1", "dropout shortcut 0.5")
+    made = config("resnet_v1", 110, data__name="cifar10", arch__shortcut="dropout")
+    made["protocol"]["name"] = "paper_v2"
+    assert judge(fail, runs(19.0, 21.0, 25.0, config=made)).word == "agrees"
+    assert judge(fail, runs(19.0, 19.5, 25.0, config=made)).word == "differs"
+    assert judge(fail, runs(25.0, config=made)).word == "too few runs"
+    assert judge(fail, runs(19.0, 19.5, 25.0, 26.0, config=made)).word == "cannot tell"
+    assert judge(fail, diverged(3, config=made)).word == "agrees"
+    assert judge(fail, runs(19.0, config=made) + diverged(2, config=made)).reason == "2 of 3 runs diverged"
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"departures": {"schedule.steps": 400}}, "400 of 64,000 steps"),
+        ({"departures": {"data.val_size": 5000}}, "5,000 training images held out"),
+        ({"config": config("resnet_v1", 110)}, "data=digits, not cifar10"),
+        ({"config": config("resnet_v1", 56, data__name="cifar10")}, "depth=56, not 110"),
+        ({"results": {"diverged_at": None}}, "no test error"),
+    ],
+)
+def test_a_run_of_another_recipe_network_or_data_is_not_comparable(change: dict[str, Any], reason: str) -> None:
+    found = judge(BEST, runs(6.5, 6.6, 6.7, **change))
+    assert (found.word, found.difference) == ("not comparable", None)
+    assert reason in found.reason
+
+
+def test_one_shortened_run_among_full_ones_keeps_the_cell_from_comparison() -> None:
+    mixed = runs(6.5, 6.6) + runs(6.7, departures={"schedule.steps": 400})
+    assert judge(BEST, mixed).word == "not comparable"
+    other = runs(6.5, 6.6) + runs(6.7, depth=56)
+    assert judge(BEST, other).reason == "depth=56, not 110"
+
+
+def test_another_papers_network_has_no_verdict_but_a_reason() -> None:
+    found = judge(row("v1 Table 6", "Maxout"), [])
+    assert (found.word, found.reason) == ("", "another paper's network, for comparison")
+
+
+def shown(*found: Verdict, width: int = 100) -> str:
+    console = Console(file=io.StringIO(), width=width)
+    verdict_text.show({"v1 Table 6: CIFAR-10 test error": list(found)}, console)
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_table_shows_the_papers_own_statistic_first_and_the_rule(width: int) -> None:
+    text = shown(judge(BEST, runs(6.5, 6.7, 6.9)), judge(row("v1 Table 6", "NIN"), []), width=width)
+    lines = [" ".join(line.split()) for line in text.splitlines()]
+    assert "ResNet-110 6.43, best of 5 6.50, best of 3 +0.09 ± 0.40 agrees [a]" in lines
+    assert "mean 6.61 ± 0.16 mean 6.70 ± 0.20" in lines
+    assert "median 6.70" in lines
+    assert "NIN 8.81 [b]" in lines
+    assert "[a] protocol paper_v1" in lines
+    assert "[b] another paper's network, for comparison" in lines
+    assert " ".join(lines).endswith(verdicts.RULE)
+
+
+def test_a_cell_tells_protocol_and_conditions_of_its_runs() -> None:
+    made = config("resnet_v1", 110, data__name="cifar10")
+    made["hardware"] = {"precision": "bf16-mixed", "devices": 1, "num_nodes": 1}
+    made["schedule"]["ghost_batch_size"] = None
+    assert verdict_text.note(judge(BEST, runs(6.5, config=made))) == (
+        "protocol paper_v1, batch norm over 128 images, not 64, bf16-mixed"
+    )

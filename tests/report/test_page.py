@@ -1,0 +1,105 @@
+"""The report's page in a real browser: what it says of each row of the papers and of each run."""
+
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+
+from resnet_repro.papers import rows
+from tests.helpers.browser import PROGRAM, Browser
+
+pytestmark = pytest.mark.skipif(PROGRAM is None, reason="no chromium on PATH")
+
+
+@pytest.mark.parametrize(
+    ("printed", "state"),
+    [
+        ("Maxout", "– not possible here"),
+        ("ResNet-20", "✓ agrees"),
+        ("ResNet-44", "≠ not comparable"),
+        ("ResNet-56", "✗ differs"),
+        ("ResNet-1202", "? cannot tell"),
+        ("ResNet-32", "○ not run"),
+    ],
+)
+def test_a_row_says_its_verdict_in_colour_mark_and_word(opened: Browser, printed: str, state: str) -> None:
+    row = (
+        f"[...document.querySelectorAll('#v1_table6-cifar10 tbody tr')].find(r => r.cells[0].innerText == '{printed}')"
+    )
+    assert opened.js(f"{row}.cells[4].innerText").split("\n")[0] == state
+    has_runs = state[2:] in ("agrees", "differs", "cannot tell", "not comparable")
+    transparent = "rgba(0, 0, 0, 0)"
+    assert (opened.js(f"getComputedStyle({row}.cells[4]).backgroundColor") != transparent) == has_runs
+    assert opened.js(f"{row}.querySelectorAll('.seeds a').length > 0") == has_runs
+
+
+def test_too_few_runs_and_curves_are_states_of_their_own(opened: Browser) -> None:
+    assert opened.js("document.querySelector('#v2_table2-cifar10 .too-few-runs.left').innerText").startswith(
+        "… too few"
+    )
+    assert opened.js("document.querySelector('#v1_fig1-cifar10 .a-curve.left').innerText").startswith("~ a curve")
+
+
+def test_the_overview_has_a_row_for_every_table_of_the_papers_and_a_square_for_every_row_of_those_with_runs(
+    opened: Browser,
+) -> None:
+    assert opened.js("document.querySelectorAll('.overview tbody tr').length") == len(
+        {(row.source, row.what) for row in rows.registry()}
+    )
+    squares = opened.js("[...document.querySelectorAll('.overview a.state')].map(a => a.getAttribute('aria-label'))")
+    sources = set(opened.js("[...document.querySelectorAll('.overview th a')].map(a => a.innerText)"))
+    assert len(squares) == sum(row.source in sources for row in rows.registry())
+    assert "ResNet-56: differs" in squares
+
+
+def test_every_link_within_the_page_leads_somewhere_and_every_seed_to_its_run(opened: Browser, page: Path) -> None:
+    dead = "[...document.querySelectorAll(\"a[href^='#']\")].map(a => a.hash.slice(1))"
+    dead += ".filter(id => !document.getElementById(decodeURIComponent(id)))"
+    assert opened.js(dead) == []
+    runs = opened.js("[...document.querySelectorAll('.run')].map(e => '#' + e.id)")
+    linked = opened.js("[...document.querySelectorAll('.seeds a')].map(a => a.hash)")
+    assert set(linked) == set(runs)
+    assert len(runs) == 17
+
+
+def test_a_run_links_to_its_files_from_wherever_its_folder_lies(opened: Browser, page: Path) -> None:
+    links = opened.js("[...document.querySelectorAll('.run dd a')].map(a => a.href)")
+    assert len(links) == 2 * 17 + 1  # one has been tested since
+    for link in links:
+        assert Path(unquote(link.removeprefix("file://"))).is_file(), link
+
+
+def test_a_run_shows_config_manifest_and_its_own_curve(opened: Browser) -> None:
+    opened.js("document.querySelector('#runs').scrollIntoView()")
+    opened.js("document.querySelector('a[href=\"#run-digits-plain-56-s0\"]').click()")
+    opened.js("new Promise(done => setTimeout(done, 100))")
+    run = "document.querySelector('#run-digits-plain-56-s0')"
+    assert opened.js(f"{run}.open")
+    text = opened.js(f"{run}.innerText")
+    for word in ("protocol_steps: 220", "depth: 56", "ab" * 32, "0123abc", "2.14.1"):
+        assert word in text
+    assert "test error 31.00 %" in opened.js(f"{run}.querySelector('svg').getAttribute('aria-label')")
+    assert opened.js(f"{run}.querySelector('.curve.test').getTotalLength()") > 300
+
+
+def test_a_run_shows_how_it_was_tested_since_and_an_ensemble_with_its_members(opened: Browser) -> None:
+    run = "document.querySelector('#run-cifar100-resnet_v2-164-s0')"
+    opened.js(f"{run}.open = true")
+    cells = opened.js(f"[...{run}.querySelectorAll('tbody tr:first-child > *')].map(e => e.innerText)")
+    assert cells == [
+        "1crop\none centre crop, batch norms anew on 400 images, 32-true",
+        "50,000 test",
+        "22.90",
+        "7.90",
+        "ensemble of resnet_v2-164-s0, resnet_v2-164-s1\n2026-01-02T10:00:00+00:00",
+    ]
+    assert opened.js("document.querySelectorAll('.run table').length") == 1
+
+
+def test_page_asks_for_nothing_but_itself_and_forbids_it_and_writes_no_error(opened: Browser, page: Path) -> None:
+    opened.js("new Promise(done => setTimeout(done, 300))")
+    assert [address for address in opened.requests if not address.startswith("data:")] == [page.as_uri()]
+    assert opened.errors == []
+    probe = "new Promise(done => { const i = new Image(); i.onerror = () => done('refused'); i.src = 'evil.png'; })"
+    assert opened.js(probe) == "refused"
+    assert any("Content Security Policy" in error for error in opened.errors)

@@ -1,0 +1,52 @@
+"""What the page holds of each run: its curve, its papers, the way to its files."""
+
+from pathlib import Path
+
+from resnet_repro.papers import rows
+from resnet_repro.report import page, run_sections
+from resnet_repro.runs import finished, groups
+from tests.helpers.synthetic_runs import config, write_run
+
+
+def test_every_table_of_the_papers_is_of_the_data_set_of_its_rows() -> None:
+    for row in rows.registry():
+        assert row.options.get("data", page.data_of(row.what)) == page.data_of(row.what), row
+
+
+def test_a_run_kept_in_another_folder_is_linked_there() -> None:
+    found = run_sections.link(Path("results/digits/plain [a]-20-s0/metrics.csv"), Path("outputs/report/index.html"))
+    assert found == "../../results/digits/plain%20%5Ba%5D-20-s0/metrics.csv"
+
+
+def test_a_curve_is_thinned_to_200_points_with_both_ends() -> None:
+    points = [(float(step), step / 10) for step in range(1_000)]
+    thin = run_sections.thinned(points)
+    assert len(thin) == 200
+    assert (thin[0], thin[-1]) == (points[0], points[-1])
+    assert thin == sorted(set(thin))
+    assert run_sections.thinned(points[:200]) == points[:200]
+
+
+def test_a_run_that_measured_nothing_has_no_curve_and_one_that_diverged_has_what_it_measured(tmp_path: Path) -> None:
+    nan = float("nan")
+    run = finished.Run(tmp_path, {}, {"step": [1.0, 2.0, 3.0], "train/error": [nan, nan, nan]})
+    assert run_sections.draw(run) == ""
+    run.curves["test/error"] = [90.0, 80.0, nan]
+    drawn = run_sections.draw(run)
+    assert "nan" not in drawn
+    assert "test error 80.00 %" in drawn
+
+
+def test_a_network_is_of_the_papers_that_train_it_at_whatever_depth_and_on_whatever_data() -> None:
+    assert run_sections.papers_of(config("resnet_v1", 8)) == ["v1", "v2"]
+    assert run_sections.papers_of(config("resnet_v2", 20)) == ["v2"]
+    assert run_sections.papers_of(config("resnet_v1", 20, arch__mix="half_both")) == ["v2"]
+    assert run_sections.papers_of(config("resnet_v1", 20, arch__order="another paper's")) == []
+    assert run_sections.papers_of({"arch": {"source": "timm", "name": "resnet18"}, "depth": None}) == []
+
+
+def test_two_runs_of_one_label_have_sections_of_their_own(tmp_path: Path) -> None:
+    write_run(tmp_path / "outputs", name="a b")
+    write_run(tmp_path / "results", name="a-b", seed=1)
+    protocols = groups.group(finished.read(tmp_path / "outputs", tmp_path / "results")[0])
+    assert sorted(run_sections.anchors(protocols).values()) == ["run-digits-a-b", "run-digits-a-b-"]

@@ -1,0 +1,175 @@
+"""From run directories to tables and the page."""
+
+import io
+import json
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from resnet_repro.report import report
+from tests.helpers.synthetic_runs import write_example, write_run
+
+
+def written(outputs: Path, width: int = 120) -> tuple[str, str, dict[str, Any]]:
+    """The page, what the terminal shows, and the machine-readable report."""
+    console = Console(file=io.StringIO(), width=width)
+    page = report.write(outputs, console)
+    assert page == outputs / "report" / "index.html"
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    return page.read_text(encoding="utf-8"), text, json.loads((page.parent / "report.json").read_text())
+
+
+@pytest.fixture
+def outputs(tmp_path: Path) -> Path:
+    return write_example(tmp_path)
+
+
+def test_a_repeated_seed_counts_once_and_the_later_run_wins(tmp_path: Path) -> None:
+    write_run(tmp_path, train=2, name="old", manifest={"finished": "2026-01-01T00:00:00"})
+    write_run(tmp_path, train=7, name="new", manifest={"finished": "2026-02-01T00:00:00"})
+    _, text, data = written(tmp_path)
+    assert data["protocols"][0]["rows"][0]["errors"]["train"] == {"mean": 7, "std": 0, "n": 1}
+    assert "1 run is left out, as a later run has the same network and seed: digits/old" in text
+
+
+def test_unfinished_and_damaged_runs_are_skipped_and_counted_in_one_line(outputs: Path) -> None:
+    (outputs / "digits" / "just-started").mkdir()
+    write_run(outputs, "plain", 44, name="running", manifest={"state": "running"})
+    damaged = write_run(outputs, "plain", 44, name="torn")
+    (damaged / "manifest.json").write_text('{"state": "done", "config": ')
+    write_run(outputs, "plain", 44, name="no-curves").joinpath("metrics.csv").unlink()
+    write_run(outputs, "plain", 44, name="no-results", manifest={"results": None})
+    _, text, data = written(outputs)
+    line = (
+        "5 runs are not finished: digits/just-started, digits/no-curves (damaged), digits/no-results (damaged), "
+        "digits/running, digits/torn (damaged)"
+    )
+    assert line in text
+    assert data["notes"] == [line]
+    assert "plain-44" not in text
+
+
+def test_figures_are_written_as_png_and_pdf_and_stale_ones_go(outputs: Path) -> None:
+    written(outputs)
+    shutil.rmtree(outputs / "cifar10")
+    written(outputs)
+    folder = outputs / "report"
+    assert sorted(path.name for path in folder.glob("training_curves_*")) == [
+        "training_curves_digits_220_steps.pdf",
+        "training_curves_digits_220_steps.png",
+    ]
+    assert (folder / "training_curves_digits_220_steps.png").read_bytes().startswith(b"\x89PNG")
+    assert (folder / "training_curves_digits_220_steps.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_the_papers_number_stands_beside_ours_only_on_its_own_data(outputs: Path) -> None:
+    _, text, data = written(outputs)
+    cifar, digits = data["protocols"]
+    (row,) = cifar["rows"]
+    assert (row["published"]["error"], row["published"]["source"]) == (6.43, "v1 Table 6")
+    assert row["difference"] == pytest.approx(19.9 / 3 - 6.61)  # mean against mean
+    assert all(row["published"] is None for row in digits["rows"])
+    assert re.search(r"resnet_v1-110 +3 +0\.10 ± 0\.00 +6\.63 ± 0\.25 +6\.61 ± 0\.16 +\+0\.02", text)
+
+
+def test_a_networks_verdict_is_that_of_its_row_in_the_papers_table(tmp_path: Path) -> None:
+    """Alone the first would differ; among the three rows of its table that may be chance."""
+    for depth, test in ((20, 9.65), (32, 7.51), (44, 7.17)):
+        write_run(tmp_path, "resnet_v1", depth, test=test, data__name="cifar10")
+    _, _, data = written(tmp_path)
+    in_table = [row["word"] for row in data["tables"]["v1 Table 6: CIFAR-10 test error"] if row["ours"]]
+    assert in_table == ["cannot tell", "agrees", "agrees"]
+    assert [row["verdict"] for row in data["protocols"][0]["rows"]] == in_table
+
+
+def test_a_shortened_run_shows_the_papers_number_but_no_difference(tmp_path: Path) -> None:
+    write_run(tmp_path, "resnet_v1", 20, train=50, test=50, data__name="cifar10", schedule__steps=400)
+    page, text, data = written(tmp_path)
+    (row,) = data["protocols"][0]["rows"]
+    assert row["published"]["error"] == 8.75
+    assert row["difference"] is None
+    assert "400 of 64,000 steps: not comparable" in page
+    assert "400 of 64,000 steps: not comparable" in text
+
+
+@pytest.mark.parametrize("width", [80, *(pytest.param(width, marks=pytest.mark.slow) for width in (100, 160))])
+def test_no_number_is_cut_off_in_the_terminal(outputs: Path, width: int) -> None:
+    write_run(outputs, "resnet_v1", 110, name="gate", arch__mix="exclusive_gate", data__name="cifar10")
+    _, text, _ = written(outputs, width)
+    assert text.count("±") >= 3
+    assert not re.search(r"[\w.]…", text)
+
+
+class Page(HTMLParser):
+    """Tags and attributes of a page, and whether its tags close in order."""
+
+    VOID = frozenset({"meta", "link", "img", "source", "input"})
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self.open += [] if tag in self.VOID else [tag]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_page_is_well_formed_and_loads_nothing(outputs: Path) -> None:
+    page = Page(written(outputs)[0])
+    assert page.open == []
+    loaded = [attrs.get(key) for _, attrs in page.tags for key in ("src", "srcset") if key in attrs]
+    assert len(loaded) == 3  # two figures, one of them also stacked for narrow screens
+    assert all(str(value).startswith("data:image/png;base64,") for value in loaded)
+    assert [attrs for tag, attrs in page.tags if tag in ("script", "style", "iframe")] == [{}, {}]  # within the page
+    assert all("scope" in attrs for tag, attrs in page.tags if tag == "th")
+    assert all(attrs["alt"] for tag, attrs in page.tags if tag == "img")
+    ids = [attrs["id"] for _, attrs in page.tags if "id" in attrs]
+    assert len(ids) == len(set(ids))
+
+
+def test_page_shows_figures_then_claims_then_tables_then_runs(outputs: Path) -> None:
+    page = written(outputs)[0]
+    places = [page.index(f'<section id="{name}"') for name in ("figures", "claims", "papers", "errors", "runs")]
+    assert places == sorted(places)
+    assert "✓ holds" in page  # a word and a sign, not only a colour
+
+
+def test_text_of_a_run_is_escaped_on_the_page_and_in_the_terminal(outputs: Path) -> None:
+    command = "python train.py <script>alert(1)</script> [bold]"
+    write_run(outputs, "plain", 20, 1, name="[red]hostile", manifest={"command": command})
+    (outputs / "digits" / "[red]open").mkdir()
+    page, text, _ = written(outputs)
+    assert "<script>alert" not in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt; [bold]" in page
+    assert "digits/[red]open" in text
+
+
+def test_a_run_without_any_number_is_a_dash_and_the_json_stays_valid(outputs: Path) -> None:
+    nothing = {"train/error": None, "test/error": float("nan"), "diverged_at": 3}
+    write_run(outputs, "plain", 32, results=nothing, manifest={"images_per_s": None, "wall_time_s": None})
+    page, text, data = written(outputs)
+    row = next(row for row in data["protocols"][1]["rows"] if row["network"] == "plain-32")
+    assert row["errors"] == {"train": None, "test": None}
+    assert "plain-32 (1 diverged)" in text
+    assert "diverged at step 3" in page
+    assert "NaN" not in (outputs / "report" / "report.json").read_text()
+
+
+def test_report_starts_without_torch_and_without_pyplot() -> None:
+    code = (
+        "import sys, resnet_repro.report.report; print([m for m in ('torch', 'matplotlib.pyplot') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

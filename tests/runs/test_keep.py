@@ -1,0 +1,126 @@
+"""Finished runs are kept as evidence: their record and curves, read like those in outputs/."""
+
+import io
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from resnet_repro.errors import UserError
+from resnet_repro.report import report
+from resnet_repro.runs.finished import read
+from resnet_repro.runs.folder import RunDir
+from resnet_repro.runs.keep import keep
+from tests.helpers.commands import ROOT
+from tests.helpers.commands import run as command
+from tests.helpers.synthetic_runs import write_run
+
+COMMIT = {"git_commit": "0" * 40}
+
+
+def made(folder: Path, **given: Any) -> RunDir:
+    return RunDir(write_run(folder, **{"manifest": COMMIT, **given}))
+
+
+def test_what_a_benchmark_has_left_is_no_run_of_the_report(tmp_path: Path) -> None:
+    made(tmp_path / "outputs")
+    left = made(tmp_path / "results", name="probe").path
+    left.parent.rename(left.parents[1] / "benchmarks")
+    runs, unfinished = read(tmp_path / "outputs", tmp_path / "results")
+    assert (len(runs), unfinished) == (1, [])
+
+
+def test_a_kept_run_is_read_as_the_run_itself_and_has_no_weights(tmp_path: Path) -> None:
+    run = made(tmp_path / "outputs")
+    kept = keep(run, tmp_path / "results")
+    assert kept == tmp_path / "results" / "digits" / "plain-20-s0"
+    assert {file.name for file in kept.iterdir()} == {"manifest.json", "metrics.csv"}
+    (from_results,), (from_outputs,) = read(tmp_path / "results")[0], read(tmp_path / "outputs")[0]
+    assert from_results.manifest == from_outputs.manifest
+    assert from_results.curves.keys() == from_outputs.curves.keys()
+    assert keep(run, tmp_path / "results") == kept  # twice is once
+
+
+def test_a_run_that_lies_in_both_folders_counts_once(tmp_path: Path) -> None:
+    keep(made(tmp_path / "outputs"), tmp_path / "results")
+    runs, unfinished = read(tmp_path / "outputs", tmp_path / "results")
+    assert (len(runs), unfinished) == (1, [])
+
+
+def test_a_fresh_checkout_reports_the_kept_runs(tmp_path: Path) -> None:
+    keep(made(tmp_path / "elsewhere"), tmp_path / "results")
+    status, output = command("report.py", home=tmp_path)
+    assert status == 0, output
+    assert "plain-20" in output
+    assert "1 run is kept in results/: digits/plain-20-s0" in output
+    assert (tmp_path / "outputs" / "report" / "index.html").exists()
+
+
+def test_runs_made_anew_stand_for_the_kept_ones_which_are_named(tmp_path: Path) -> None:
+    keep(made(tmp_path / "elsewhere", train=50.0), tmp_path / "results")
+    made(tmp_path / "outputs", train=2.0, manifest=COMMIT | {"finished": "2099-01-01T00:00:00+00:00"})
+    console = Console(file=io.StringIO(), width=200)
+    report.write(tmp_path / "outputs", console, kept=[tmp_path / "results"])
+    assert isinstance(console.file, io.StringIO)
+    printed = console.file.getvalue()
+    assert "2.00" in printed
+    assert "50.00" not in printed
+    assert "left out, as a later run has the same network and seed: digits/plain-20-s0" in printed
+
+
+@pytest.mark.parametrize(
+    ("facts", "why"),
+    [
+        ({"git_commit": None}, "the reason is not on record"),
+        ({"git_commit": None, "why_no_commit": "git is not installed: install it"}, "git is not installed: install it"),
+        ({"git_commit": "0123456789abcdef+"}, "changed files beside commit 0123456789ab: commit them"),
+    ],
+)
+def test_what_no_commit_has_made_is_not_kept_and_the_line_says_why(
+    tmp_path: Path, facts: dict[str, Any], why: str
+) -> None:
+    run = made(tmp_path / "outputs", manifest=facts)
+    said = f"was made by code that no commit has ({why}); then make it anew with resume=false"
+    with pytest.raises(UserError, match=re.escape(said)):
+        keep(run, tmp_path / "results")
+    assert not (tmp_path / "results").exists()
+
+
+def test_an_unfinished_run_is_not_kept_and_another_one_is_not_overwritten(tmp_path: Path) -> None:
+    first, second = made(tmp_path / "a"), made(tmp_path / "b", train=3.0)
+    kept = keep(first, tmp_path / "results")
+    before = (kept / "manifest.json").read_bytes()
+    with pytest.raises(UserError, match="holds another run of this name"):
+        keep(second, tmp_path / "results")
+    assert (kept / "manifest.json").read_bytes() == before
+    second.manifest.unlink()
+    with pytest.raises(UserError, match="holds no finished run"):
+        keep(second, tmp_path / "results")
+
+
+def test_the_command_says_in_one_line_what_it_needs(tmp_path: Path) -> None:
+    shutil.copytree(write_run(tmp_path / "outputs", manifest=COMMIT), tmp_path / "run")
+    for arguments, status, said in (([], 2, "no run was given"), (["run"], 0, "results/digits/plain-20-s0")):
+        result = subprocess.run(
+            [sys.executable, "-m", "resnet_repro", "keep", *arguments], cwd=tmp_path, capture_output=True, text=True
+        )
+        assert result.returncode == status, result.stderr
+        assert said in result.stdout + result.stderr
+        assert len((result.stdout + result.stderr).strip().splitlines()) == 1
+
+
+def test_the_readmes_numbers_are_those_of_the_kept_runs() -> None:
+    runs, unfinished = read(ROOT / "results")
+    assert unfinished == []
+    kept = {
+        (run.config["arch"]["name"], run.depth): run.results for run in runs if run.config["data"]["name"] == "cifar10"
+    }
+    for arch, words in {"plain": "plain", "resnet_v2": "residual (v2)"}.items():
+        for split, name in {"train": "training", "val": "validation"}.items():
+            shown = " | ".join(f"{kept[arch, depth][f'{split}/error']:.1f} %" for depth in (20, 56))
+            assert f"| {words}, {name} error | {shown} |" in (ROOT / "README.md").read_text(encoding="utf-8")

@@ -1,0 +1,159 @@
+"""Names and types of options: what is refused of a command before any work, and what a mistyped name may mean."""
+
+from typing import Any
+
+import pytest
+
+from resnet_repro.errors import UserError
+from resnet_repro.launch.experiment import make_jobs
+from resnet_repro.runs import option_names
+from resnet_repro.runs.job import flatten
+from resnet_repro.runs.option_names import about_unknown, about_unknown_choice
+from resnet_repro.runs.options import RULES
+from tests.helpers.runs import composed as config_of
+from tests.launch.test_experiment import composed
+
+
+@pytest.mark.parametrize(
+    ("key", "hint"),
+    [
+        ("data.batch_size", "batch_size is schedule.batch_size"),
+        ("batch_size", "batch_size is schedule.batch_size"),
+        ("lr", "lr is schedule.lr"),
+        ("steps", "steps is schedule.steps"),
+        ("precision", "precision is hardware.precision"),
+        ("schedule.depth", "depth stands alone, depth=..."),
+        ("arch.depth", "depth stands alone, depth=..."),
+        ("Depth", "depth stands alone, depth=..."),
+        ("epochs", "epochs is schedule.steps here, a number of steps"),
+        ("trainer.max_epochs", "max_epochs is schedule.steps here, a number of steps"),
+        ("model", "model is arch here"),
+        ("dataset", "dataset is data here"),
+        ("dpeth", "did you mean depth?"),
+        ("schedule.warmpu", "did you mean schedule.warmup?"),
+        ("shcedule.momentum", "momentum is schedule.momentum"),
+        ("hardware.gradient_clip_val", "python train.py --help shows the usual ones"),
+        ("data.nope", "python train.py --help shows the usual ones"),
+        ("recompute_bn", "evaluate.py has it"),
+    ],
+)
+def test_an_unknown_option_is_told_by_its_whole_name(key: str, hint: str) -> None:
+    assert about_unknown(key, "config") == f"{key} is not an option; {hint}"
+
+
+def test_a_part_of_a_null_option_is_told_with_what_the_whole_takes() -> None:
+    told = "schedule.warmup.lr is not an option here; schedule.warmup takes null, {lr: 0.01, steps: 400} or {lr: 0.01, "
+    assert about_unknown("schedule.warmup.lr", "config").startswith(told)
+
+
+@pytest.mark.parametrize(
+    ("command", "key", "hint"),
+    [
+        ("evaluate", "schedule.batch_size", "batch_size stands alone, batch_size=..."),
+        ("evaluate", "depth", "train.py has it"),
+        ("evaluate", "tset", "did you mean test?"),
+        ("report", "depth", "train.py has it"),
+        ("report", "outpts", "did you mean outputs?"),
+    ],
+)
+def test_every_command_tells_of_its_own_options(command: str, key: str, hint: str) -> None:
+    assert about_unknown(key, command) == f"{key} is not an option; {hint}"
+
+
+@pytest.mark.parametrize(
+    ("group", "choice", "hint"),
+    [
+        ("data", "CIFAR10", "did you mean cifar10?"),
+        ("arch", "resnet_v3", "did you mean resnet_v"),
+        ("arch", "cifar100", "data=cifar100 is one"),
+        ("arch", "alexnet", "give arch=torchvision arch.name=alexnet"),
+    ],
+)
+def test_an_unknown_choice_of_a_group_is_told_where_it_belongs(group: str, choice: str, hint: str) -> None:
+    assert hint in about_unknown_choice(group, choice, option_names.choices(group))
+
+
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ("+data.crop=28", "data.crop is not an option here; data=imagenet | imagenet_streaming has it"),
+        (
+            "++data.root=x",
+            "data.root is not an option here; data=cifar10 | cifar100 | imagenet | imagenet_streaming has it",
+        ),
+        ("+schedule.warmpu=3", "schedule.warmpu is not an option; did you mean schedule.warmup?"),
+        ("+hardware.gradient_clip_val=1", "hardware.gradient_clip_val is not an option; python train.py --help shows"),
+        ("+trainer.devices=2", "trainer.devices is not an option; devices is hardware.devices"),
+        ("+foo=1", "foo is not an option; python train.py --help shows the usual ones"),
+        ("+experiment.seeds=[0]", "experiment.seeds is not an option here; experiment=v1_fig1 | v1_fig4 |"),
+        ("+schedule.warmup.foo=1", "schedule.warmup={'foo': 1} is not null, {lr: 0.01, steps: 400} or"),
+        (
+            "schedule.lr={a: 1}",
+            "schedule.lr takes one value, and schedule.lr.a=1 gives it parts; write schedule.lr=VALUE",
+        ),
+        ("~schedule.momentum", "schedule.momentum was taken away, and is needed; leave ~schedule... out"),
+        ("~logger", "logger.name was taken away, and is needed; leave ~logger... out"),
+        ("data.num_classes=ten", "data.num_classes=ten is not a whole number of classes, at least 1"),
+        ("data.num_classes=20", "data.num_classes=20 is no choice: this data has 10; leave it out"),
+        ("data.name=cifar10", "data.name=cifar10 is no choice: this data has digits; give another data="),
+        ("data.image=3", "data.image=3 is not channels, height and width, [3,32,32]"),
+        ("schedule.milestones=5", "schedule.milestones=5 is not a rising list of steps, [32000,48000]"),
+        ("schedule.nesterov=1", "schedule.nesterov=1 is not one of true, false"),
+        ("schedule.batch_size=all", "schedule.batch_size=all is not a whole number of images, at least 1"),
+        ("seed=true", "seed=True is not a whole number from 0 on"),
+        ("outputs=5", "outputs=5 is not a folder"),
+        ("logger.project=5", "logger.project=5 is not a name"),
+        ("arch.shortcut=[A]", "arch.shortcut=['A'] is not one of auto, A, B, C, dropout, none"),
+        ("hardware.num_threads=two", "hardware.num_threads=two is not a whole number of CPU threads a job, at least 1"),
+    ],
+)
+def test_what_no_run_reads_and_wrong_types_are_refused(override: str, line: str) -> None:
+    with pytest.raises(UserError) as error:
+        make_jobs(composed, [["data=digits", override]])
+    assert str(error.value).startswith(line)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("option", ["+data.crop=28", "+experiment.sedes=[0]"])
+def test_an_experiment_takes_no_unknown_option_either(option: str) -> None:
+    with pytest.raises(UserError, match="is not an option"):
+        make_jobs(composed, [["experiment=v1_fig1", "data=digits", option]])
+
+
+@pytest.mark.parametrize(
+    "option",
+    ["+data.top5=true", "+schedule.plateau={patience: 5, threshold: 0.1}", "+schedule.protocol_batch_size=128"],
+)
+def test_what_any_config_may_add_is_taken(option: str) -> None:
+    (job,) = make_jobs(composed, [["data=digits", option]]).jobs
+    assert job.name.startswith("resnet_v1-20-s0__")
+
+
+@pytest.mark.parametrize(
+    ("argument", "line"),
+    [
+        ("data=null", "data=null chooses nothing; use one of cifar10, cifar100, digits"),
+        ("logger=", "logger= chooses nothing; use one of csv, wandb, or leave it out"),
+        ("+data=digits", "+data=digits: data has a choice already; write data=digits"),
+        (
+            "data=[digits,cifar10]",
+            "data=[digits,cifar10]: data takes one choice; data=digits,cifar10 makes a job for each",
+        ),
+    ],
+)
+def test_a_group_has_one_choice(argument: str, line: str) -> None:
+    with pytest.raises(UserError) as error:
+        option_names.refuse_no_choice(argument, "config")
+    assert str(error.value).startswith(line)
+
+
+SEEN_TO_ELSEWHERE = ("depth", "name", "same_as", "imagenet", "imagenets", "warmups")
+"""Last or second words of keys: depths.py judges depths, `options.check` the names; the rest is a protocol's own."""
+
+
+def test_every_option_has_a_rule_for_its_values() -> None:
+    for group in option_names.groups("config"):
+        for choice in option_names.choices(group) if group != "experiment" else ():
+            flat: dict[str, Any] = dict(flatten(config_of(f"{group}={choice}")))
+            left = [key for key in flat if key not in RULES and not {*key.split(".")[:2]} & {*SEEN_TO_ELSEWHERE}]
+            assert left == [], choice

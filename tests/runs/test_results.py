@@ -1,0 +1,127 @@
+"""Reading runs: what they are called, which are averaged, which are kept apart."""
+
+import io
+import statistics
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from resnet_repro.errors import UserError
+from resnet_repro.report import report
+from resnet_repro.runs.finished import arch_label, read, title
+from resnet_repro.runs.groups import group, identity
+from resnet_repro.runs.job import make_job
+from tests.helpers.runs import composed
+from tests.helpers.synthetic_runs import config, departures, write_example, write_run
+
+
+@pytest.fixture
+def outputs(tmp_path: Path) -> Path:
+    return write_example(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "label"),
+    [
+        ({}, "resnet_v1"),
+        ({"arch__shortcut": "B"}, "resnet_v1 B"),
+        ({"arch__order": "bn_after_add"}, "resnet_v1 order=bn_after_add"),
+        ({"arch__shortcut": "C", "arch__mix": "half_both"}, "resnet_v1 C mix=half_both"),
+        ({"arch__unit": "one_layer"}, "resnet_v1 unit=one_layer"),
+        ({"arch__mix": "exclusive_gate", "arch__gate_bias": -7.0}, "resnet_v1 mix=exclusive_gate gate_bias=-7"),
+        ({"data__name": "cifar10", "schedule__warmup": {"lr": 0.5}}, "resnet_v1 warmup={'lr': 0.5}"),
+    ],
+)
+def test_label_names_only_what_departs_from_the_architecture(change: dict[str, Any], label: str) -> None:
+    manifest = {"config": config("resnet_v1", 56, **change), "departures": departures(change)}
+    assert arch_label(manifest) == label
+
+
+@pytest.mark.parametrize("arch", ["plain", "resnet_v1", "resnet_v2"])
+@pytest.mark.parametrize("data", ["digits", "cifar10"])
+def test_label_of_an_architecture_as_composed_by_hydra_is_its_name(arch: str, data: str) -> None:
+    for depth in (20, 110, 164, 1001):
+        usual = composed(f"arch={arch}", f"data={data}")
+        job = make_job(usual | {"depth": depth}, usual=usual)
+        assert arch_label({"config": job.config, "departures": job.departures}) == arch
+
+
+def test_seeds_are_averaged_as_statistics_would(outputs: Path) -> None:
+    cifar, _digits = group(read(outputs)[0])
+    (cell,) = cifar.cells
+    error = cell.error("test")
+    assert error is not None
+    assert error == pytest.approx((statistics.fmean((6.4, 6.6, 6.9)), statistics.stdev((6.4, 6.6, 6.9)), 3))
+
+
+@pytest.mark.parametrize("change", [{"schedule__steps": 110}, {"data__val_size": 100}, {"schedule__lr": 0.05}])
+def test_runs_of_different_protocols_are_never_averaged(tmp_path: Path, change: dict[str, Any]) -> None:
+    write_run(tmp_path, seed=0)
+    write_run(tmp_path, seed=1, **change)
+    protocols = group(read(tmp_path)[0])
+    assert [len(protocol.runs) for protocol in protocols] == [1, 1]
+    assert len({protocol.title for protocol in protocols}) == len({protocol.slug for protocol in protocols}) == 2
+
+
+@pytest.mark.parametrize("change", [{"data__root": "elsewhere"}, {"hardware__precision": "bf16-mixed"}])
+def test_where_a_run_was_made_does_not_part_it_from_other_seeds(tmp_path: Path, change: dict[str, Any]) -> None:
+    write_run(tmp_path, seed=0)
+    write_run(tmp_path, seed=1, **change)
+    (protocol,) = group(read(tmp_path)[0])
+    assert [len(cell.runs) for cell in protocol.cells] == [2]
+
+
+def test_warmups_of_the_architectures_do_not_part_them_on_cifar(tmp_path: Path) -> None:
+    for arch in ("plain", "resnet_v1", "resnet_v2"):
+        write_run(tmp_path, arch, 110, data__name="cifar10")
+        write_run(tmp_path, arch, 20, data__name="cifar10")
+    (protocol,) = group(read(tmp_path)[0])
+    assert [cell.name for cell in protocol.cells] == [
+        f"{arch}-{depth}" for arch in ("plain", "resnet_v1", "resnet_v2") for depth in (20, 110)
+    ]
+
+
+def test_the_two_papers_recipes_stand_side_by_side_and_another_protocol_apart(tmp_path: Path) -> None:
+    for protocol in ("paper_v1", "paper_v2", "modern"):
+        made = config("resnet_v1", 110, data__name="cifar10")
+        made["protocol"]["name"] = protocol
+        departs = {} if protocol == "paper_v1" else {"protocol": protocol}
+        changes = {"config": made, "departures": departs}
+        write_run(tmp_path, "resnet_v1", 110, name=protocol, data__name="cifar10", manifest=changes)
+    found = {protocol.title: [cell.name for cell in protocol.cells] for protocol in group(read(tmp_path)[0])}
+    assert found == {
+        "CIFAR-10, 64,000 steps": ["resnet_v1-110", "resnet_v1-110 paper_v2"],
+        "CIFAR-10, modern, 64,000 steps": ["resnet_v1-110"],
+    }
+
+
+def test_no_finished_run_is_an_error_of_one_line_with_a_command(tmp_path: Path) -> None:
+    for folder in (tmp_path, tmp_path / "absent"):
+        with pytest.raises(UserError, match=r"holds no finished run.*python train\.py") as caught:
+            report.write(folder, Console(file=io.StringIO()))
+        assert "\n" not in str(caught.value)
+
+
+def test_what_tells_runs_apart_elsewhere_is_the_reports_own_grouping(tmp_path: Path) -> None:
+    write_example(tmp_path)
+    protocols = group(read(tmp_path)[0])
+    told = {
+        (protocol.title, cell.name): [identity(run.manifest) for run in cell.runs]
+        for protocol in protocols
+        for cell in protocol.cells
+    }
+    assert len({str(each) for runs in told.values() for each in runs}) == len(told)
+    assert all(run["network"] == name for (_, name), runs in told.items() for run in runs)
+    by_title = {(title, run["comparable"]) for (title, _), runs in told.items() for run in runs}
+    assert len(by_title) == len(protocols)
+
+
+def test_another_tree_of_photographs_is_not_called_imagenet(tmp_path: Path) -> None:
+    write_run(tmp_path, "resnet_v1", 18, data__name="imagenet", data__num_train=1_281_167, data__num_classes=1_000)
+    write_run(tmp_path, "resnet_v1", 18, 1, data__name="imagenet", data__num_train=9_469, data__num_classes=10)
+    titles = {protocol.title for protocol in group(read(tmp_path)[0])}
+    assert titles == {"ImageNet, 600,000 steps", "9,469 photographs of 10 classes, 600,000 steps"}
+    shards = {"data.name": "imagenet_streaming", "data.num_train": 9_469, "data.num_classes": 10, "schedule.steps": 6}
+    assert title(shards) == "9,469 photographs of 10 classes from shards, 6 steps"

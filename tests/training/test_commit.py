@@ -1,0 +1,88 @@
+"""Which commit a run's code is of, and why there is none."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from resnet_repro.training.manifest import git_commit
+from resnet_repro.training.run import run
+from tests.helpers.runs import prepared
+
+
+def git(folder: Path, *args: str) -> str:
+    identity = ("-c", "user.name=nobody", "-c", "user.email=nobody@example.org")
+    command = ["git", "-C", str(folder), *identity, *args]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    """A folder of a checkout of one commit."""
+    path = tmp_path / "check out" / "src"
+    path.mkdir(parents=True)
+    (path / "manifest.py").write_text("first")
+    git(path, "init", "--quiet")
+    git(path, "add", ".")
+    git(path, "commit", "--quiet", "--message", "Begin")
+    return path
+
+
+def test_the_commit_is_the_checkouts_and_tells_of_changes(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    head = git(package, "rev-parse", "HEAD")
+    monkeypatch.setenv("GIT_DIR", "/elsewhere")  # as under a hook of another repository
+    assert git_commit(package) == (head, None)
+    (package / "manifest.py").write_text("second")
+    assert git_commit(package) == (head + "+", None)
+
+
+def test_a_shallow_clone_has_its_commit(package: Path, tmp_path: Path) -> None:
+    clone = tmp_path / "clone"
+    git(tmp_path, "clone", "--quiet", "--depth=1", f"file://{package.parent}/src", str(clone))
+    assert git_commit(clone) == (git(package, "rev-parse", "HEAD"), None)
+
+
+def test_a_checkout_of_another_user_is_told_with_the_way_out(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    assert git_commit(package) == (
+        None,
+        f"git reads no repository of another user, as {package} is: "
+        f"`git config --global --add safe.directory '{package}'` allows it",
+    )
+
+
+def test_where_git_is_not_installed_that_is_the_reason(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(package))
+    assert git_commit(package) == (None, "git is not installed: install it")
+
+
+def test_a_damaged_repository_is_told(package: Path) -> None:
+    (package / ".git" / "HEAD").unlink()
+    commit = git_commit(package)
+    assert commit.name is None
+    assert commit.why_none is not None
+    assert commit.why_none.startswith(f"the repository {package} is damaged (not a git repository")
+    assert commit.why_none.endswith("): clone it again")
+
+
+def test_a_repository_without_a_commit_is_told(tmp_path: Path) -> None:
+    (tmp_path / "manifest.py").touch()
+    git(tmp_path, "init", "--quiet")
+    git(tmp_path, "add", ".")
+    assert git_commit(tmp_path) == (None, f"the repository {tmp_path} has no commit yet: make one")
+
+
+def test_an_installed_copy_has_no_commit(package: Path, tmp_path: Path) -> None:
+    (package / "lib").mkdir()
+    for copy, what in ((package / "lib", "an installed copy and no checkout"), (tmp_path, "in no git repository")):
+        assert git_commit(copy) == (None, f"{copy} is {what}: run the code of a checkout")
+
+
+def test_the_log_and_the_manifest_say_why_there_is_no_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    manifest = run(prepared(tmp_path, "schedule.steps=1"))
+    assert manifest["git_commit"] is None
+    assert manifest["why_no_commit"].startswith("git reads no repository of another user, as ")
+    assert f"no commit on record: {manifest['why_no_commit']}\n" in capsys.readouterr().out

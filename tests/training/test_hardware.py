@@ -1,0 +1,58 @@
+"""What `auto` settles to on a machine, and what is refused there."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from resnet_repro.errors import UserError
+from resnet_repro.training.hardware import settle
+from tests.helpers.runs import composed
+from tests.networks.test_fused import needs_compiler
+
+
+def hardware(**options: Any) -> dict[str, Any]:
+    return composed("data=digits")["hardware"] | {"accelerator": "cpu", "channels_last": True} | options
+
+
+def on(monkeypatch: pytest.MonkeyPatch, *, machine: str, system: str) -> None:
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    monkeypatch.setattr("sys.platform", system)
+
+
+@needs_compiler
+def test_auto_is_one_thread_of_an_x86_cpu_in_channels_last_under_linux(monkeypatch: pytest.MonkeyPatch) -> None:
+    on(monkeypatch, machine="x86_64", system="linux")
+    assert settle(hardware())["fused"] is True
+    assert settle(hardware(num_threads=2))["fused"] is False
+    assert settle(hardware(channels_last=False))["fused"] is False
+    assert settle(hardware(fused=False))["fused"] is False
+    on(monkeypatch, machine="arm64", system="darwin")
+    assert settle(hardware())["fused"] is False
+
+
+def test_auto_does_without_where_there_is_no_compiler(no_compiler: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    on(monkeypatch, machine="x86_64", system="linux")
+    assert settle(hardware())["fused"] is False
+
+
+def test_asking_for_it_without_a_compiler_says_what_to_do(no_compiler: None) -> None:
+    with pytest.raises(UserError, match=r"^hardware\.fused=true needs a C compiler and none is on the PATH; install"):
+        settle(hardware(fused=True))
+
+
+@pytest.mark.parametrize("fused", [True, "auto"])  # one that works at another time would make another run of it
+def test_a_compiler_that_fails_is_named_with_its_error(
+    fused: bool | str, no_compiler: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on(monkeypatch, machine="x86_64", system="linux")
+    compiler = tmp_path / "cc"
+    compiler.write_text("#!/bin/sh\necho 'fused.c:1: error: it is broken' >&2\nexit 1\n")
+    compiler.chmod(0o755)
+    with pytest.raises(UserError, match=r"/cc cannot compile fused\.c \(fused\.c:1: error: it is broken\): run "):
+        settle(hardware(fused=fused))
+
+
+def test_asking_for_it_in_another_layout_says_what_it_needs() -> None:
+    with pytest.raises(UserError, match=r"^hardware\.fused=true needs a CPU and hardware\.channels_last=true; use"):
+        settle(hardware(fused=True, channels_last=False))

@@ -1,0 +1,103 @@
+"""The learning rate of every step, as the papers state it."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from resnet_repro.training.schedule import Plateau, eval_every, learning_rate, log_every, scaled, steps_at_once
+
+RECIPE = {
+    "lr": 0.1,
+    "shape": "steps",
+    "milestones": [32000, 48000],
+    "steps": 64000,
+    "protocol_steps": 64000,
+    "warmup": None,
+}
+V2 = RECIPE | {"warmup": {"lr": 0.01, "steps": 400}}
+V1_110 = RECIPE | {"warmup": {"lr": 0.01, "until_error": 80.0, "min_depth": 110}}
+
+
+@pytest.mark.parametrize(
+    ("step", "rate"), [(0, 0.1), (31_999, 0.1), (32_000, 0.01), (47_999, 0.01), (48_000, 0.001), (63_999, 0.001)]
+)
+def test_rate_is_divided_by_10_after_32k_and_48k_finished_steps(step: int, rate: float) -> None:
+    assert learning_rate(step, RECIPE) == pytest.approx(rate, rel=1e-12)
+
+
+def test_warmup_of_v2_lasts_400_steps() -> None:
+    rates = [learning_rate(step, V2) for step in range(64_000)]
+    assert rates[:400] == [0.01] * 400
+    assert rates[400:32_000] == [0.1] * 31_600
+    assert rates[32_000:] == [learning_rate(step, RECIPE) for step in range(32_000, 64_000)]
+
+
+def test_warmup_of_v1_lasts_until_the_error_has_fallen() -> None:
+    assert learning_rate(5_000, V1_110, warmup_ended_at=None) == 0.01
+    assert learning_rate(399, V1_110, warmup_ended_at=400) == 0.01
+    assert learning_rate(400, V1_110, warmup_ended_at=400) == 0.1
+    assert learning_rate(32_000, V1_110, warmup_ended_at=400) == pytest.approx(0.01)
+
+
+def test_cosine_falls_from_the_base_rate_to_0_at_any_length() -> None:
+    for steps in (400, 64_000):
+        cosine = RECIPE | {"shape": "cosine", "steps": steps}
+        assert learning_rate(0, cosine) == 0.1
+        assert learning_rate(steps // 2, cosine) == pytest.approx(0.05)
+        assert learning_rate(steps - 1, cosine) == pytest.approx(0, abs=1e-5)
+
+
+def test_a_shorter_run_has_the_same_shape() -> None:
+    short = V2 | {"steps": 640}
+    assert [learning_rate(step, short) for step in range(640)] == pytest.approx(
+        [learning_rate(step * 100, V2) for step in range(640)]
+    )
+    assert scaled(400, steps=640, protocol_steps=64_000) == 4
+
+
+def test_a_short_run_is_drawn_with_enough_points() -> None:
+    recipe = RECIPE | {"log_every": 100, "eval_every": 400}
+    assert (log_every(recipe), eval_every(recipe)) == (100, 400)
+    short = recipe | {"steps": 400}
+    assert (log_every(short), eval_every(short)) == (20, 80)
+    assert (log_every(recipe | {"steps": 1}), eval_every(recipe | {"steps": 1})) == (1, 1)
+
+
+def test_a_plateau_is_what_pytorch_calls_one() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for patience, threshold in ((0, 0.0), (2, 0.01), (5, 0.1)):
+        optimiser = torch.optim.SGD([torch.zeros(1)], lr=0.1)
+        reference = ReduceLROnPlateau(optimiser, factor=0.1, patience=patience, threshold=threshold, eps=0)
+        plateau = Plateau()
+        for step in range(60):
+            error = 50.0 / (1 + step) + float(torch.rand((), generator=generator))
+            reference.step(error)
+            plateau = plateau.after(error, patience=patience, threshold=threshold)
+            rate = learning_rate(step, RECIPE | {"shape": "plateau"}, num_drops=plateau.num_drops)
+            assert rate == pytest.approx(optimiser.param_groups[0]["lr"])
+        assert plateau.num_drops > 0
+
+
+@pytest.mark.parametrize(
+    ("steps", "warmup", "checkpoint_steps", "expected"),
+    [
+        (64_000, None, None, 100),
+        (64_000, V1_110["warmup"], None, 100),
+        (64_000, None, 250, 50),
+        (1_000, None, None, 50),  # a row every 50 steps
+        (400, V1_110["warmup"], None, 20),
+        (390, None, None, 1),  # a row every 19
+        (1, None, None, 1),
+    ],
+)
+def test_nothing_is_due_within_the_steps_that_are_taken_at_once(
+    steps: int, warmup: dict[str, Any] | None, checkpoint_steps: int | None, expected: int
+) -> None:
+    schedule = RECIPE | {"steps": steps, "warmup": warmup, "log_every": 100, "eval_every": 400}
+    assert steps_at_once(schedule, {"graph": True, "checkpoint_steps": checkpoint_steps}) == expected
+    assert steps_at_once(schedule, {"graph": False, "checkpoint_steps": checkpoint_steps}) == 1
+    rows = range(steps, 0, -log_every(schedule))
+    evaluations, checkpoints = (range(0, steps, every) for every in (eval_every(schedule), checkpoint_steps or steps))
+    assert not any(step % expected for step in (*rows, *evaluations, *checkpoints))

@@ -1,0 +1,102 @@
+"""W&B goes away, is silent or dies under a run, which goes on, keeps its numbers and ends."""
+
+import csv
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import pytest
+
+from resnet_repro.launch.rank_processes import STOPPED
+from resnet_repro.runs.folder import RunDir
+from resnet_repro.runs.wandb_account import GRACE_S
+from tests.helpers.commands import descendants, environment, run, start, wait_for_step
+from tests.helpers.wandb_server import WandbServer
+
+ONLINE = ("train.py", "data=digits", "depth=8", "schedule.steps=400", "logger.upload_seconds=3")
+
+
+@pytest.mark.slow
+def test_a_run_whose_wandb_goes_away_trains_on_and_says_how_to_upload_the_rest(
+    wandb_server: Callable[..., WandbServer], tmp_path: Path
+) -> None:
+    server = wandb_server()
+    process = start(*ONLINE, home=tmp_path, variables=server.variables)
+    wait_for_step(tmp_path / "outputs", 50, num_runs=1)
+    (began,) = server.runs
+    server.stop()
+    wait_for_step(tmp_path / "outputs", 400, num_runs=1)
+    last_step = time.monotonic()
+    output, _ = process.communicate(timeout=60)
+    assert time.monotonic() - last_step < 3 + GRACE_S + 10  # most often 4 s
+    assert process.returncode == 0, output
+    assert "✓ resnet_v1-8-s0__steps=400" in output
+    assert "W&B does not have all of these runs; metrics.csv does. To upload the rest:\n" in output
+    (command,) = (line.split() for line in output.splitlines() if line.startswith("  wandb sync "))
+
+    again = wandb_server(port=server.port)
+    wandb = str(Path(sys.executable).with_name("wandb"))
+    environ = {**environment(tmp_path), **again.variables}
+    subprocess.run([wandb, *command[1:]], cwd=tmp_path, env=environ, check=True, capture_output=True)
+    (folder,) = (path.parent for path in tmp_path.glob("outputs/digits/*/manifest.json"))
+    rows = list(csv.DictReader((folder / "metrics.csv").open()))
+    uploaded = {row["trainer/global_step"] for row in again.runs[began].history if "responses/layer" not in row}
+    assert uploaded == {int(row["step"]) for row in rows}
+    status, output = run(*ONLINE, home=tmp_path, variables=again.variables)
+    assert status == 0
+    assert "wandb sync" not in output
+
+
+@pytest.mark.slow
+def test_a_run_whose_wandb_answers_no_more_is_stopped_with_its_state_saved(
+    wandb_server: Callable[..., WandbServer], tmp_path: Path
+) -> None:
+    server = wandb_server()
+    process = start(*ONLINE, home=tmp_path, variables=server.variables)
+    wait_for_step(tmp_path / "outputs", 50, num_runs=1)
+    server.http.RequestHandlerClass.do_POST = lambda self: time.sleep(3600)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == STOPPED
+    assert "stopped at step" in output
+    assert "To upload the rest:" in output
+    assert len(list(tmp_path.glob("outputs/digits/*/checkpoints/*.ckpt"))) == 1
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_when_the_process_of_wandb_dies(tmp_path: Path) -> None:
+    process = start(*ONLINE, home=tmp_path)  # offline: nobody is logged in
+    wait_for_step(tmp_path / "outputs", 50, num_runs=1)
+    cores = [child for child in descendants(process) if child.name().startswith("wandb-core")]
+    assert cores
+    for core in cores:
+        core.kill()
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, output
+    (folder,) = (RunDir(path.parent) for path in tmp_path.glob("outputs/digits/*/manifest.json"))
+    assert "W&B has failed, the run goes on without it" in folder.log.read_text()
+
+
+@pytest.mark.slow
+def test_a_run_ends_well_though_the_process_of_wandb_answers_no_more(tmp_path: Path) -> None:
+    """As torchrun starts it: its end, too, would be waited for then; what a sweep starts ends without the library."""
+    alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "TORCHELASTIC_RUN_ID": "test"}
+    process = start(*ONLINE, "hardware=cpu", home=tmp_path, variables=alone)  # offline: nobody is logged in
+    wait_for_step(tmp_path / "outputs", 50, num_runs=1)
+    (core,) = (child for child in descendants(process) if child.name().startswith("wandb-core"))
+    while not list(tmp_path.glob("outputs/digits/*/manifest.json")):
+        assert process.poll() is None
+        time.sleep(0.001)
+    core.suspend()
+    try:
+        output, _ = process.communicate(timeout=60)
+    finally:
+        with suppress(psutil.NoSuchProcess):
+            core.kill()
+    assert process.returncode == 0, output
+    assert "W&B could not be closed" in output

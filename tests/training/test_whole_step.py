@@ -1,0 +1,205 @@
+"""The step that a CUDA graph records: on a CPU the same operations one by one, on a GPU the recording itself."""
+
+import copy
+import csv
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from resnet_repro.data.device_batches import DeviceBatches
+from resnet_repro.networks.resnet import ResNet
+from resnet_repro.runs.folder import RunDir
+from resnet_repro.training import hardware
+from resnet_repro.training.classifier import LitClassifier
+from resnet_repro.training.cuda_graph import WholeStep, WholeStepSGD
+from resnet_repro.training.metrics import LossAndError
+from resnet_repro.training.run import run
+from tests.helpers.runs import assert_a_stop_changes_nothing, prepared
+
+STEPS = 12
+SGD = {"lr": 0.1, "momentum": 0.9, "weight_decay": 1e-4, "nesterov": False}
+DEVICES = [
+    "cpu",
+    pytest.param(
+        "cuda",
+        marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")],
+    ),
+]
+FORMATS = [torch.float32, torch.bfloat16]
+
+
+def batches(device: str, *, steps_at_once: int | None = None) -> DeviceBatches:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (64, 3, 16, 16), dtype=torch.uint8, generator=generator).to(device)
+    labels = torch.randint(0, 10, (64,), generator=generator).to(device)
+    mean = images.float().mean(0) / 255
+    how: dict[str, Any] = {"batch_size": 32, "pad": 2, "flip": True, "seed": 0, "num_steps": STEPS}
+    return DeviceBatches(images, labels, mean=mean, scale=255.0, steps_at_once=steps_at_once, **how)
+
+
+def network(device: str, **words: str) -> nn.Module:
+    torch.manual_seed(0)
+    return ResNet(depth=8, family="cifar", num_classes=10, **words).to(device)
+
+
+def rate(step: int) -> float:
+    return 0.1 if step < 8 else 0.01
+
+
+def train_usually(net: nn.Module, device: str, dtype: torch.dtype) -> Iterator[float]:
+    """The loop that everybody writes, with the same optimiser; losses."""
+    sgd = torch.optim.SGD(net.parameters(), **SGD, fused=True)
+    for step, (images, labels) in enumerate(batches(device)):
+        sgd.param_groups[0]["lr"] = torch.tensor(rate(step), device=device)
+        sgd.zero_grad()
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+            loss = F.cross_entropy(net(images), labels)
+        loss.backward()
+        sgd.step()
+        yield loss.item()
+
+
+def train_whole(net: nn.Module, device: str, dtype: torch.dtype) -> Iterator[float]:
+    sgd = WholeStepSGD(net.parameters(), **SGD, fused=True)
+    data, whole = batches(device, steps_at_once=4), None
+    for step, choices in enumerate(chain.from_iterable(data)):
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):  # as Lightning does
+            whole = whole or WholeStep(net, sgd, data.batch, choices, LossAndError().to(device))
+            whole.set_inputs(choices, rate(step))
+            sgd.step()
+        yield whole.loss.item()
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", FORMATS, ids=str)
+@pytest.mark.parametrize("words", [{}, {"shortcut": "none"}, {"order": "full_preact", "shortcut": "B"}], ids=str)
+def test_whole_steps_have_the_losses_and_weights_of_the_usual_loop_bitwise(
+    words: dict[str, str], dtype: torch.dtype, device: str
+) -> None:
+    usual, ours = network(device, **words), network(device, **words)
+    assert list(train_whole(ours, device, dtype)) == list(train_usually(usual, device, dtype))
+    for (name, tensor), expected in zip(ours.state_dict().items(), usual.state_dict().values(), strict=True):
+        assert torch.equal(tensor, expected), name
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_warming_up_at_the_start_and_later_changes_no_bit(device: str) -> None:
+    """A CPU warms up where this test says so, a GPU before it records anyway."""
+    results = []
+    for warms_up in (False, True):
+        net = network(device, shortcut="dropout")
+        sgd = WholeStepSGD(net.parameters(), **SGD, fused=True)
+        data, whole, metric = batches(device, steps_at_once=1), None, LossAndError().to(device)
+        for step, (choices,) in enumerate(data):
+            whole = whole or WholeStep(net, sgd, data.batch, choices, metric)
+            whole.set_inputs(choices, rate(step))
+            if warms_up and step in (0, 5):
+                before = copy.deepcopy(net.state_dict())
+                whole.warm_up()
+                for name, tensor in net.state_dict().items():
+                    assert torch.equal(tensor, before[name]), name
+            sgd.step()
+        assert whole is not None
+        assert whole.take_measured()["num_images"] == STEPS * 32, "of no step twice"
+        assert not any(whole.take_measured().values())
+        results.append(net.state_dict())
+    for name, tensor in results[0].items():
+        assert torch.equal(tensor, results[1][name]), name
+
+
+# --- the whole run ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def graph_on_any_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`hardware.graph=true` is refused on a CPU, where it would gain nothing; here it is what is tested."""
+
+    def settle(asked: dict[str, Any]) -> dict[str, Any]:
+        return hardware.settle({**asked, "graph": False}) | {"graph": asked["graph"]}
+
+    monkeypatch.setattr("resnet_repro.training.run.settle", settle)
+
+
+def column(path: Path, name: str) -> list[float]:
+    with RunDir(path).metrics.open() as file:
+        return [float(row[name]) for row in csv.DictReader(file) if row[name]]
+
+
+def losses(path: Path) -> list[float]:
+    return column(path, "train/loss")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("graph_on_any_device")
+def test_a_run_of_whole_steps_is_the_usual_run_within_rounding(tmp_path: Path) -> None:
+    options = ("hardware.precision=32-true", "schedule.log_every=1")
+    usual = prepared(tmp_path / "usual", *options)
+    ours = prepared(tmp_path / "ours", *options, "hardware.graph=true")
+    expected, manifest = run(usual), run(ours)
+    assert losses(ours)[0] == pytest.approx(losses(usual)[0], rel=1e-5)
+    assert losses(ours)[:4] == pytest.approx(losses(usual)[:4], rel=1e-3)
+    assert manifest["results"]["step"] == expected["results"]["step"] == 24
+    for name in ("gradients", "responses"):
+        header = [getattr(RunDir(path), name).read_text().splitlines() for path in (ours, usual)]
+        assert len(header[0]) == len(header[1]) > 5
+    gradients = [RunDir(path).gradients.read_text().splitlines()[1].split(",") for path in (ours, usual)]
+    assert gradients[0][:2] == gradients[1][:2]
+
+
+AT_ONCE = ("schedule.steps=40", "schedule.log_every=2", "schedule.eval_every=8")  # two steps at a time
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("graph_on_any_device")
+@pytest.mark.parametrize(("arch", "step", "more"), [("resnet_v1", 13, ()), ("resnet_v2", 14, AT_ONCE)])
+def test_a_run_of_whole_steps_that_goes_on_equals_an_uninterrupted_one_bitwise(
+    arch: str, step: int, more: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = (f"arch={arch}", "hardware.graph=true", *more)
+    runs = [prepared(tmp_path / name, *options) for name in ("whole", "parts")]
+    assert_a_stop_changes_nothing(*runs, monkeypatch, step=step)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("graph_on_any_device")
+def test_steps_taken_at_once_are_those_taken_one_by_one_bitwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A warm-up that waits for an error, ends of epochs (every 14 steps), rows and evaluations included."""
+    warmup = "schedule.warmup={lr: 0.01, until_error: 85.0}"
+    options = ("depth=8", warmup, "schedule.steps=400", "schedule.log_every=20", "schedule.eval_every=80")
+    ours, one_by_one = (prepared(tmp_path / name, *options, "hardware.graph=true") for name in ("ours", "single"))
+    numbers: list[int] = []
+    takes = LitClassifier._whole_steps
+    monkeypatch.setattr(
+        LitClassifier, "_whole_steps", lambda self, choices: numbers.append(len(choices)) or takes(self, choices)
+    )
+    manifest = run(ours)
+    for module in ("run", "data.module"):
+        monkeypatch.setattr(f"resnet_repro.{module}.steps_at_once", lambda *_: 1)
+    expected = run(one_by_one)
+    assert numbers == [20] * 20 + [1] * 400
+    assert manifest["weights_sha256"] == expected["weights_sha256"]
+    assert {0.01, 0.1} <= {*column(ours, "lr")}, "the warm-up has ended within the run"
+    for name in ("step", "epoch", "lr", "train/error", "test/error", "test/loss"):
+        assert column(ours, name) == column(one_by_one, name), name
+    assert losses(ours) == pytest.approx(losses(one_by_one), rel=1e-12)  # summed up in another order
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)  # compiling is a minute of one core
+def test_a_run_of_compiled_units_is_the_usual_run_within_rounding(tmp_path: Path) -> None:
+    options = ("hardware.precision=32-true", "schedule.log_every=1", "hardware.fused=false")
+    usual = prepared(tmp_path / "usual", *options)
+    ours = prepared(tmp_path / "ours", *options, "hardware.compile=true")
+    expected, manifest = run(usual), run(ours)
+    assert losses(ours)[0] == pytest.approx(losses(usual)[0], rel=1e-5)
+    assert losses(ours)[:4] == pytest.approx(losses(usual)[:4], rel=1e-3)
+    assert manifest["num_parameters"] == expected["num_parameters"]
+    assert manifest["results"]["test/loss"] == pytest.approx(expected["results"]["test/loss"], rel=0.2)
