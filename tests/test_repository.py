@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -36,3 +37,16 @@ def test_pre_commit_accepts_its_config_without_a_warning() -> None:
     command = [sys.executable, "-m", "pre_commit", "validate-config", ROOT / ".pre-commit-config.yaml"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_the_citation_names_this_version_and_both_papers() -> None:
+    citation = read_yaml("CITATION.cff")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    own = {"title": project["name"], "version": project["version"], "license": project["license"]}
+    assert {key: citation[key] for key in own} == own
+    preprints = [each["value"] for paper in citation["references"] for each in paper["identifiers"]]
+    assert preprints == ["arXiv:1512.03385", "arXiv:1603.05027"]
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for paper, preprint in zip(citation["references"], preprints, strict=True):
+        assert f"*{paper['title']}*" in readme
+        assert preprint in readme
