@@ -34,8 +34,9 @@ lint: install           ## style, types, and the direction of imports
 benchmark: install      ## images/s beside the usual loop, on this machine
 	$(BIN)/python benchmarks/train_throughput.py
 
-readme: install         ## renew what is written from the registry: the README's table, the experiments' headers
+readme: install         ## renew what is generated: the README's table, the experiments' headers, the picture of the rooms
 	$(BIN)/python docs/readme.py
+	$(BIN)/python docs/picture.py
 
 install: .venv/installed
 
@@ -53,4 +54,4 @@ lock: install           ## pin the newest versions that pyproject.toml allows
 	  --no-header --no-annotate --no-emit-index-url --no-emit-find-links --output-file requirements.lock
 
 clean:                  ## remove what was installed; outputs/ stays
-	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache
+	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache .import_linter_cache

@@ -9,6 +9,8 @@ from typing import Any
 
 import yaml
 
+from docs import picture
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -50,3 +52,28 @@ def test_the_citation_names_this_version_and_both_papers() -> None:
     for paper, preprint in zip(citation["references"], preprints, strict=True):
         assert f"*{paper['title']}*" in readme
         assert preprint in readme
+
+
+def test_the_picture_of_the_rooms_is_drawn_from_the_contracts() -> None:
+    page = picture.PAGE.read_text(encoding="utf-8")
+    assert picture.updated(page) == page, "run `make readme`"
+    rooms = {"containers": ["a"], "layers": ["top", "left | right", "this : that"]}
+    drawn = picture.picture(rooms, {"source_modules": ["a.right", "a.that.part"]})
+    labels = ["top", "left", "right<br/><i>no torch</i>", "this", "that"]
+    assert re.findall(r'\["(\w.*?)"\]', drawn) == labels
+    assert re.findall(r"layer\d --> layer\d", drawn) == ["layer0 --> layer1", "layer1 --> layer2"]
+
+
+def test_a_module_of_the_no_torch_contract_imports_no_torch() -> None:
+    """The contract ignores some imports inside of functions. None of them may run when its module is imported."""
+    contract = picture.contracts()["no-torch"]
+    modules = []
+    for source in contract["source_modules"]:
+        path = ROOT / "src" / source.replace(".", "/")
+        names = [file.stem for file in path.glob("*.py") if file.stem != "__init__"]
+        modules += [f"{source}.{name}" for name in names] or [source]
+    code = f"import importlib, sys; [importlib.import_module(m) for m in {modules}]; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    imported = set(done.stdout.split())
+    assert imported >= set(modules)
+    assert not imported & set(contract["forbidden_modules"])
