@@ -7,11 +7,13 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from docs import picture
 
 ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "src" / "resnet_repro"
 
 
 def lint_commands() -> list[str]:
@@ -62,6 +64,23 @@ def test_the_picture_of_the_rooms_is_drawn_from_the_contracts() -> None:
     labels = ["top", "left", "right<br/><i>no torch</i>", "this", "that"]
     assert re.findall(r'\["(\w.*?)"\]', drawn) == labels
     assert re.findall(r"layer\d --> layer\d", drawn) == ["layer0 --> layer1", "layer1 --> layer2"]
+
+
+def test_the_table_of_the_rooms_has_each_of_them_in_order() -> None:
+    rows = re.findall(r"^\| (`.+?) \|", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.M)
+    rooms = [room for row in rows for room in re.findall(r"`(\w+)(?:/|\.py)`", row)]
+    layers = enumerate(picture.contracts()["rooms"]["layers"])
+    layer_of = {room: number for number, layer in layers for room in re.findall(r"\w+", layer)}
+    assert sorted(rooms) == sorted(layer_of)
+    assert rooms == sorted(rooms, key=layer_of.__getitem__)
+
+
+@pytest.mark.parametrize("name", ["CONTRIBUTING.md", "docs/architecture.md"])
+def test_a_document_names_only_files_that_exist(name: str) -> None:
+    text = (ROOT / name).read_text(encoding="utf-8")
+    files = re.findall(r"`([\w./]+\.(?:py|yaml|toml|lock))`", text)
+    assert len(files) > 5
+    assert [file for file in files if not (ROOT / file).exists() and not (PACKAGE / file).exists()] == []
 
 
 def test_a_module_of_the_no_torch_contract_imports_no_torch() -> None:
