@@ -16,7 +16,7 @@ from resnet_repro.runs import resume
 from resnet_repro.runs.folder import RunDir, read_json, write_json
 from resnet_repro.runs.job import make_job
 from resnet_repro.training.run import run as train
-from tests.data.test_cifar import BATCHES, binary_file, md5_of
+from tests.helpers.cifar_files import BATCHES, binary_file, md5_of
 from tests.helpers.commands import ROOT, imported_modules, run
 from tests.helpers.runs import composed
 

@@ -28,8 +28,8 @@ from resnet_repro.training.checkpoints import trained
 from resnet_repro.training.run import run as train
 from tests.helpers.photo_files import MINI, make_tree, needs_mini
 from tests.helpers.photo_runs import prepared
+from tests.helpers.ranks import in_ranks
 from tests.helpers.runs import composed
-from tests.training.test_ddp import in_ranks
 
 
 def options(run: Path, *overrides: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections.abc import Sequence
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
@@ -33,6 +34,14 @@ def _composed(*overrides: str) -> dict[str, Any]:
 def composed(*overrides: str) -> dict[str, Any]:
     """A config of the reader's own; Hydra takes a tenth of a second for one, and tests ask again and again."""
     return deepcopy(_composed(*overrides))
+
+
+def composed_with_choices(overrides: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A config and the file of each group that it comes from, as a sweep composes its jobs."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("config", list(overrides), return_hydra_config=True)
+    ours: Any = OmegaConf.to_container(OmegaConf.masked_copy(config, [k for k in config if k != "hydra"]), resolve=True)
+    return ours, dict(config.hydra.runtime.choices)
 
 
 TINY = ("data=digits", "depth=8", "logger=csv", "schedule.steps=24", "schedule.eval_every=8", "schedule.log_every=3")

@@ -1,35 +1,23 @@
 """A table of the papers as one word: its jobs, its plan, its runs and what it prints at the end."""
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 
 from docs.readme import ROOT, Summary, updated, with_header
 from resnet_repro.launch.experiment import make_jobs
 from resnet_repro.papers.rows import cell_of
 from resnet_repro.runs import resume
 from resnet_repro.runs.folder import RunDir
-from resnet_repro.runs.job import Config
 from tests.helpers.commands import imported_modules, manifests, run
-from tests.helpers.runs import CONF
+from tests.helpers.runs import CONF, composed, composed_with_choices
 
 REHEARSAL = ("experiment=v1_fig1", "data=digits", "seed=0", "schedule.steps=22", "logger=csv")
 
 
-def composed(overrides: Sequence[str]) -> tuple[Config, dict[str, Any]]:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose("config", list(overrides), return_hydra_config=True)
-    ours: Any = OmegaConf.to_container(OmegaConf.masked_copy(config, [k for k in config if k != "hydra"]), resolve=True)
-    return ours, dict(config.hydra.runtime.choices)
-
-
 def names(*commands: list[str]) -> list[str]:
-    return [job.name for job in make_jobs(composed, commands).jobs]
+    return [job.name for job in make_jobs(composed_with_choices, commands).jobs]
 
 
 def test_v1_table_6_is_six_networks_of_five_seeds(papers: dict[str, Summary]) -> None:
@@ -117,7 +105,7 @@ def test_an_experiment_runs_what_is_missing_and_prints_the_papers_table(tmp_path
     begun = tmp_path / "outputs" / "digits" / "plain-20-s1__steps=22" / "checkpoints"
     begun.mkdir(parents=True)
     (begun / "step-00000011.ckpt").touch()
-    resume.record(RunDir(begun.parent), composed(())[0], data_checksum="", git_commit=None)
+    resume.record(RunDir(begun.parent), composed(), data_checksum="", git_commit=None)
     status, said, modules = imported_modules(*REHEARSAL, "seed=0,1", "plan=true", home=tmp_path)
     assert status == 0, said
     lines = [" ".join(line.split("│")).split() for line in said.splitlines()]

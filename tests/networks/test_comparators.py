@@ -20,9 +20,9 @@ from resnet_repro.runs.job import resolve
 from resnet_repro.training.checkpoints import Stopped
 from resnet_repro.training.layers import write_responses
 from resnet_repro.training.run import run
+from tests.helpers.comparators import asked, job_of
 from tests.helpers.runs import interrupt_at
 from tests.helpers.synthetic_runs import write_comparator, write_example, write_run
-from tests.networks.test_networks import asked, job_of
 
 TINY = ("data=digits", "arch.image_size=24", "logger=csv", "schedule.steps=8", "schedule.batch_size=32")
 

@@ -18,6 +18,7 @@ from resnet_repro.networks.unit import MIXES, ORDERS, SHORTCUTS
 from resnet_repro.runs.folder import RunDir, read_json, write_json
 from resnet_repro.training.checkpoints import Stopped
 from resnet_repro.training.run import run
+from tests.helpers.compilers import COMPILER, needs_compiler
 from tests.helpers.runs import assert_a_stop_changes_nothing, interrupt_at, prepared
 
 WORDS = [{"order": order} for order in ORDERS] + [
@@ -26,8 +27,7 @@ WORDS = [{"order": order} for order in ORDERS] + [
 WORDS += [{"mix": mix} for mix in MIXES if mix != "add"]
 
 
-PATH, COMPILER = os.environ["PATH"], fused.find_compiler()
-needs_compiler = pytest.mark.skipif(COMPILER is None, reason="no C compiler here")
+PATH = os.environ["PATH"]
 
 
 def tensors(dtype: torch.dtype, c: int, *, mean: float = 1.0) -> list[Tensor]:

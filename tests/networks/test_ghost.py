@@ -9,17 +9,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from resnet_repro.networks.fused import FusedBatchNorm, find_compiler, fuse
+from resnet_repro.networks.fused import FusedBatchNorm, fuse
 from resnet_repro.networks.ghost import group_batch_norms
 from resnet_repro.networks.options import group_size
 from resnet_repro.networks.recompute import recompute_units
 from resnet_repro.networks.resnet import ResNet
 from resnet_repro.runs.job import resolve
 from resnet_repro.training.run import run
+from tests.helpers.compilers import needs_compiler
+from tests.helpers.ranks import final_state, in_ranks
 from tests.helpers.runs import composed, prepared
-from tests.training.test_ddp import final_state, in_ranks
 
-needs_compiler = pytest.mark.skipif(find_compiler() is None, reason="no C compiler here")
 FUSED = pytest.mark.parametrize("is_fused", [False, pytest.param(True, marks=needs_compiler)])
 
 

@@ -14,9 +14,10 @@ from resnet_repro.launch import plan
 from resnet_repro.launch.experiment import make_jobs
 from resnet_repro.networks.build import build
 from resnet_repro.networks.comparators import Comparator
-from resnet_repro.runs.job import Job, make_job, resolve
+from resnet_repro.runs.job import Job, resolve
 from resnet_repro.training.classifier import LitClassifier
 from tests.helpers.commands import run as command
+from tests.helpers.comparators import asked, job_of
 from tests.helpers.runs import composed
 from tests.helpers.synthetic_runs import write_comparator
 
@@ -31,16 +32,6 @@ PUBLISHED = {
     ("timm", "mobilenetv3_small_050"): (1_590_000, 0.02),
     ("timm", "vit_tiny_patch16_224"): (5_720_000, 1.25),
 }
-
-
-def asked(source: str, name: str, *overrides: str) -> dict[str, Any]:
-    size = ["arch.image_size=64"] if name == "alexnet" else []
-    return composed(f"arch={source}", f"arch.name={name}", *size, *overrides)
-
-
-def job_of(source: str, name: str, *overrides: str) -> Job:
-    usual = composed(f"arch={source}", *(o for o in overrides if o.startswith(("data=", "protocol="))))
-    return make_job(asked(source, name, *overrides), usual=usual)
 
 
 def seeded(seed: int, config: dict[str, Any]) -> nn.Module:

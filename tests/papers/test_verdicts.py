@@ -1,44 +1,21 @@
 """Verdicts on made-up errors, against numbers from scipy by the stated rule."""
 
-import io
 import math
 import statistics
-from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 from scipy import stats
 
 from resnet_repro.papers import intervals, verdict_text, verdicts
 from resnet_repro.papers.rows import Published, registry
-from resnet_repro.papers.verdicts import Verdict, judge
+from resnet_repro.papers.verdicts import judge
 from resnet_repro.runs.finished import Run
 from tests.helpers.synthetic_runs import config
+from tests.helpers.verdicts import BEST, MEDIAN, SINGLE, STANDARD_FIVE, row, runs, shown
 
-
-def row(source: str, printed: str) -> Published:
-    (found,) = (row for row in registry() if (row.source, row.printed) == (source, printed) and "-100" not in row.what)
-    return found
-
-
-def runs(*errors: float | None, arch: str = "resnet_v1", depth: int = 110, **changes: Any) -> list[Run]:
-    """Runs with these test errors on 10,000 images of CIFAR-10."""
-    made = config(arch, depth, data__name="cifar10")
-    results = {"num_test_images": 10_000, "diverged_at": None}
-    return [
-        Run(Path(), {"config": made, "departures": {}, "results": results | {"test/error": error}} | changes)
-        for error in errors
-    ]
-
-
-BEST = row("v1 Table 6", "ResNet-110")  # 6.43 (6.61 ± 0.16), best of 5
-SINGLE = row("v1 Table 6", "ResNet-20")  # 8.75
-MEDIAN = row("v2 Table 2", "ResNet-110, full pre-activation")  # 6.37, median of 5
 PLAIN = row("v1 Fig. 6", "plain-110")  # over 60
 OTHERS = ("ResNet-20", "ResNet-32", "ResNet-44")
-STANDARD_FIVE = [z / math.sqrt(2.5) for z in (-2, -1, 0, 1, 2)]
-"""Five numbers of mean and median 0 and sample standard deviation 1."""
 
 
 def test_a_printed_mean_is_compared_by_welchs_test() -> None:
@@ -246,12 +223,6 @@ def test_one_shortened_run_among_full_ones_keeps_the_cell_from_comparison() -> N
 def test_another_papers_network_has_no_verdict_but_a_reason() -> None:
     found = judge(row("v1 Table 6", "Maxout"), [])
     assert (found.word, found.reason) == ("", "another paper's network, for comparison")
-
-
-def shown(*found: Verdict, width: int = 100) -> str:
-    console = Console(file=io.StringIO(), width=width)
-    verdict_text.show({"v1 Table 6: CIFAR-10 test error": list(found)}, console)
-    return console.file.getvalue()  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("width", [80, 120])

@@ -11,7 +11,7 @@ from resnet_repro.papers.rows import registry
 from resnet_repro.papers.verdicts import judge
 from resnet_repro.runs.finished import Run
 from tests.helpers.synthetic_runs import SHA, config, entry
-from tests.papers.test_verdicts import row, shown
+from tests.helpers.verdicts import row, shown
 
 OTHER = "cd" * 32
 WIDTH = 1.959964 * math.sqrt(2)  # of the interval of two single runs, in standard deviations

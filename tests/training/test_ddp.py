@@ -1,12 +1,10 @@
 """One run on several processes: the same training as on one, told once, and ended together."""
 
-import multiprocessing as mp
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,28 +15,13 @@ from torch import nn
 
 from resnet_repro.data.in_memory import InMemoryData
 from resnet_repro.launch.rank_processes import DONE
-from resnet_repro.launch.worker import PRELOAD
 from resnet_repro.runs.folder import RunDir, read_json
 from resnet_repro.runs.ranks import Rank
 from resnet_repro.training.classifier import LitClassifier
 from resnet_repro.training.run import run as train
 from tests.helpers.commands import ROOT, assert_gone, descendants, environment, manifests, run, start, wait_for_step
+from tests.helpers.ranks import FLOAT32, final_state, in_ranks
 from tests.helpers.runs import prepared
-
-TINY = ("data=digits", "logger=csv", "schedule.steps=24", "hardware.precision=32-true", "hardware.fused=false")
-
-
-def in_ranks(num_ranks: int, target: Callable[..., Any], path: Path) -> None:
-    """Call `target(path, job, rank)` in as many processes as there are ranks."""
-    context = mp.get_context("forkserver")
-    context.set_forkserver_preload(PRELOAD)
-    ranks = [Rank(n, num_ranks, n, meeting_point=path / "store") for n in range(num_ranks)]
-    processes = [context.Process(target=target, args=(path, read_json(path / "job.json"), rank)) for rank in ranks]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(120)
-    assert [process.exitcode for process in processes] == [0] * num_ranks
 
 
 def train_with_frozen_batch_norm(path: Path, job: dict[str, Any], rank: Rank) -> None:
@@ -49,14 +32,9 @@ def train_with_frozen_batch_norm(path: Path, job: dict[str, Any], rank: Rank) ->
     train(path, job, rank)
 
 
-def final_state(path: Path) -> dict[str, torch.Tensor]:
-    (checkpoint, *_) = RunDir(path).checkpoint_files()
-    return dict(torch.load(checkpoint, weights_only=True)["state_dict"])
-
-
 def test_ranks_that_share_a_batch_train_as_one_process_does(tmp_path: Path) -> None:
     """Where batch norm leaves the images of a batch independent of each other."""
-    options = (*TINY, "depth=8", "arch=plain", "schedule.lr=0.01", "schedule.steps=20")
+    options = (*FLOAT32, "depth=8", "arch=plain", "schedule.lr=0.01", "schedule.steps=20")
     states = {}
     for num_ranks in (1, 2, 4):
         path = prepared(tmp_path, *options, f"hardware.devices={num_ranks}")

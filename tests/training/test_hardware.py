@@ -7,8 +7,8 @@ import pytest
 
 from resnet_repro.errors import UserError
 from resnet_repro.training.hardware import settle
+from tests.helpers.compilers import needs_compiler
 from tests.helpers.runs import composed
-from tests.networks.test_fused import needs_compiler
 
 
 def hardware(**options: Any) -> dict[str, Any]:

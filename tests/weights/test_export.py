@@ -19,8 +19,8 @@ from resnet_repro.networks.build import build
 from resnet_repro.runs.folder import RunDir, read_json
 from resnet_repro.runs.job import make_job
 from resnet_repro.training.run import run
+from resnet_repro.weights import load
 from resnet_repro.weights.export import export
-from resnet_repro.weights.load import load
 from tests.helpers.commands import environment
 from tests.helpers.commands import run as command
 from tests.helpers.photo_files import make_tree
