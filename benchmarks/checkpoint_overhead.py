@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--runs", default="20:800,110:120")
     options = parser.parse_args()
     print(f"Checkpoints every 30 s, ResNet v1, batch 128, one thread, {date.today()}")
-    print(f"{machine('cpu')['cpu']}, torch {torch.__version__}\n")
+    print(f"{machine(on_gpu=False)['cpu']}, torch {torch.__version__}\n")
     print("| depth | checkpoint | saves | each | of the run |\n|---:|---:|---:|---:|---:|")
     for pair in options.runs.split(","):
         depth, steps = map(int, pair.split(":"))

@@ -114,7 +114,7 @@ def main() -> None:
             for name, process in processes.items():
                 rates[name].append(process.submit(rate, name, folder, options.batch, num_steps).result())
     figures = {name: (max(values[1:]), median(values[1:])) for name, values in rates.items()}
-    about = machine("cpu")
+    about = machine(on_gpu=False)
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "torchvision", "pillow", "simplejpeg"))
     print(f"{num_steps * options.batch} photographs, batch {options.batch}, one thread; {date.today()}")
     print(f"{about['cpu']}, {psutil.cpu_count(logical=False)} cores; {platform.python_version()}, {packages}\n")

@@ -28,6 +28,7 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 from train_throughput import floor, in_turns, usual
 
+from resnet_repro.runs.options import Run
 from resnet_repro.training.manifest import machine
 
 
@@ -61,7 +62,7 @@ def measure(asked: argparse.Namespace, folder: Path) -> None:
     options += ["data.augment=scale_aspect", f"schedule.batch_size={asked.batch}", "data.colour=0"]
     options += ["hardware=cpu"]
     ours = partial(trained, *options, f"schedule.steps={asked.steps + 1}", f"schedule.eval_every={asked.steps + 1}")
-    config = trained(*options, "schedule.steps=1", leaves=False)["config"]
+    run = Run.of_record(trained(*options, "schedule.steps=1", leaves=False)["config"])
     usually = partial(
         usual,
         dataset,
@@ -79,8 +80,8 @@ def measure(asked: argparse.Namespace, folder: Path) -> None:
     if asked.compile:
         sides["the same through torch.compile"] = partial(usually, bf16=True, compiles=True)
     rates = in_turns(sides, asked.rounds)
-    rates["floor: multiply-adds alone"] = [floor(config)]
-    print(f"ResNet-50, crops of 224, batch {asked.batch}, one thread; {machine('cpu')['cpu']}; {date.today()}")
+    rates["floor: multiply-adds alone"] = [floor(run)]
+    print(f"ResNet-50, crops of 224, batch {asked.batch}, one thread; {machine(on_gpu=False)['cpu']}; {date.today()}")
     print(f"Python {platform.python_version()}, torch {torch.__version__}, timm {timm.__version__}\n")
     print("| | images/s | all rounds | ours is |\n|---|---:|---|---:|")
     for name, found in rates.items():

@@ -35,8 +35,11 @@ from torch import Tensor, nn
 
 from resnet_repro.data.device_batches import DeviceBatches
 from resnet_repro.data.in_memory import InMemoryData
+from resnet_repro.data.options import InMemory
 from resnet_repro.networks.build import build
 from resnet_repro.networks.fused import fuse
+from resnet_repro.runs.job import Job
+from resnet_repro.runs.options import Run
 from resnet_repro.training.cuda_graph import WholeStep, WholeStepSGD
 from resnet_repro.training.hardware import keep_freed_memory
 from resnet_repro.training.manifest import machine, weights_sha256
@@ -48,14 +51,14 @@ WINDOW = 100
 """Steps of a row of numbers, and what is taken at once."""
 
 
-def usual_run(options: list[str], _: dict[str, Any]) -> dict[str, Any]:
+def usual_run(options: list[str], _: Run | None) -> dict[str, Any]:
     return trained(*options, "hardware=cpu")
 
 
-def at_once(config: dict[str, Any]) -> dict[str, Any]:
+def at_once(asked: Run | None) -> dict[str, Any]:
     """The manifest of a run that takes its steps as `hardware.graph=true` has them taken on a GPU."""
-    config = {**config, "hardware": {**config["hardware"], "graph": True}}
-    words = {"name": "at_once", "group": "", "labels": {}, "command": "", "departures": [], "paper_error": None}
+    assert asked is not None
+    asked = asked.but(hardware=asked.hardware.but(graph=True))
     with (
         tempfile.TemporaryDirectory() as folder,
         redirect_stdout(io.StringIO()),
@@ -63,33 +66,35 @@ def at_once(config: dict[str, Any]) -> dict[str, Any]:
             "resnet_repro.training.run.settle", lambda hardware: hardware
         ),  # it was settled, and refuses this on a CPU
     ):
-        return run(Path(folder), {"config": config, **words})
+        return run(Path(folder), Job(asked, "at_once", Path(folder), {}))
 
 
-def bare(config: dict[str, Any]) -> tuple[float, str]:
+def bare(asked: Run) -> tuple[float, str]:
     """Seconds a step of a run's work without Lightning, and the weights that it ends with."""
-    data, schedule, hardware = InMemoryData(config), config["schedule"], config["hardware"]
-    pl.seed_everything(config["seed"], verbose=False)
-    net = build(config)
-    if hardware["channels_last"]:
+    schedule, hardware = asked.schedule, asked.hardware
+    assert isinstance(asked.data, InMemory)
+    data = InMemoryData(asked.data, asked.batching())
+    pl.seed_everything(asked.seed, verbose=False)
+    net = build(asked.network, image=asked.data.image, num_classes=asked.data.num_classes)
+    if hardware.channels_last:
         net.to(memory_format=torch.channels_last)
-    if hardware["fused"]:
+    if hardware.fused:
         fuse(net)
     batches = DeviceBatches(
         *map(torch.from_numpy, data.train),
         **data.normalisation._asdict(),
-        batch_size=schedule["batch_size"],
-        pad=config["data"]["pad"],
-        flip=config["data"]["flip"],
-        seed=config["seed"],
-        num_steps=schedule["steps"],
-        steps_at_once=1 if hardware["graph"] else None,
+        batch_size=schedule.batch_size,
+        pad=asked.data.pad,
+        flip=asked.data.flip,
+        seed=asked.seed,
+        num_steps=schedule.steps,
+        steps_at_once=1 if hardware.graph else None,
     )
-    words = {key: schedule[key] for key in ("lr", "momentum", "weight_decay", "nesterov")}
-    step = (whole_step if hardware["graph"] else usual_step)(net, batches, words)
+    words = {key: getattr(schedule, key) for key in ("lr", "momentum", "weight_decay", "nesterov")}
+    step = (whole_step if hardware.graph else usual_step)(net, batches, words)
     seconds, start = [], time.perf_counter()
     for number, batch in enumerate(batches, start=1):
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=hardware["precision"] == "bf16-mixed"):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=hardware.precision == "bf16-mixed"):
             step(batch, learning_rate(number - 1, schedule))
         if number % WINDOW == 0:  # as the run's own images/s
             seconds.append((time.perf_counter() - start) / WINDOW)
@@ -137,7 +142,7 @@ def main() -> None:
     keep_freed_memory()
     name = "Digits" if asked.data == "digits" else "CIFAR-10"
     print(f"{name}, {asked.steps} steps, one thread; {date.today()}")
-    print(f"{machine('cpu')['cpu']}; Python {platform.python_version()}, torch {torch.__version__}, ", end="")
+    print(f"{machine(on_gpu=False)['cpu']}; Python {platform.python_version()}, torch {torch.__version__}, ", end="")
     print(f"pytorch-lightning {pl.__version__}\n")
     print("| network | ours, ms a step | bare loop, ms | Lightning and ours around it |\n|---|---:|---:|---:|")
     for net in asked.nets:
@@ -146,13 +151,13 @@ def main() -> None:
         options = [f"arch={arch}", f"depth={depth}", f"schedule.steps={asked.steps}", *rows, *data]
         ways = {f"{net}, `train.py`": partial(usual_run, options), f"{net}, steps at once": at_once}
         times: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
-        config: dict[str, Any] = {}
+        record: Run | None = None
         for _ in range(asked.rounds):
             for name, way in ways.items():
-                manifest = way(config)
-                config = manifest["config"]
-                seconds, weights = bare(config)
-                times[name].append((config["schedule"]["batch_size"] / manifest["images_per_s"], seconds))
+                manifest = way(record)
+                record = Run.of_record(manifest["config"])
+                seconds, weights = bare(record)
+                times[name].append((record.schedule.batch_size / manifest["images_per_s"], seconds))
                 if weights != manifest["weights_sha256"]:
                     sys.exit(f"{name}: the two sides end with different weights, so this compares different work")
         for name, pairs in times.items():

@@ -61,7 +61,7 @@ def main() -> None:
         row = [f"{numbers[0]:,.1f}", *(f"{number:,.0f}" for number in numbers[1:]), f"{manifest['first_step_s']:.1f}"]
         print(f"| {depth} | {' | '.join(row)} | {first:.1f} |", flush=True)
     slope, intercept = np.polyfit(options.depths, steps, 1)
-    about = machine(manifest["config"]["hardware"]["accelerator"])
+    about = machine(on_gpu=manifest["config"]["hardware"]["accelerator"] == "gpu")
     print(f"\n{slope:.2f} ms a layer and {intercept:.1f} ms a step. {about['gpu'] or about['cpu']}")
 
 

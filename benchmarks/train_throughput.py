@@ -39,6 +39,7 @@ from resnet_repro.data import cifar
 from resnet_repro.launch.plan import multiply_adds
 from resnet_repro.networks.build import build
 from resnet_repro.networks.fused import kernels
+from resnet_repro.runs.options import Run
 from resnet_repro.training.manifest import machine
 
 BATCH_SIZE = 128
@@ -106,7 +107,7 @@ def in_turns(sides: dict[str, Callable[[], float]], rounds: int) -> dict[str, li
     return rates
 
 
-def floor(config: dict[str, Any]) -> float:
+def floor(run: Run) -> float:
     """images/s if nothing but multiply-adds took time, forward and two backward, at a matrix product's rate."""
     a, b = (torch.randn(1024, 1024, dtype=torch.bfloat16) for _ in range(2))
     seconds = []
@@ -115,7 +116,7 @@ def floor(config: dict[str, Any]) -> float:
         a @ b
         seconds.append(time.perf_counter() - start)
     rate = 1024**3 / min(seconds)
-    return rate / (3 * multiply_adds(config))
+    return rate / (3 * multiply_adds(run))
 
 
 def main() -> None:
@@ -131,22 +132,24 @@ def main() -> None:
     torch.set_num_threads(1)
     dataset = official_dataset(options.root)
 
-    configs = {net: ours(options.root, net, steps=1, leaves=False)["config"] for net in options.nets}
-    hardware = configs[options.nets[0]]["hardware"]
-    settings = ", ".join(f"{key}={hardware[key]}" for key in ("precision", "channels_last", "fused"))
-    if hardware["fused"]:
+    records = {net: ours(options.root, net, steps=1, leaves=False)["config"] for net in options.nets}
+    runs = {net: Run.of_record(record) for net, record in records.items()}
+    hardware = runs[options.nets[0]].hardware
+    settings = ", ".join(f"{key}={getattr(hardware, key)}" for key in ("precision", "channels_last", "fused"))
+    if hardware.fused:
         start = time.perf_counter()
         kernels()
         settings += f"; fused.c compiled in {time.perf_counter() - start:.1f} s before the first step, not counted"
-    about = machine("cpu")
+    about = machine(on_gpu=False)
     versions = f"torch {torch.__version__}, torchvision {torchvision.__version__}, pytorch-lightning {pl.__version__}"
     print(f"CIFAR-10, batch {BATCH_SIZE}, training images/s, one thread; {date.today()}")
     print(f"{about['cpu']}, {psutil.cpu_count(logical=False)} cores; {platform.python_version()}, {versions}")
     print(f"ours: {settings}")
     print(f"`python benchmarks/train_throughput.py FOLDER {' '.join(sys.argv[2:])}`".replace(" `", "`") + "\n")
     print("| network | | images/s | all rounds | ours is |\n|---|---|---:|---|---:|", flush=True)
-    for net, config in configs.items():
-        usually = partial(usual, dataset, partial(build, config), steps=options.steps, num_workers=2)
+    for net, run in runs.items():
+        network = partial(build, run.network, image=run.data.image, num_classes=run.data.num_classes)
+        usually = partial(usual, dataset, network, steps=options.steps, num_workers=2)
         sides: dict[str, Callable[[], float]] = {
             "ours": lambda net=net: float(ours(options.root, net, steps=options.steps)["images_per_s"]),
             "usual loop, float32, 2 workers": usually,
@@ -158,7 +161,7 @@ def main() -> None:
         rates = in_turns(sides, options.rounds)
         fastest = {name: max(values) for name, values in rates.items()}
         every = {name: ", ".join(f"{value:,.0f}" for value in values) for name, values in rates.items()}
-        fastest["floor: multiply-adds alone"], every["floor: multiply-adds alone"] = floor(config), ""
+        fastest["floor: multiply-adds alone"], every["floor: multiply-adds alone"] = floor(run), ""
         for name, rate in fastest.items():
             ratio = fastest["ours"] / rate
             print(f"| {net} | {name} | {rate:,.0f} | {every[name]} | {ratio:.2f} times |", flush=True)

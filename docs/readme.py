@@ -42,7 +42,7 @@ class Summary:
     @property
     def num_networks(self) -> int:
         """Networks with their data and protocol, each trained once a seed."""
-        return len({str(paper.cell_of(job.config)) for job in self.jobs})
+        return len({job.run.cell for job in self.jobs})
 
     @property
     def gpu_hours(self) -> str:

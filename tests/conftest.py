@@ -16,8 +16,6 @@ from tests.helpers.browser import Browser, browser
 from tests.helpers.s3_server import S3Server
 from tests.helpers.wandb_server import WandbServer
 
-pytest.register_assert_rewrite("tests.helpers.runs", "tests.helpers.photo_runs")
-
 UNPACK = Path(__file__).parents[2] / "shared" / "data" / "unpack_cifar10.py"
 
 
@@ -77,9 +75,8 @@ def s3_running() -> Iterator[S3Server]:
 @pytest.fixture(scope="session")
 def packed_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of shards."""
-    from tests.data.test_pack import packed
-    from tests.data.test_streaming import NUM
     from tests.helpers.photo_files import make_tree  # not above, as in `no_compiler`
+    from tests.helpers.shards import NUM, packed
 
     folder = tmp_path_factory.mktemp("packed")
     return packed(make_tree(folder / "photos", num=NUM // 2), folder / "packed")

@@ -20,8 +20,8 @@ from resnet_repro.launch.sockets import make_room
 from resnet_repro.runs.folder import InUse, RunDir, read_json, write_json
 from resnet_repro.training.run import run as train
 from tests.helpers.commands import DIGITS, environment, manifests, run, start, wait_for_step
+from tests.helpers.compilers import COMPILER, needs_compiler
 from tests.helpers.runs import TINY, prepared
-from tests.networks.test_fused import COMPILER, needs_compiler
 
 # --- disks ------------------------------------------------------------------------------------------------------------
 

@@ -16,9 +16,9 @@ from resnet_repro.runs import resume
 from resnet_repro.runs.folder import RunDir, read_json, write_json
 from resnet_repro.runs.job import make_job
 from resnet_repro.training.run import run as train
-from tests.data.test_cifar import BATCHES, binary_file, md5_of
+from tests.helpers.cifar_files import BATCHES, binary_file, md5_of
 from tests.helpers.commands import ROOT, imported_modules, run
-from tests.helpers.runs import composed
+from tests.helpers.runs import composed, resolved
 
 SHORT = ("data=digits", "depth=8", "logger=csv", "schedule.steps=4")
 NAME = "resnet_v1-8-s0__steps=4"
@@ -50,7 +50,7 @@ def append(path: Path, text: str) -> None:
 
 
 def test_a_second_checkout_runs_and_records_its_own_code(checkout: Path, tmp_path: Path) -> None:
-    append(checkout / "src" / "resnet_repro" / "lit.py", "\nprint('of the second checkout')\n")
+    append(checkout / "src" / "resnet_repro" / "training" / "classifier.py", "\nprint('of the second checkout')\n")
     git(checkout, "commit", "--quiet", "--all", "--message", "Say it")
     status, output = run(str(checkout / "train.py"), *SHORT, "hardware.fused=false", home=tmp_path)
     assert status == 0, output
@@ -73,14 +73,14 @@ def test_a_run_goes_on_after_a_change_of_texts_and_figures_and_not_after_one_of_
     folder.manifest.unlink()  # as if it had been killed before it wrote this
 
     append(checkout / "README.md", "\nOne more sentence.\n")
-    append(checkout / "src" / "resnet_repro" / "figures.py", "\n# one more line\n")
+    append(checkout / "src" / "resnet_repro" / "report" / "figures.py", "\n# one more line\n")
     git(checkout, "commit", "--quiet", "--all", "--message", "Say more")
     status, output = run(script, *SHORT, home=tmp_path)
     assert status == 0, output
     assert read_json(folder.manifest)["weights_sha256"] == manifest["weights_sha256"]
     folder.manifest.unlink()
 
-    append(checkout / "src" / "resnet_repro" / "lit.py", "\n# one more line\n")
+    append(checkout / "src" / "resnet_repro" / "training" / "classifier.py", "\n# one more line\n")
     before = {path: path.read_bytes() for path in folder.path.rglob("*") if path.is_file()}
     status, output, modules = imported_modules(*SHORT, home=tmp_path, script=script)
     assert status == 2
@@ -95,8 +95,8 @@ def test_a_run_goes_on_after_a_change_of_texts_and_figures_and_not_after_one_of_
 
 
 def test_the_codes_checksum_covers_the_batch_norm_in_c(tmp_path: Path) -> None:
-    package = shutil.copytree(Path(resume.__file__).parent, tmp_path / "package")
-    append(package / "fused.c", "\n/* one more line */\n")
+    package = shutil.copytree(Path(resume.__file__).parents[1], tmp_path / "package")
+    append(package / "networks" / "fused.c", "\n/* one more line */\n")
     assert resume.source_sha256(package) != resume.CODE["code_sha256"]
 
 
@@ -105,17 +105,19 @@ def test_no_job_imports_what_only_shows_runs() -> None:
     code = "import sys, resnet_repro.training.run, resnet_repro.launch.worker; print(*(m for m in sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     imported = {name.removeprefix("resnet_repro.") + ".py" for name in result.stdout.split()}
-    assert {"lit.py", "resnet.py", "origin.py"} <= imported
-    assert not imported & set(resume.NOT_TRAINING)
-    package = Path(resume.__file__).parent
-    assert all((package / name).exists() for name in resume.NOT_TRAINING)
+    package = Path(resume.__file__).parents[1]
+    assert all((package / name).exists() for name in (*resume.TRAINING, *resume.NOT_TRAINING))
+    assert {"training.classifier.py", "networks.resnet.py", "data.in_memory.py"} <= imported
+    assert not imported & {name.replace("/", ".") for name in resume.NOT_TRAINING}
+    rooms = {path.name for path in package.iterdir() if path.is_dir()}
+    assert {name.split(".")[0] for name in imported} & rooms == {"networks", "data", "training", "runs", "launch"}
 
 
 def begun(folder: Path) -> RunDir:
     """A run with a checkpoint and without a manifest."""
     run = RunDir(folder)
     run.checkpoints.mkdir(parents=True)
-    resume.record(run, composed(), data_checksum="d1", git_commit="0123456789abcdef+")
+    resume.record(run, resolved(), data_checksum="d1", git_commit="0123456789abcdef+")
     (run.checkpoints / "step-00000001.ckpt").touch()
     return run
 
@@ -156,7 +158,7 @@ def test_a_run_without_a_checkpoint_begins_with_the_code_of_today(tmp_path: Path
     for call in (lambda: check_folders([job]), lambda: train(job.dir)):  # a job may wait for days after the first
         with pytest.raises(UserError, match="code_sha256 was c0"):
             call()
-    anew = make_job({**job.config, "resume": False}, usual=composed("data=digits"))
+    anew = make_job({**composed(*SHORT, f"outputs={tmp_path}"), "resume": False}, usual=composed("data=digits"))
     check_folders([anew])
     claim(anew, group="test", command="python train.py")
     assert train(anew.dir)["code_sha256"] == resume.CODE["code_sha256"]

@@ -15,8 +15,8 @@ from resnet_repro.data.bucket import PATIENCE, at
 from resnet_repro.data.shard_batches import PackedFiles, StreamedSource
 from resnet_repro.data.shards import AtHand, read_index
 from resnet_repro.errors import UserError
-from tests.data.test_streaming import batches, source
 from tests.helpers.s3_server import BadLine, S3Server
+from tests.helpers.shards import batches, source
 
 
 def epoch(found: StreamedSource) -> list[torch.Tensor]:

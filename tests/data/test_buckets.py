@@ -14,14 +14,12 @@ from resnet_repro.errors import UserError
 from resnet_repro.runs.folder import read_json
 from resnet_repro.training.checkpoints import Checkpoint, Stopped
 from resnet_repro.training.run import run
-from tests.data.test_pack import packed
-from tests.data.test_streaming import NUM, prepared
 from tests.helpers import commands
 from tests.helpers.photo_files import MINI, needs_mini
-from tests.helpers.photo_runs import run_rank
+from tests.helpers.ranks import in_ranks, run_rank
 from tests.helpers.runs import interrupt_at
 from tests.helpers.s3_server import BadLine, S3Server
-from tests.training.test_ddp import in_ranks
+from tests.helpers.shards import NUM, packed, prepared
 
 SHORT = ("schedule.steps=9", "schedule.batch_size=4", "schedule.eval_every=3")
 

@@ -6,6 +6,7 @@ import struct
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -14,8 +15,9 @@ import pytest
 import torch
 
 from resnet_repro.data import imagenet
+from resnet_repro.data.options import Photographs
 from resnet_repro.errors import UserError
-from resnet_repro.evaluation.measure import Photographs
+from resnet_repro.evaluation.measure import PhotographViews
 from resnet_repro.runs.folder import RunDir
 from resnet_repro.runs.job import make_job, resolve, result_keys
 from resnet_repro.runs.ranks import Rank
@@ -25,7 +27,7 @@ from resnet_repro.training.run import run
 from tests.helpers import commands
 from tests.helpers.photo_files import MINI, make_tree, needs_mini
 from tests.helpers.photo_runs import FOR_RANKS, SMALL, assert_ranks_go_on, module, prepared
-from tests.helpers.runs import composed, interrupt_at
+from tests.helpers.runs import composed, interrupt_at, resolved
 
 
 @needs_mini
@@ -139,10 +141,12 @@ def test_the_training_images_as_they_are_can_be_seen_whole_or_in_part() -> None:
 def test_threads_are_one_on_a_cpu_and_a_share_of_the_cores_beside_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda _: range(16), raising=False)
     number = imagenet._num_threads
-    cpu, gpus = {"accelerator": "cpu", "devices": 4}, {"accelerator": "gpu", "devices": 4}
-    assert number({"data": {"num_threads": "auto"}, "hardware": cpu}) == 1
-    assert number({"data": {"num_threads": "auto"}, "hardware": gpus}) == 4
-    assert number({"data": {"num_threads": 7}, "hardware": gpus}) == 7
+    run = resolved(*SMALL)
+    cpu, gpus = (replace(run.batching(), devices=4, on_gpu=on_gpu) for on_gpu in (False, True))
+    assert isinstance(run.data, Photographs)
+    assert number(run.data, cpu) == 1
+    assert number(run.data, gpus) == 4
+    assert number(run.data.but(num_threads=7), gpus) == 7
 
 
 # --- before anything starts -------------------------------------------------------------------------------------------
@@ -196,9 +200,9 @@ def test_an_option_that_makes_no_sense_is_refused(option: str, rule: str) -> Non
 
 
 def test_the_modern_protocol_takes_aspect_ratio_crops_and_the_papers_do_not() -> None:
-    modern, paper = (composed(*SMALL, *more)["data"] for more in (["protocol=modern"], []))
-    assert (modern["augment"], modern["normalise"]) == ("scale_aspect", "channel")
-    assert (paper["augment"], paper["normalise"]) == ("scale", "pixel")
+    modern, paper = (resolved(*SMALL, *more).data for more in (["protocol=modern"], []))
+    assert (modern.augment, modern.normalise) == ("scale_aspect", "channel")
+    assert (paper.augment, paper.normalise) == ("scale", "pixel")
 
 
 def test_fb_resnet_is_the_recipe_that_v2_table_5_points_to() -> None:
@@ -206,7 +210,7 @@ def test_fb_resnet_is_the_recipe_that_v2_table_5_points_to() -> None:
     asked = ("data=imagenet", "arch=resnet_v2", "protocol=fb_resnet")
     job = make_job(composed(*asked, "depth=200"), usual=composed(*asked))
     assert (job.name, job.departures) == ("resnet_v2-200-s0__fb_resnet", {"protocol": "fb_resnet"})
-    theirs, ours = (result_keys(c) for c in (job.config, resolve(composed(*asked[:2], "depth=200"))))
+    theirs, ours = (result_keys(c) for c in (job.run, resolve(composed(*asked[:2], "depth=200"))))
     assert {key: value for key, value in theirs.items() if value != ours[key]} == {
         "protocol.name": "fb_resnet",
         "arch.stride_on": "3x3",
@@ -217,7 +221,7 @@ def test_fb_resnet_is_the_recipe_that_v2_table_5_points_to() -> None:
         "data.interpolation": "bicubic",
         "data.normalise": "channel",
     }
-    assert (theirs["data.colour"], job.config["protocol"]["devices"]) == (0.1, 8)
+    assert (theirs["data.colour"], job.run.protocol.devices) == (0.1, 8)
 
 
 def test_jitter_and_interpolation_reach_batches_and_views(tmp_path: Path) -> None:
@@ -228,7 +232,7 @@ def test_jitter_and_interpolation_reach_batches_and_views(tmp_path: Path) -> Non
         data.trainer = Trainer()  # type: ignore[assignment]
         data.normalisation = usual.normalisation
         trained.append(next(iter(data.train_dataloader())))
-        (views,) = Photographs(data, "320", torch.device("cpu"), Rank())
+        (views,) = PhotographViews(data, "320", torch.device("cpu"), Rank())
         tested.append(views.groups[0][0])
     assert torch.equal(trained[0][1], trained[1][1])
     colours = [x.mean((2, 3)) for x, _ in trained]
@@ -247,11 +251,11 @@ def test_v2_is_trained_on_imagenet_itself_for_90_epochs_without_a_departure() ->
     asked = ("data=imagenet", "arch=resnet_v2")
     job = make_job(composed(*asked, "depth=50"), usual=composed(*asked))
     assert job.name == "resnet_v2-50-s0"
-    schedule, data = job.config["schedule"], job.config["data"]
-    assert schedule["protocol_steps"] == 90 * (data["num_train"] // schedule["batch_size"])
-    assert [m / schedule["protocol_steps"] for m in schedule["milestones"]] == [1 / 3, 2 / 3]
-    assert job.config["arch"]["shortcut"] == "B"
-    assert schedule["warmup"] is None
+    schedule, data = job.run.schedule, job.run.data
+    assert schedule.protocol_steps == 90 * (data.num_train // schedule.batch_size)
+    assert [m / schedule.protocol_steps for m in schedule.milestones] == [1 / 3, 2 / 3]
+    assert job.run.network.shortcut == "B"
+    assert schedule.warmup is None
 
 
 def memory_after_batches(num: int) -> list[float]:

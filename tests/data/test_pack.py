@@ -10,11 +10,11 @@ import pytest
 
 from resnet_repro.data import photos, shards
 from resnet_repro.data.bucket import at
-from resnet_repro.data.pack import pack
 from resnet_repro.data.shards import AtHand, read_index
 from resnet_repro.errors import UserError
 from tests.helpers import commands
 from tests.helpers.photo_files import MINI, make_tree, needs_mini
+from tests.helpers.shards import packed
 
 NUM = 11
 
@@ -22,14 +22,6 @@ NUM = 11
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_tree(tmp_path_factory.mktemp("photos"), num=NUM)
-
-
-def packed(
-    src: Path, dest: Path, *, skip_damaged: bool = False, shard_mb: float = 0.0025, num_threads: int = 2
-) -> Path:
-    """By default in shards of a few images each."""
-    pack(src, dest, shard_mb=shard_mb, skip_damaged=skip_damaged, num_threads=num_threads)
-    return dest
 
 
 def command(*arguments: str | Path, home: Path) -> tuple[int, str]:

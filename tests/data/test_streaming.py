@@ -8,27 +8,19 @@ import pytest
 import torch
 
 from resnet_repro.data import augment, photos
-from resnet_repro.data.bucket import at
-from resnet_repro.data.device_batches import Normalisation
-from resnet_repro.data.photo_batches import Damage, EvalBatches, TrainBatches
-from resnet_repro.data.shard_batches import PackedFiles, PackedPhotos, StreamedImageNetData, StreamedSource
-from resnet_repro.data.shards import AtHand, read_index
+from resnet_repro.data.options import Shards
+from resnet_repro.data.photo_batches import EvalBatches
+from resnet_repro.data.shard_batches import PackedFiles, StreamedImageNetData
 from resnet_repro.errors import UserError
-from resnet_repro.launch.checks import claim
-from resnet_repro.papers import rows
 from resnet_repro.runs.folder import RunDir, read_json
 from resnet_repro.runs.job import make_job
 from resnet_repro.training.checkpoints import Stopped
 from resnet_repro.training.run import run
-from tests.data.test_pack import packed
 from tests.helpers import commands
 from tests.helpers.photo_files import MINI, make_tree, needs_mini
-from tests.helpers.photo_runs import FOR_RANKS, SMALL, assert_ranks_go_on
+from tests.helpers.photo_runs import FOR_RANKS, assert_ranks_go_on
 from tests.helpers.runs import composed, interrupt_at
-
-NUM = 22  # images, in a dozen shards
-STREAMED = ("data=imagenet_streaming", *SMALL[1:], "data.shuffle=8")
-CPU = torch.device("cpu")
+from tests.helpers.shards import CPU, NUM, STREAMED, batches, packed, prepared, source
 
 
 @pytest.fixture(scope="module")
@@ -40,33 +32,6 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def mini(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return packed(MINI, tmp_path_factory.mktemp("mini") / "packed", shard_mb=0.3)
-
-
-def prepared(outputs: Path, root: Path | str, *overrides: str) -> Path:
-    """A run folder as the sweep leaves it to the job's process."""
-    config = composed(*STREAMED, f"data.root={root}", *overrides, f"outputs={outputs}")
-    job = make_job(config, usual=composed("data=imagenet_streaming"))
-    claim(job, group="test", command="python train.py")
-    return job.dir
-
-
-def source(
-    root: Path | str, *, window: int = 8, rank: int = 0, world_size: int = 1, cache_gb: float = 1
-) -> StreamedSource:
-    """The training images, each labelled by its number."""
-    storage = at(str(root))
-    shards = read_index(storage).splits["train"].shards
-    at_hand = AtHand(storage, shards, cache_gb=cache_gb, folder=None, num_threads=1, num_needed=1)
-    files = PackedFiles(at_hand, first=0, num_images=[shard.num_images for shard in shards])
-    like = Normalisation(torch.zeros(3, 16, 16), 255.0)
-    numbered = PackedPhotos(files, np.arange(len(files)))
-    return StreamedSource(numbered, Damage(False), like, CPU, 1, rank, world_size, window=window)
-
-
-def batches(found: StreamedSource, *, seed: int = 3, num_steps: int = 12, batch_size: int = 4) -> TrainBatches:
-    choose = augment.chooser({"augment": "scale", "shorter_side": [256, 480]})
-    augmentation = augment.Augmentation(choose, 16, flip=True)
-    return TrainBatches(found, augmentation, batch_size=batch_size, seed=seed, num_steps=num_steps, colour=0.1)
 
 
 # --- order ------------------------------------------------------------------------------------------------------------
@@ -182,7 +147,8 @@ def test_two_ranks_that_were_stopped_go_on_bit_for_bit(mini: Path, tmp_path: Pat
 
 def module(root: Path) -> StreamedImageNetData:
     job = make_job(composed(*STREAMED, f"data.root={root}"), usual=composed("data=imagenet_streaming"))
-    return StreamedImageNetData(job.config)
+    assert isinstance(job.run.data, Shards)
+    return StreamedImageNetData(job.run.data, job.run.batching())
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
@@ -227,7 +193,7 @@ def test_a_folder_without_shards_is_refused_before_the_start_and_without_torch(t
 
 def test_a_run_from_shards_stands_beside_the_papers_rows_of_imagenet() -> None:
     here, there = (
-        make_job(composed(f"data={data}", "depth=50"), usual=composed(f"data={data}")).config
+        make_job(composed(f"data={data}", "depth=50"), usual=composed(f"data={data}")).run
         for data in ("imagenet", "imagenet_streaming")
     )
-    assert rows.cell_of(here) == rows.cell_of(there)
+    assert here.cell == there.cell

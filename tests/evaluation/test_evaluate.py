@@ -14,13 +14,13 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from resnet_repro.cli import config_dir, quoted
-from resnet_repro.data.in_memory import InMemoryData
 from resnet_repro.errors import UserError
 from resnet_repro.evaluation.evaluate import main
 from resnet_repro.evaluation.measure import recompute_bn
 from resnet_repro.runs.folder import RunDir, read_json, write_json
 from resnet_repro.training.checkpoints import trained
 from tests.helpers.commands import assert_gone, imported_modules, run, start
+from tests.helpers.runs import in_memory, recorded
 
 PLAIN, RESNET = (f"digits/{name}-8-s0__val_size=300__steps=33" for name in ("plain", "resnet_v2"))
 
@@ -66,7 +66,7 @@ def networks(home: Path, *names: str) -> list[nn.Module]:
 
 
 def images(home: Path, *, split: str) -> tuple[Tensor, Tensor]:
-    data = InMemoryData(read_json(RunDir(home / "outputs" / PLAIN).manifest)["config"])
+    data = in_memory(recorded(home / "outputs" / PLAIN))
     ((x, labels),) = data.evaluation(torch.device("cpu"))[data.splits.index(split)]
     return x, labels
 

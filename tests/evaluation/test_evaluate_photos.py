@@ -12,24 +12,23 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from resnet_repro.cli import config_dir, quoted
-from resnet_repro.data.imagenet import ImageNetData
 from resnet_repro.data.photo_batches import EvalBatches, Source
 from resnet_repro.errors import UserError
 from resnet_repro.evaluation import measure
 from resnet_repro.evaluation.evaluate import main
-from resnet_repro.evaluation.measure import Photographs, examine
+from resnet_repro.evaluation.measure import PhotographViews, examine
 from resnet_repro.evaluation.request import make_request
 from resnet_repro.papers.rows import TESTS, printed_errors, registry
 from resnet_repro.runs.finished import read_record
 from resnet_repro.runs.folder import RunDir, read_json, write_json
-from resnet_repro.runs.job import make_job
+from resnet_repro.runs.job import Job, make_job
 from resnet_repro.runs.ranks import Rank
 from resnet_repro.training.checkpoints import trained
 from resnet_repro.training.run import run as train
 from tests.helpers.photo_files import MINI, make_tree, needs_mini
-from tests.helpers.photo_runs import prepared
-from tests.helpers.runs import composed
-from tests.training.test_ddp import in_ranks
+from tests.helpers.photo_runs import photographs, prepared
+from tests.helpers.ranks import in_ranks
+from tests.helpers.runs import composed, recorded
 
 
 def options(run: Path, *overrides: str) -> dict[str, Any]:
@@ -66,7 +65,7 @@ def small(tmp_path: Path) -> Path:
     return path
 
 
-def record(way: str, path: Path, job: dict[str, Any], rank: Rank) -> None:
+def record(way: str, path: Path, job: Job, rank: Rank) -> None:
     found = examine(make_request(options(path, f"test={way}", "hardware=ddp_2cpu")), rank)
     write_json(path / f"found-{rank.rank}.json", found)
 
@@ -105,7 +104,7 @@ def test_a_test_with_recompute_bn_uses_statistics_of_training_images(
     monkeypatch.setattr("resnet_repro.evaluation.measure.count_errors", count_errors)
     assert evaluated(mini, "recompute_bn=true", "bn_images=60")["num_bn_images"] == 60
     (net,), running = tested, trained(RunDir(mini))
-    data = ImageNetData(read_json(RunDir(mini).manifest)["config"])
+    data = photographs(recorded(mini))
     images = torch.cat([x for x, _ in data.unaugmented(torch.device("cpu"), at_most=60)])
     with torch.no_grad():
         expected = net.stem[0](images).var((0, 2, 3))
@@ -115,8 +114,8 @@ def test_a_test_with_recompute_bn_uses_statistics_of_training_images(
 
 
 def test_one_crop_is_the_evaluation_of_the_training_bit_for_bit(small: Path) -> None:
-    data = ImageNetData(read_json(RunDir(small).manifest)["config"])
-    (batch,) = Photographs(data, "1crop", torch.device("cpu"), Rank())
+    data = photographs(recorded(small))
+    (batch,) = PhotographViews(data, "1crop", torch.device("cpu"), Rank())
     ((x, _),) = batch.groups
     source = Source(data.val, data.damage, data.normalisation, torch.device("cpu"), num_threads=1)
     ((expected, labels),) = EvalBatches(source, data.make_centre, batch_size=50)
@@ -125,8 +124,8 @@ def test_one_crop_is_the_evaluation_of_the_training_bit_for_bit(small: Path) -> 
 
 
 def test_views_of_other_sizes_than_the_trainings_get_the_mean_of_each_channel_subtracted(small: Path) -> None:
-    data = ImageNetData(read_json(RunDir(small).manifest)["config"])
-    batch, *others = Photographs(data, "multiscale", torch.device("cpu"), Rank())
+    data = photographs(recorded(small))
+    batch, *others = PhotographViews(data, "multiscale", torch.device("cpu"), Rank())
     assert len(others) == 5  # so many crops has a batch of one image's views
     mean = data.normalisation.mean
     assert mean.std((1, 2)).max() > 0.1  # it is not the same everywhere
@@ -155,7 +154,7 @@ def test_a_run_from_before_jitter_and_bicubic_is_tested_as_it_was(small: Path) -
     assert {**evaluated(small, "test=320"), "tested": now["tested"]} == now
     run = read_record(small)
     assert run is not None
-    assert (run.config["data"]["jitter"], run.config["data"]["interpolation"]) == (0, "bilinear")
+    assert (run.options.data.jitter, run.options.data.interpolation) == (0, "bilinear")
 
 
 def test_another_folder_is_tested_where_its_classes_are_as_many(small: Path, tmp_path: Path) -> None:
@@ -182,7 +181,13 @@ def test_the_papers_tables_take_what_the_newest_test_of_a_run_alone_has_recorded
 @pytest.mark.parametrize("way", ["multiscale", "320"])
 def test_a_network_that_takes_one_size_only_is_not_tested_at_others(small: Path, way: str) -> None:
     manifest = read_json(RunDir(small).manifest)
-    manifest["config"]["arch"] = {"source": "torchvision", "name": "alexnet", "image_size": 64}
+    manifest["config"]["arch"] = {
+        "source": "torchvision",
+        "name": "alexnet",
+        "image_size": 64,
+        "protocol": "paper_v1",
+        "multiply_adds": 1,
+    }
     write_json(RunDir(small).manifest, manifest)
     with pytest.raises(UserError, match=f"test={way} is for plain and residual networks, which take any size"):
         evaluated(small, f"test={way}")
@@ -207,7 +212,7 @@ def test_the_papers_error_beside_a_test_is_of_the_same_network_and_way(
     words = ("data=imagenet", *network.split())
     usual = composed(*(word for word in words if word.split("=")[0] in ("data", "arch", "protocol")))
     job = make_job(composed(*words), usual=usual)
-    assert printed_errors(job.description, test=way) == {"paper_error": top1, "paper_error_top5": top5}
+    assert printed_errors(job.record, test=way) == {"paper_error": top1, "paper_error_top5": top5}
 
 
 def test_every_row_of_the_papers_is_tested_in_a_way_that_there_is() -> None:

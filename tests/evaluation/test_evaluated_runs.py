@@ -85,7 +85,7 @@ def test_the_page_lists_what_was_found_of_a_run_and_an_ensembles_members(tmp_pat
 def test_the_table_at_the_end_of_a_sweep_takes_what_was_found_since(tmp_path: Path) -> None:
     folder = write(tmp_path, entry("10crop", 22.9, 6.8))
     (row,) = (row for row in tables()["v1 Table 3"] if row.printed == f"ResNet-{DEPTH}")
-    job = Job(read(tmp_path)[0][0].config, folder.name, folder, {})
+    job = Job(read(tmp_path)[0][0].options, folder.name, folder, {})
     console = Console(file=io.StringIO(), width=100)
 
     def end() -> str:

@@ -7,12 +7,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from resnet_repro.data.imagenet import ImageNetData
-from resnet_repro.data.in_memory import InMemoryData
 from resnet_repro.evaluation.measure import recompute_bn
-from resnet_repro.networks.build import build
 from resnet_repro.runs.job import make_job
-from tests.helpers.photo_runs import SMALL
-from tests.helpers.runs import TINY, composed
+from tests.helpers.photo_runs import SMALL, photographs
+from tests.helpers.runs import TINY, composed, in_memory, network_of
 
 CPU, NUM, BATCH = torch.device("cpu"), 24, 24
 
@@ -29,7 +27,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> ImageNetData:
                 pixels = 20 + 60 * number + rng.integers(0, 30, (36, 36, 3))
                 Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{i}.png")
     config = composed(*SMALL, f"data.root={root}", f"schedule.eval_batch_size={BATCH}")
-    return ImageNetData(make_job(config, usual=composed("data=imagenet")).config)
+    return photographs(make_job(config, usual=composed("data=imagenet")).run)
 
 
 def norms(net: nn.Module) -> list[nn.BatchNorm2d]:
@@ -52,7 +50,7 @@ def exactly(net: nn.Module, x: Tensor) -> list[tuple[Tensor, Tensor]]:
 
 def test_statistics_keep_the_variance_between_sorted_classes(data: ImageNetData) -> None:
     torch.manual_seed(0)
-    net = build(make_job(composed(*SMALL), usual=composed("data=imagenet")).config)
+    net = network_of(make_job(composed(*SMALL), usual=composed("data=imagenet")).run)
     with torch.no_grad():
         expected = exactly(net, torch.cat([x for x, _ in data.unaugmented(CPU)]))
         recompute_bn(net.eval(), data.unaugmented(CPU))
@@ -76,8 +74,8 @@ def test_each_image_counts_once_in_the_statistics(data: ImageNetData) -> None:
 
 
 def test_the_order_is_random_and_the_same_every_time(data: ImageNetData) -> None:
-    config = make_job(composed(*TINY), usual=composed("data=digits")).config
-    for source in (data, InMemoryData(config)):
+    config = make_job(composed(*TINY), usual=composed("data=digits")).run
+    for source in (data, in_memory(config)):
         orders = [torch.cat([y for _, y in source.unaugmented(CPU, at_most=96)]) for _ in range(2)]
         assert torch.equal(*orders)
     (first, *_) = data.unaugmented(CPU)

@@ -1,15 +1,15 @@
 """Small runs on photographs, as `runs` has them of digits."""
 
 from pathlib import Path
-from typing import Any
 
 from resnet_repro.data.imagenet import ImageNetData
+from resnet_repro.data.options import Photographs
 from resnet_repro.launch.checks import claim
 from resnet_repro.runs.folder import RunDir, read_json
 from resnet_repro.runs.job import make_job
-from resnet_repro.training.run import run
+from resnet_repro.runs.options import Run
+from tests.helpers.ranks import in_ranks, run_rank
 from tests.helpers.runs import composed
-from tests.training.test_ddp import in_ranks
 
 SMALL = ("data=imagenet", "depth=18", "data.crop=32", "schedule.batch_size=16", "schedule.eval_batch_size=50")
 SMALL += ("logger=csv", "schedule.lr=0.01", "hardware.precision=32-true", "hardware.fused=false")
@@ -24,8 +24,14 @@ def prepared(outputs: Path, root: Path, *overrides: str) -> Path:
 
 
 def module(root: Path, *overrides: str) -> ImageNetData:
-    config = make_job(composed(*SMALL, f"data.root={root}", *overrides), usual=composed("data=imagenet")).config
-    return ImageNetData(config)
+    asked = make_job(composed(*SMALL, f"data.root={root}", *overrides), usual=composed("data=imagenet")).run
+    return photographs(asked)
+
+
+def photographs(run: Run) -> ImageNetData:
+    """Return the data of a run, as it trains on it."""
+    assert isinstance(run.data, Photographs)
+    return ImageNetData(run.data, run.batching())
 
 
 FOR_RANKS = ("schedule.steps=42", "hardware.devices=2", "hardware.accelerator=cpu", "hardware.checkpoint_steps=39")
@@ -40,7 +46,3 @@ def assert_ranks_go_on(whole: Path, again: Path) -> None:
     RunDir(again).checkpoint_files()[0].unlink()  # what is left is of step 39
     in_ranks(2, run_rank, again)
     assert read_json(again / "manifest.json")["weights_sha256"] == wanted
-
-
-def run_rank(path: Path, job: dict[str, Any], rank: Any) -> None:
-    run(path, job, rank)

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections.abc import Sequence
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
@@ -11,10 +12,15 @@ import pytest
 import pytorch_lightning as pl
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
+from torch import nn
 
+from resnet_repro.data.in_memory import InMemoryData
+from resnet_repro.data.options import InMemory
 from resnet_repro.launch.checks import claim
-from resnet_repro.runs.folder import RunDir
-from resnet_repro.runs.job import make_job
+from resnet_repro.networks.build import build
+from resnet_repro.runs.folder import RunDir, read_json, write_json
+from resnet_repro.runs.job import Job, make_job, resolve
+from resnet_repro.runs.options import Run
 from resnet_repro.training.checkpoints import Stopped
 from resnet_repro.training.recorder import Recorder
 from resnet_repro.training.run import run
@@ -33,6 +39,47 @@ def _composed(*overrides: str) -> dict[str, Any]:
 def composed(*overrides: str) -> dict[str, Any]:
     """A config of the reader's own; Hydra takes a tenth of a second for one, and tests ask again and again."""
     return deepcopy(_composed(*overrides))
+
+
+def resolved(*overrides: str) -> Run:
+    """Return the run that these overrides ask for."""
+    return resolve(composed(*overrides))
+
+
+def network_of(run: Run) -> nn.Module:
+    """Return the network of a run, with random weights."""
+    return build(run.network, image=run.data.image, num_classes=run.data.num_classes)
+
+
+def recorded(folder: Path) -> Run:
+    """Return the run that a folder's manifest records."""
+    return Run.of_record(read_json(RunDir(folder).manifest)["config"])
+
+
+def in_memory(run: Run) -> InMemoryData:
+    """Return the data of a run, as it trains on it."""
+    assert isinstance(run.data, InMemory)
+    return InMemoryData(run.data, run.batching())
+
+
+def job_in(folder: Path) -> Job:
+    """Return the job that a folder's job.json describes."""
+    return Job.of_record(read_json(RunDir(folder).job), folder)
+
+
+def change_job(folder: Path, **hardware: Any) -> None:
+    """Write other values of `hardware` into a folder's job.json."""
+    record = read_json(RunDir(folder).job)
+    record["config"]["hardware"] |= hardware
+    write_json(RunDir(folder).job, record)
+
+
+def composed_with_choices(overrides: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A config and the file of each group that it comes from, as a sweep composes its jobs."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("config", list(overrides), return_hydra_config=True)
+    ours: Any = OmegaConf.to_container(OmegaConf.masked_copy(config, [k for k in config if k != "hydra"]), resolve=True)
+    return ours, dict(config.hydra.runtime.choices)
 
 
 TINY = ("data=digits", "depth=8", "logger=csv", "schedule.steps=24", "schedule.eval_every=8", "schedule.log_every=3")

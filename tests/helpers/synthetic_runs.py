@@ -7,7 +7,9 @@ import random
 from pathlib import Path
 from typing import Any
 
-CONF = {"plain": ("original", "none"), "resnet_v1": ("original", "A"), "resnet_v2": ("full_preact", "A")}
+from resnet_repro.runs.job import resolve
+from tests.helpers.runs import composed
+
 SHA = "ab" * 32
 NUM_IMAGES = {
     "digits": {"num_train_images": 1_408, "num_val_images": 5_000, "num_test_images": 297},
@@ -15,43 +17,18 @@ NUM_IMAGES = {
     "cifar100": {"num_train_images": 50_000, "num_val_images": 5_000, "num_test_images": 10_000},
     "imagenet": {"num_train_images": 1_281_167, "num_val_images": 50_000},
 }
-V1_WARMUP = {"lr": 0.01, "until_error": 80.0, "min_depth": 110}
 
 
 def config(arch: str = "plain", depth: int = 20, seed: int = 0, **overrides: Any) -> dict[str, Any]:
-    """A resolved config; overrides are dotted as on the command line, with `__` for the dot."""
-    order, shortcut = CONF[arch]
-    warmup = {"lr": 0.01, "steps": 400} if arch == "resnet_v2" else V1_WARMUP
-    protocol = "paper_v2" if arch == "resnet_v2" else "paper_v1"
-    on_imagenet = overrides.get("data__name") == "imagenet"
-    bottleneck = depth in ((50, 101, 152, 200) if on_imagenet else (164, 1001))
-    projects = (bottleneck or on_imagenet) and arch != "plain"
-    nested: dict[str, Any] = {
-        "arch": {
-            "name": arch, "order": order, "shortcut": "B" if projects else shortcut, "mix": "add",
-            "unit": "bottleneck" if bottleneck else "basic", "gate_bias": -6.0, "stride_on": "first",
-            "protocol": protocol,
-        },
-        "depth": depth,
-        "seed": seed,
-        "data": {"name": "digits", "val_size": 0, "root": "data", "loader": "device"},
-        "schedule": {
-            "steps": 220, "protocol_steps": 220, "batch_size": 128, "lr": 0.1, "warmup": None,
-            "decay": "weights", "ghost_batch_size": 64,
-        },
-        "protocol": {"name": protocol, "devices": 2},
-        "hardware": {"precision": "32-true", "devices": 2, "num_nodes": 1},
-        "logger": {"name": "csv"},
-    }  # fmt: skip
+    """The config that a manifest holds; overrides are dotted as on the command line, with `__` for the dot."""
     data = overrides.get("data__name", "digits")
-    if data != "digits":
-        nested["schedule"] |= {"steps": 64_000, "protocol_steps": 64_000, "milestones": [32_000, 48_000]}
-        nested["schedule"]["warmup"] = None if depth < warmup.get("min_depth", 0) else warmup
-    if on_imagenet:
-        nested["data"] |= {"family": "imagenet", "crop": 224, "augment": "scale"}
-        nested["schedule"] |= {"steps": 600_000, "protocol_steps": 600_000, "warmup": None}
-        nested["schedule"] |= {"batch_size": 256, "protocol_batch_size": 256, "ghost_batch_size": 32}
-        nested["protocol"]["devices"] = 8
+    asked = composed(f"arch={arch}", f"data={data}", "logger=csv", "hardware=cpu") | {"depth": depth, "seed": seed}
+    nested = resolve(asked).record()
+    nested["hardware"] |= {"precision": "32-true", "channels_last": False, "fused": False, "devices": 2}
+    if data == "digits":
+        nested["schedule"]["protocol_steps"] = 220
+    if data == "imagenet":
+        nested["schedule"] |= {"steps": 600_000, "protocol_steps": 600_000, "shape": "plateau"}
     for key, value in overrides.items():
         group, _, name = key.partition("__")
         nested[group][name] = value
@@ -158,7 +135,7 @@ def write_comparator(outputs: Path, name: str = "alexnet", *, source: str = "tor
     file = folder / "manifest.json"
     manifest = json.loads(file.read_text())
     size = 64 if name == "alexnet" else None
-    arch = {"source": source, "name": name, "image_size": size, "lr": "auto", "protocol": "paper_v1"}
+    arch = {"source": source, "name": name, "image_size": size, "protocol": "paper_v1"}
     manifest["config"] |= {"depth": None, "arch": arch | {"multiply_adds": 94_000_000}}
     manifest["departures"] |= {"arch.image_size": size} if size else {}
     if "schedule.lr" not in manifest["departures"] and name in ("alexnet", "squeezenet1_1", "vgg16"):

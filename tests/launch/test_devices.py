@@ -7,12 +7,11 @@ from pathlib import Path
 import pytest
 
 from resnet_repro import machine
-from resnet_repro.launch import placement
 from resnet_repro.machine import cpu_quotas, num_cores
 from resnet_repro.networks import costs
 from resnet_repro.networks.resnet import ResNet
 from tests.helpers.commands import run
-from tests.networks.test_recompute import step
+from tests.helpers.networks import training_step
 
 DRIVER = """
 #include <stddef.h>
@@ -81,7 +80,7 @@ def test_a_run_that_no_gpu_can_hold_is_refused_with_what_to_do(driver: Path, tmp
 @pytest.mark.parametrize("bf16", [False, True])
 def test_the_activations_reckoned_are_those_that_autograd_keeps(depth: int, words: dict[str, str], bf16: bool) -> None:
     net = ResNet(depth=depth, family="cifar", num_classes=10, **words)
-    _, num_bytes = step(net, bf16=bf16)
+    _, num_bytes = training_step(net, bf16=bf16)
     weights = (2 if bf16 else 4) * sum(p.numel() for p in net.parameters())  # autocast's copies are kept, too
     asked = {"unit": words.get("unit", "auto"), "shortcut": words["shortcut"]}
     reckoned = costs.kept_activations(depth, family="cifar", image_size=32, **asked) * (2 if bf16 else 4)
@@ -122,7 +121,7 @@ def test_the_quota_of_a_container_is_read(
 
 
 def test_cores_are_those_of_affinity_quota_and_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(placement.os, "sched_getaffinity", lambda _: set(range(16)), raising=False)
+    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda _: set(range(16)), raising=False)
     monkeypatch.setattr(machine, "cpu_quotas", lambda: [])
     monkeypatch.delenv("SLURM_CPUS_ON_NODE", raising=False)
     assert num_cores() == 16

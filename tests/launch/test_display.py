@@ -9,6 +9,7 @@ from rich.console import Console
 from resnet_repro.launch.progress import Display, Outcome, print_results, telling
 from resnet_repro.runs.folder import RunDir, write_json
 from resnet_repro.runs.job import Job
+from tests.helpers.runs import resolved
 
 SHARED = "paper_v2__mix=exclusive_gate"
 LONG = [f"resnet_v1-110-s{seed}__{SHARED}__gate_bias=-{bias}__steps=1000" for seed in (0, 1) for bias in (5, 7)]
@@ -16,8 +17,8 @@ NUMBERS = "train 99.99 %  test 99.99 %  1,234 images/s"
 
 
 def jobs_of(names: list[str], outputs: Path) -> list[Job]:
-    config = {"schedule": {"steps": 64_000}, "data": {"val_size": 0}, "outputs": str(outputs)}
-    return [Job(config, name, outputs / "cifar10" / name, {}) for name in names]
+    run = resolved("data=cifar10", f"outputs={outputs}")
+    return [Job(run, name, outputs / "cifar10" / name, {}) for name in names]
 
 
 def shown(display: Display) -> list[str]:

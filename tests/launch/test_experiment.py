@@ -1,35 +1,23 @@
 """A table of the papers as one word: its jobs, its plan, its runs and what it prints at the end."""
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 
 from docs.readme import ROOT, Summary, updated, with_header
 from resnet_repro.launch.experiment import make_jobs
-from resnet_repro.papers.rows import cell_of
 from resnet_repro.runs import resume
 from resnet_repro.runs.folder import RunDir
-from resnet_repro.runs.job import Config
+from resnet_repro.runs.options import Warmup
 from tests.helpers.commands import imported_modules, manifests, run
-from tests.helpers.runs import CONF
+from tests.helpers.runs import CONF, composed, composed_with_choices, resolved
 
 REHEARSAL = ("experiment=v1_fig1", "data=digits", "seed=0", "schedule.steps=22", "logger=csv")
 
 
-def composed(overrides: Sequence[str]) -> tuple[Config, dict[str, Any]]:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose("config", list(overrides), return_hydra_config=True)
-    ours: Any = OmegaConf.to_container(OmegaConf.masked_copy(config, [k for k in config if k != "hydra"]), resolve=True)
-    return ours, dict(config.hydra.runtime.choices)
-
-
 def names(*commands: list[str]) -> list[str]:
-    return [job.name for job in make_jobs(composed, commands).jobs]
+    return [job.name for job in make_jobs(composed_with_choices, commands).jobs]
 
 
 def test_v1_table_6_is_six_networks_of_five_seeds(papers: dict[str, Summary]) -> None:
@@ -43,13 +31,13 @@ def test_v2_table_1_trains_its_sixteen_networks_with_v2s_own_warmup(papers: dict
     mixes = ["half_shortcut", "half_both", *gates, "shortcut_gate", "shortcut_gate__gate_bias=0"]
     wanted = {f"resnet_v1-110-s0__paper_v2__mix={mix}" for mix in mixes}
     wanted |= {f"resnet_v1-110-s0__paper_v2{extra}" for extra in ("", "__shortcut=C", "__shortcut=dropout")}
-    jobs = [job for job in papers["v2_table1"].jobs if job.config["seed"] == 0]
+    jobs = [job for job in papers["v2_table1"].jobs if job.run.seed == 0]
     assert {job.name for job in jobs} == wanted | {"plain-110-s0__paper_v2"}
-    assert all(job.config["schedule"]["warmup"] == {"lr": 0.01, "steps": 400} for job in jobs)
+    assert all(job.run.schedule.warmup == Warmup(lr=0.01, steps=400) for job in jobs)
 
 
 def test_v2_table_4_holds_the_released_recipe_and_v1s_own_networks(papers: dict[str, Summary]) -> None:
-    assert {f"{job.dir.parent.name}/{job.name}" for job in papers["v2_table4"].jobs if job.config["seed"] == 0} == {
+    assert {f"{job.dir.parent.name}/{job.name}" for job in papers["v2_table4"].jobs if job.run.seed == 0} == {
         "cifar10/resnet_v1-110-s0",
         "cifar10/resnet_v1-1202-s0",
         "cifar10/resnet_v2-164-s0",
@@ -66,9 +54,9 @@ def test_every_experiment_is_its_rows_times_its_seeds_and_no_job_twice(papers: d
     for word, summary in papers.items():
         seeds = yaml.safe_load((CONF / "experiment" / f"{word}.yaml").read_text())["seeds"]
         rows = [row for row in summary.rows if not row.why]
-        recipes = {str(row.cell) for row in rows}
-        made = [f"{cell_of(job.config)} {job.config['seed']}" for job in summary.jobs]
-        assert sorted(made) == sorted(f"{recipe} {seed}" for recipe in recipes for seed in seeds), word
+        recipes = {row.cell for row in rows}
+        made = [(job.run.cell, job.run.seed) for job in summary.jobs]
+        assert set(made) == {(recipe, seed) for recipe in recipes for seed in seeds}, word
         assert len({job.dir for job in summary.jobs}) == len(summary.jobs)
 
 
@@ -117,7 +105,8 @@ def test_an_experiment_runs_what_is_missing_and_prints_the_papers_table(tmp_path
     begun = tmp_path / "outputs" / "digits" / "plain-20-s1__steps=22" / "checkpoints"
     begun.mkdir(parents=True)
     (begun / "step-00000011.ckpt").touch()
-    resume.record(RunDir(begun.parent), composed(())[0], data_checksum="", git_commit=None)
+    resume.record(RunDir(begun.parent), resolved(), data_checksum="", git_commit=None)
+    resume.record(RunDir(begun.parent), composed(), data_checksum="", git_commit=None)
     status, said, modules = imported_modules(*REHEARSAL, "seed=0,1", "plan=true", home=tmp_path)
     assert status == 0, said
     lines = [" ".join(line.split("│")).split() for line in said.splitlines()]

@@ -9,20 +9,20 @@ from rich.console import Console
 
 from resnet_repro.errors import UserError
 from resnet_repro.launch.checks import claim
-from resnet_repro.networks.build import build
 from resnet_repro.papers import claims, verdicts
 from resnet_repro.papers import rows as paper
 from resnet_repro.report import report, training_curves
-from resnet_repro.runs.finished import Run, read
+from resnet_repro.runs.finished import FinishedRun, read
 from resnet_repro.runs.folder import RunDir
 from resnet_repro.runs.groups import group
 from resnet_repro.runs.job import resolve
+from resnet_repro.runs.options import Run
 from resnet_repro.training.checkpoints import Stopped
 from resnet_repro.training.layers import write_responses
 from resnet_repro.training.run import run
-from tests.helpers.runs import interrupt_at
+from tests.helpers.comparators import asked, job_of
+from tests.helpers.runs import interrupt_at, network_of
 from tests.helpers.synthetic_runs import write_comparator, write_example, write_run
-from tests.networks.test_networks import asked, job_of
 
 TINY = ("data=digits", "arch.image_size=24", "logger=csv", "schedule.steps=8", "schedule.batch_size=32")
 
@@ -72,7 +72,7 @@ def test_a_begun_comparator_goes_on_with_the_library_that_it_was_begun_with_only
 
 
 def test_a_network_without_3x3_convolutions_has_no_responses(tmp_path: Path) -> None:
-    net = build(resolve(asked("timm", "vit_tiny_patch16_224")))
+    net = network_of(resolve(asked("timm", "vit_tiny_patch16_224")))
     write_responses(tmp_path / "responses.csv", net, [(torch.randn(2, 3, 32, 32), torch.zeros(2))])
     assert (tmp_path / "responses.csv").read_text().splitlines() == ["layer,name,std"]
 
@@ -140,8 +140,8 @@ def test_comparators_share_the_last_panel_of_the_training_curves_and_no_other(tm
 def test_a_comparator_is_no_row_of_a_paper(tmp_path: Path) -> None:
     folder = write_comparator(tmp_path, "resnet18", source="timm", data__name="cifar10")
     manifest = json.loads((folder / "manifest.json").read_text())
-    assert paper.published(manifest["config"]) is None
+    assert paper.published(Run.of_record(manifest["config"])) is None
     row = next(row for row in paper.registry() if row.has_number and row.overrides and not row.why)
-    verdict = verdicts.judge(row, [Run(folder, manifest)])
+    verdict = verdicts.judge(row, [FinishedRun(folder, manifest)])
     assert verdict.word == "not comparable"
     assert "name=resnet18, not None" in verdict.reason

@@ -15,10 +15,11 @@ from resnet_repro.networks import fused
 from resnet_repro.networks.fused import FusedBatchNorm, fuse
 from resnet_repro.networks.resnet import ResNet
 from resnet_repro.networks.unit import MIXES, ORDERS, SHORTCUTS
-from resnet_repro.runs.folder import RunDir, read_json, write_json
+from resnet_repro.runs.folder import RunDir
 from resnet_repro.training.checkpoints import Stopped
 from resnet_repro.training.run import run
-from tests.helpers.runs import assert_a_stop_changes_nothing, interrupt_at, prepared
+from tests.helpers.compilers import COMPILER, needs_compiler
+from tests.helpers.runs import assert_a_stop_changes_nothing, change_job, interrupt_at, prepared
 
 WORDS = [{"order": order} for order in ORDERS] + [
     {"shortcut": kind} for kind in SHORTCUTS if kind not in ("A", "dropout")
@@ -26,8 +27,7 @@ WORDS = [{"order": order} for order in ORDERS] + [
 WORDS += [{"mix": mix} for mix in MIXES if mix != "add"]
 
 
-PATH, COMPILER = os.environ["PATH"], fused.find_compiler()
-needs_compiler = pytest.mark.skipif(COMPILER is None, reason="no C compiler here")
+PATH = os.environ["PATH"]
 
 
 def tensors(dtype: torch.dtype, c: int, *, mean: float = 1.0) -> list[Tensor]:
@@ -224,8 +224,6 @@ def test_a_run_does_not_go_on_with_other_batch_norms(tmp_path: Path, monkeypatch
         interrupt_at(5, patch)
         with pytest.raises(Stopped):
             run(path)
-    job = read_json(RunDir(path).job)
-    job["config"]["hardware"]["fused"] = False
-    write_json(RunDir(path).job, job)
+    change_job(path, fused=False)
     with pytest.raises(UserError, match=r"hardware\.fused was True and is now False: give the old values"):
         run(path)

@@ -9,17 +9,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from resnet_repro.networks.fused import FusedBatchNorm, find_compiler, fuse
+from resnet_repro.networks.fused import FusedBatchNorm, fuse
 from resnet_repro.networks.ghost import group_batch_norms
 from resnet_repro.networks.options import group_size
 from resnet_repro.networks.recompute import recompute_units
 from resnet_repro.networks.resnet import ResNet
 from resnet_repro.runs.job import resolve
 from resnet_repro.training.run import run
+from tests.helpers.compilers import needs_compiler
+from tests.helpers.ranks import final_state, in_ranks
 from tests.helpers.runs import composed, prepared
-from tests.training.test_ddp import final_state, in_ranks
 
-needs_compiler = pytest.mark.skipif(find_compiler() is None, reason="no C compiler here")
 FUSED = pytest.mark.parametrize("is_fused", [False, pytest.param(True, marks=needs_compiler)])
 
 
@@ -48,8 +48,9 @@ def test_the_papers_protocols_normalise_as_many_images_as_a_gpu_of_the_papers_he
     if (data, protocol) == ("imagenet", "official_lua"):
         return  # refused: a recipe for CIFAR
     config = resolve(composed("depth=20" if data != "imagenet" else "depth=18", f"data={data}", f"protocol={protocol}"))
-    schedule = config["schedule"]
-    assert schedule["ghost_batch_size"] * config["protocol"]["devices"] == schedule["batch_size"]
+    schedule = config.schedule
+    assert schedule.ghost_batch_size is not None
+    assert schedule.ghost_batch_size * config.protocol.devices == schedule.batch_size
 
 
 def norm_of_groups(c: int, *, is_fused: bool, at_most: int) -> nn.BatchNorm2d:

@@ -5,7 +5,7 @@ import torch
 
 from resnet_repro.networks.resnet import ResNet
 from resnet_repro.networks.unit import SHORTCUTS
-from tests.networks.test_resnet import cifar
+from tests.helpers.networks import cifar
 
 
 @pytest.mark.parametrize("shortcut", SHORTCUTS)

@@ -12,12 +12,13 @@ from torch import Tensor, nn
 from resnet_repro.errors import UserError
 from resnet_repro.launch import plan
 from resnet_repro.launch.experiment import make_jobs
-from resnet_repro.networks.build import build
-from resnet_repro.networks.comparators import Comparator
-from resnet_repro.runs.job import Job, make_job, resolve
+from resnet_repro.networks.comparators import Resized
+from resnet_repro.runs.job import Job, resolve
+from resnet_repro.runs.options import Run, Warmup
 from resnet_repro.training.classifier import LitClassifier
 from tests.helpers.commands import run as command
-from tests.helpers.runs import composed
+from tests.helpers.comparators import asked, job_of
+from tests.helpers.runs import composed, network_of
 from tests.helpers.synthetic_runs import write_comparator
 
 # Parameters, as torchvision's documentation and timm's tables have them (those in hundredths of a million), and
@@ -33,19 +34,9 @@ PUBLISHED = {
 }
 
 
-def asked(source: str, name: str, *overrides: str) -> dict[str, Any]:
-    size = ["arch.image_size=64"] if name == "alexnet" else []
-    return composed(f"arch={source}", f"arch.name={name}", *size, *overrides)
-
-
-def job_of(source: str, name: str, *overrides: str) -> Job:
-    usual = composed(f"arch={source}", *(o for o in overrides if o.startswith(("data=", "protocol="))))
-    return make_job(asked(source, name, *overrides), usual=usual)
-
-
-def seeded(seed: int, config: dict[str, Any]) -> nn.Module:
+def seeded(seed: int, config: Run) -> nn.Module:
     torch.manual_seed(seed)
-    return build(config)
+    return network_of(config)
 
 
 # --- the networks -----------------------------------------------------------------------------------------------------
@@ -55,7 +46,7 @@ def seeded(seed: int, config: dict[str, Any]) -> nn.Module:
 def test_each_network_has_the_published_parameters_and_multiply_adds(source: str, name: str) -> None:
     config = resolve(composed(f"arch={source}", f"arch.name={name}", "data.num_classes=1000", "data.image=[3,224,224]"))
     with torch.device("meta"):
-        net = build(config)
+        net = network_of(config)
     num_parameters, giga = PUBLISHED[source, name]
     rounding = 5_000 if source == "timm" else 0
     assert sum(p.numel() for p in net.parameters()) == pytest.approx(num_parameters, rel=0, abs=rounding)
@@ -83,7 +74,7 @@ def test_each_network_trains_a_step_on_cifar_images_with_a_gradient_for_every_we
 @pytest.mark.parametrize("data", ["cifar10", "digits"])
 def test_the_first_weights_are_the_librarys_own_under_the_same_seed(source: str, name: str, data: str) -> None:
     ours = seeded(3, resolve(asked(source, name, f"data={data}", "arch.image_size=32")))
-    assert isinstance(ours, Comparator)
+    assert isinstance(ours, Resized)
     torch.manual_seed(3)
     if source == "torchvision":
         from torchvision import models
@@ -106,7 +97,7 @@ class Recording(nn.Module):
 
 def test_an_image_is_resized_bilinearly_and_a_grey_one_has_three_equal_channels() -> None:
     inner = Recording()
-    net, x = Comparator(inner, image_size=32), torch.randn(2, 1, 8, 8)
+    net, x = Resized(inner, image_size=32), torch.randn(2, 1, 8, 8)
     net(x)
     wanted = F.interpolate(x, size=(32, 32), mode="bilinear", align_corners=False)
     assert inner.seen.shape == (2, 3, 32, 32)
@@ -115,7 +106,7 @@ def test_an_image_is_resized_bilinearly_and_a_grey_one_has_three_equal_channels(
 
 def test_without_an_image_size_the_network_sees_the_pixels_of_the_data() -> None:
     inner, x = Recording(), torch.randn(2, 3, 32, 32)
-    Comparator(inner, image_size=None)(x)
+    Resized(inner, image_size=None)(x)
     assert torch.equal(inner.seen, x)
 
 
@@ -184,29 +175,29 @@ def test_a_wrong_name_ends_the_command_with_one_line_and_status_2(tmp_path: Path
 def test_a_comparator_has_no_depth_and_a_name_of_its_own() -> None:
     job = job_of("torchvision", "alexnet", "depth=56", "seed=2")
     assert job.name == "torchvision-alexnet-s2__image_size=64"
-    assert job.config["depth"] is None
+    assert job.run.depth is None
     assert job_of("timm", "resnet18").name == "timm-resnet18-s0"
     assert job_of("timm", "resnet18", "schedule.steps=22", "data=digits").name == "timm-resnet18-s0__steps=22"
     assert job_of("timm", "resnet18", "protocol=modern").name == "timm-resnet18-s0__modern"
 
 
 def test_a_network_without_batch_norm_begins_at_a_tenth_of_the_rate_unless_told_otherwise() -> None:
-    rates = {name: resolve(asked(source, name))["schedule"]["lr"] for source, name in PUBLISHED}
+    rates = {name: resolve(asked(source, name)).schedule.lr for source, name in PUBLISHED}
     assert {name for name, lr in rates.items() if lr == 0.01} == {
         *("alexnet", "squeezenet1_1", "vgg16", "vit_tiny_patch16_224"),
     }
     assert set(rates.values()) == {0.01, 0.1}
     job = job_of("torchvision", "vgg16", "schedule.lr=0.05")
-    assert (job.config["schedule"]["lr"], job.departures) == (0.05, {"schedule.lr": 0.05})
+    assert (job.run.schedule.lr, job.departures) == (0.05, {"schedule.lr": 0.05})
 
 
 def test_the_recipe_is_v1s_without_its_warmup_or_the_one_that_is_asked_for() -> None:
-    ours, theirs = resolve(composed("arch=plain", "depth=20")), job_of("timm", "resnet18").config
-    assert theirs["schedule"] == ours["schedule"]
-    assert theirs["protocol"]["name"] == "paper_v1"
-    warmup = job_of("timm", "resnet18", "protocol=paper_v2").config["schedule"]["warmup"]
-    assert warmup == {"lr": 0.01, "steps": 400}
-    assert theirs["hardware"]["fused"] is False
+    ours, theirs = resolve(composed("arch=plain", "depth=20")), job_of("timm", "resnet18").run
+    assert theirs.schedule == ours.schedule
+    assert theirs.protocol.name == "paper_v1"
+    warmup = job_of("timm", "resnet18", "protocol=paper_v2").run.schedule.warmup
+    assert warmup == Warmup(lr=0.01, steps=400)
+    assert theirs.hardware.fused is False
 
 
 def jobs_of(*commands: Sequence[str]) -> list[Job]:
@@ -237,5 +228,5 @@ def test_an_estimate_takes_a_comparators_multiply_adds_without_building_it(tmp_p
     assert guess > 0
     write_comparator(tmp_path, data__name="cifar10")  # at 1,234.5 images/s, of as many multiply-adds
     measured = plan.Estimator(tmp_path).seconds(job)
-    cost = plan.multiply_adds(job.config) / 94_000_000
+    cost = plan.multiply_adds(job.run) / 94_000_000
     assert measured == pytest.approx(64_000 * 128 / 1234.5 * cost)

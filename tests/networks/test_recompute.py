@@ -5,15 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.nn.functional as F
-from torch import nn
 
 from resnet_repro.networks.fused import find_compiler, fuse
 from resnet_repro.networks.recompute import recompute_units
 from resnet_repro.networks.resnet import ResNet
-from resnet_repro.runs.folder import read_json
 from resnet_repro.training.run import run
-from tests.helpers.runs import prepared
+from tests.helpers.networks import training_step
+from tests.helpers.runs import change_job, prepared
 
 WORDS = [
     {"shortcut": "none"},
@@ -22,24 +20,6 @@ WORDS = [
     {"shortcut": "dropout"},  # the second time it has to drop what it dropped the first time
     {"mix": "exclusive_gate", "order": "relu_only_preact"},
 ]
-
-
-def step(net: nn.Module, *, bf16: bool) -> tuple[torch.Tensor, int]:
-    """Loss of a training step with its gradients, and the bytes that the forward pass kept for the backward one."""
-    torch.manual_seed(1)
-    x = torch.randn(16, 3, 32, 32).contiguous(memory_format=torch.channels_last)
-    kept: dict[int, int] = {}
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
-            loss = F.cross_entropy(net(x), torch.arange(16) % 10)
-        num_bytes = sum(kept.values())  # before the backward pass keeps anything
-    loss.backward()
-    return loss, num_bytes
 
 
 @pytest.mark.parametrize("fused", [False, True])
@@ -53,7 +33,7 @@ def test_a_step_has_the_same_bits_and_keeps_less(words: dict[str, str], fused: b
     again = copy.deepcopy(net)
     recompute_units(again)
     for _ in range(2):
-        (loss, num_bytes), (other, other_bytes) = step(net, bf16=fused), step(again, bf16=fused)
+        (loss, num_bytes), (other, other_bytes) = training_step(net, bf16=fused), training_step(again, bf16=fused)
         assert torch.equal(loss, other)
     for (name, p), (_, q) in zip(net.named_parameters(), again.named_parameters(), strict=True):
         assert p.grad is not None
@@ -69,6 +49,5 @@ def test_a_step_has_the_same_bits_and_keeps_less(words: dict[str, str], fused: b
 def test_a_run_that_recomputes_ends_with_the_same_weights(tmp_path: Path) -> None:
     options = ("depth=8", "arch=resnet_v2", "schedule.steps=12")
     usual, recomputed = prepared(tmp_path / "a", *options), prepared(tmp_path / "b", *options)
-    job = read_json(recomputed / "job.json")
-    job["config"]["hardware"]["recompute"] = True
-    assert run(recomputed, job)["weights_sha256"] == run(usual)["weights_sha256"]
+    change_job(recomputed, recompute=True)
+    assert run(recomputed)["weights_sha256"] == run(usual)["weights_sha256"]

@@ -13,13 +13,9 @@ from resnet_repro.errors import UserError
 from resnet_repro.networks.depths import num_weighted_layers, stages
 from resnet_repro.networks.resnet import ResNet
 from resnet_repro.networks.unit import MIXES, ORDERS, SHORTCUTS
+from tests.helpers.networks import V2, cifar, randomise
 
-V2 = {"order": "full_preact", "shortcut": "B"}
 WORDS = [(shortcut, mix) for shortcut, mix in itertools.product(SHORTCUTS, MIXES) if shortcut != "none" or mix == "add"]
-
-
-def cifar(depth, **words):
-    return ResNet(depth=depth, family="cifar", num_classes=10, **words)
 
 
 def on_meta(**words):
@@ -36,20 +32,6 @@ def num_parameters(net, *kinds):
 def weighted(net):
     """The layers that have weights, in order."""
     return [module for module in net.modules() if isinstance(module, nn.Conv2d | nn.BatchNorm2d | nn.Linear)]
-
-
-def randomise(net):
-    """Random weights also in batch norms (the scale positive) and in their statistics."""
-    torch.manual_seed(0)
-    for module in net.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            for tensor, (low, high) in zip(
-                (module.weight, module.bias, module.running_mean, module.running_var),
-                ((0.5, 1.5), (-0.5, 0.5), (-0.5, 0.5), (0.5, 1.5)),
-                strict=True,
-            ):
-                nn.init.uniform_(tensor, low, high)
-    return net
 
 
 # published counts

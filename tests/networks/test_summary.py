@@ -7,12 +7,13 @@ import pytest
 from rich.console import Console
 
 from resnet_repro.launch import plan
-from resnet_repro.networks.build import build
-from resnet_repro.networks.parts import parts as count_parts
+from resnet_repro.networks import parts
+from resnet_repro.networks.parts import Part
 from resnet_repro.report import network_table
-from resnet_repro.runs.job import make_job, resolve
+from resnet_repro.runs.job import make_job
+from resnet_repro.runs.options import Run
 from tests.helpers.commands import run as command
-from tests.helpers.runs import composed
+from tests.helpers.runs import composed, network_of, resolved
 
 IMAGENET = ("data=imagenet",)
 BOTTLENECK = """\
@@ -21,8 +22,8 @@ BOTTLENECK = """\
 ⎣ 1×1, 512 ⎦"""
 
 
-def settled(*overrides: str) -> dict:
-    return resolve(composed(*overrides))
+def count_parts(run: Run) -> list[Part]:
+    return parts.parts(run.network, image=run.data.image, num_classes=run.data.num_classes)
 
 
 def shown(*overrides: str, width: int = 200) -> str:
@@ -33,13 +34,13 @@ def shown(*overrides: str, width: int = 200) -> str:
 
 
 def test_the_50_layer_net_is_v1_table_1s_column() -> None:
-    parts = count_parts(settled(*IMAGENET, "depth=50"))
-    assert [part.name for part in parts] == ["conv1", "conv2_x", "conv3_x", "conv4_x", "conv5_x", ""]
-    assert [part.size for part in parts] == [112, 56, 28, 14, 7, 1]
-    assert parts[0].layers == "7×7, 64, stride 2"
-    assert parts[1].layers.startswith("3×3 max pool, stride 2\n⎡ 1×1, 64  ⎤")
-    assert parts[2].layers == BOTTLENECK
-    assert parts[5].layers == "average pool, 1000-d fc, softmax"
+    found = count_parts(resolved(*IMAGENET, "depth=50"))
+    assert [part.name for part in found] == ["conv1", "conv2_x", "conv3_x", "conv4_x", "conv5_x", ""]
+    assert [part.size for part in found] == [112, 56, 28, 14, 7, 1]
+    assert found[0].layers == "7×7, 64, stride 2"
+    assert found[1].layers.startswith("3×3 max pool, stride 2\n⎡ 1×1, 64  ⎤")
+    assert found[2].layers == BOTTLENECK
+    assert found[5].layers == "average pool, 1000-d fc, softmax"
 
 
 @pytest.mark.parametrize(
@@ -47,10 +48,10 @@ def test_the_50_layer_net_is_v1_table_1s_column() -> None:
     [(18, 11_689_512), (34, 21_797_672), (50, 25_557_032), (101, 44_549_160), (152, 60_192_808), (200, 64_673_832)],
 )
 def test_the_parts_of_an_imagenet_net_have_its_published_number_of_parameters(depth: int, parameters: int) -> None:
-    config = settled(*IMAGENET, f"depth={depth}")
-    parts = count_parts(config)
-    assert sum(part.parameters for part in parts) == parameters
-    assert sum(part.multiply_adds for part in parts) == plan.multiply_adds(config)
+    config = resolved(*IMAGENET, f"depth={depth}")
+    found = count_parts(config)
+    assert sum(part.parameters for part in found) == parameters
+    assert sum(part.multiply_adds for part in found) == plan.multiply_adds(config)
 
 
 @pytest.mark.parametrize(
@@ -67,15 +68,15 @@ def test_the_parts_of_an_imagenet_net_have_its_published_number_of_parameters(de
     ],
 )
 def test_the_parts_of_a_net_are_all_of_it(options: tuple[str, ...]) -> None:
-    config = settled(*options)
-    parts = count_parts(config)
-    assert sum(part.parameters for part in parts) == sum(p.numel() for p in build(config).parameters())
-    assert sum(part.multiply_adds for part in parts) == plan.multiply_adds(config)
+    config = resolved(*options)
+    found = count_parts(config)
+    assert sum(part.parameters for part in found) == sum(p.numel() for p in network_of(config).parameters())
+    assert sum(part.multiply_adds for part in found) == plan.multiply_adds(config)
 
 
 def test_a_unit_of_one_layer_is_one_line() -> None:
-    parts = count_parts(settled("depth=110", "arch.unit=one_layer"))
-    assert [part.layers for part in parts[1:4]] == [f"[ 3×3, {width} ] × 36" for width in (16, 32, 64)]
+    found = count_parts(resolved("depth=110", "arch.unit=one_layer"))
+    assert [part.layers for part in found[1:4]] == [f"[ 3×3, {width} ] × 36" for width in (16, 32, 64)]
 
 
 def test_the_papers_count_stands_below_ours_and_seeds_are_one_network() -> None:

@@ -6,8 +6,8 @@ import pytest
 
 from resnet_repro.papers import claim_rules
 from resnet_repro.runs.groups import Cell, Protocol
+from tests.helpers.claims import claim, protocol, verdict
 from tests.helpers.synthetic_runs import write_run
-from tests.papers.test_claims import claim, protocol, verdict
 
 MIXES = ("half_shortcut", "half_both", "exclusive_gate", "shortcut_gate")
 ORDERS = ("bn_after_add", "relu_before_add", "relu_only_preact")

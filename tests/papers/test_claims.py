@@ -10,27 +10,11 @@ import pytest
 from scipy import stats
 
 from resnet_repro.launch.experiment import make_jobs
-from resnet_repro.papers.claims import Claim, judge, registry, rule
+from resnet_repro.papers.claims import judge, registry, rule
 from resnet_repro.papers.estimates import all_of, difference, error, quantity
-from resnet_repro.runs.finished import read
-from resnet_repro.runs.groups import Protocol, group
+from tests.helpers.claims import claim, protocol, verdict
+from tests.helpers.runs import composed_with_choices
 from tests.helpers.synthetic_runs import write_constructed, write_layers, write_run
-from tests.launch.test_experiment import composed
-
-
-def protocol(outputs: Path) -> Protocol:
-    (only,) = group(read(outputs)[0])
-    return only
-
-
-def claim(outputs: Path, about: str, arch: str | None = None) -> Claim:
-    """The one claim that this rule judges, of several that about this architecture."""
-    (only,) = (each for each in judge(protocol(outputs)) if each.rule == about and arch in (None, each.arch))
-    return only
-
-
-def verdict(outputs: Path, about: str, arch: str | None = None) -> str:
-    return claim(outputs, about, arch).verdict
 
 
 def write_all(outputs: Path, errors: dict[tuple[str, int], tuple[float, float]]) -> None:
@@ -129,14 +113,14 @@ def test_every_command_for_missing_runs_on_imagenet_is_of_networks_that_there_ar
     commands = {each.command for each in judge(protocol(tmp_path)) if each.command}
     assert "python train.py -m depth=18,34 arch=plain data=imagenet" in commands
     assert len(commands) == 9
-    once = cache(lambda *overrides: composed(overrides))
+    once = cache(lambda *overrides: composed_with_choices(overrides))
     for command in commands:
         words = (word.partition("=") for word in command.split() if "=" in word)
         sweep = [[f"{name}={value}" for value in values.split(",")] for name, _, values in words]
         jobs = make_jobs(
             lambda overrides: once(*overrides), [[*one, "seed=0"] for one in product(*sweep)]
         ).jobs  # refuses what there is not
-        assert {job.config["depth"] for job in jobs} <= {18, 34}, command
+        assert {job.run.depth for job in jobs} <= {18, 34}, command
         assert len(jobs) > 1, command
 
 

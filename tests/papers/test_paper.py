@@ -14,7 +14,6 @@ from resnet_repro.networks.costs import multiply_adds
 from resnet_repro.networks.resnet import ResNet
 from resnet_repro.papers.rows import (
     Published,
-    cell_of,
     conditions,
     deviations,
     printed_error,
@@ -23,21 +22,21 @@ from resnet_repro.papers.rows import (
     tables,
 )
 from resnet_repro.runs.folder import read_json
-from resnet_repro.runs.job import Config, resolve
+from resnet_repro.runs.options import Run
 from resnet_repro.training.classifier import LitClassifier
-from tests.helpers.runs import CONF, composed
+from tests.helpers.runs import CONF, resolved
 from tests.helpers.synthetic_runs import config, write_run
 
 FACTS = Path(__file__).parents[3] / "shared" / "paper" / "published_numbers.yaml"
 RUNNABLE = [row for row in registry() if not row.why]
 # One row of each cell, as several rows name the same network: one with printed parameters where there is one.
-CELLS = {str(row.cell): row for row in sorted(RUNNABLE, key=lambda row: row.params_m is not None)}
+CELLS = {row.cell: row for row in sorted(RUNNABLE, key=lambda row: row.params_m is not None)}
 SMALL = ("data.crop=64",)  # pixels of ImageNet's images that train here
 
 
 @cache
-def config_of(row: Published) -> Config:
-    return resolve(composed(*row.overrides, *(SMALL if row.options["data"] == "imagenet" else ())))
+def run_of(row: Published) -> Run:
+    return resolved(*row.overrides, *(SMALL if row.options["data"] == "imagenet" else ()))
 
 
 def is_long(row: Published) -> bool:
@@ -84,30 +83,32 @@ def test_a_row_has_what_reproduces_it_or_says_why_nothing_does() -> None:
 
 @pytest.mark.parametrize("row", CELLS.values(), ids=name_of)
 def test_a_row_composes_to_the_network_data_and_protocol_that_the_report_takes_it_for(row: Published) -> None:
-    assert cell_of(config_of(row)) == row.cell
+    assert run_of(row).cell == row.cell
 
 
 @pytest.mark.parametrize("row", [row for row in registry() if row.cell], ids=name_of)
 def test_a_row_is_the_network_that_its_name_tells(row: Published) -> None:
     assert row.cell is not None
     depth = re.search(r"(?:ResNet|plain)-(\d+)|^(\d+)-layer", row.printed)
-    assert row.cell["depth"] == (int(depth[1] or depth[2]) if depth else 110)
-    assert row.cell | words_of(row.printed) == row.cell
+    assert row.cell.as_dict()["depth"] == (int(depth[1] or depth[2]) if depth else 110)
+    assert row.cell.as_dict() | words_of(row.printed) == row.cell.as_dict()
     is_plain = row.printed.startswith("plain") or "shortcut 0, F 1" in row.printed
-    assert (row.cell["shortcut"] == "none") == is_plain
+    assert (row.cell.as_dict()["shortcut"] == "none") == is_plain
     if "1layer" in row.printed:
-        assert row.cell["unit"] == "one_layer"
+        assert row.cell.as_dict()["unit"] == "one_layer"
     else:
-        assert (row.cell["unit"] == "bottleneck") == (row.cell["depth"] in (50, 101, 152, 200, 164, 1001))
+        assert (row.cell.as_dict()["unit"] == "bottleneck") == (
+            row.cell.as_dict()["depth"] in (50, 101, 152, 200, 164, 1001)
+        )
     if option := re.search(r"ResNet-34 ([ABC])$", row.printed):
-        assert row.cell["shortcut"] == option[1]
+        assert row.cell.as_dict()["shortcut"] == option[1]
     if bias := re.search(r"(?:bias|here) (-?\d+)$", row.printed):
-        assert row.cell["gate_bias"] == int(bias[1])
-    assert ("1x1 conv" in row.printed) <= (row.cell["shortcut"] == "C")
-    assert ("dropout" in row.printed) == (row.cell["shortcut"] == "dropout")
+        assert row.cell.as_dict()["gate_bias"] == int(bias[1])
+    assert ("1x1 conv" in row.printed) <= (row.cell.as_dict()["shortcut"] == "C")
+    assert ("dropout" in row.printed) == (row.cell.as_dict()["shortcut"] == "dropout")
     if row.source.startswith("v2") and row.source != "v2 Table 4":
         is_facebooks = "scale and aspect augmentation" in row.printed
-        assert row.cell["protocol"] == ("fb_resnet" if is_facebooks else "paper_v2")
+        assert row.cell.as_dict()["protocol"] == ("fb_resnet" if is_facebooks else "paper_v2")
 
 
 @pytest.mark.parametrize(
@@ -116,20 +117,20 @@ def test_a_row_is_the_network_that_its_name_tells(row: Published) -> None:
 )
 def test_every_row_builds_its_network_and_trains_a_step(row: Published) -> None:
     """The named depth counted in the network itself, and a finite gradient for each of its parameters."""
-    made = config_of(row)
+    made = run_of(row)
     model = trained_a_step(made)
     layers = [m for n, m in model.net.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)]
     beside = [n for n, m in model.net.named_modules() if isinstance(m, nn.Conv2d) and ("shortcut" in n or "gate" in n)]
-    assert len(layers) - len(beside) == made["depth"]
+    assert len(layers) - len(beside) == made.depth
 
 
-def trained_a_step(made: Config) -> LitClassifier:
+def trained_a_step(made: Run) -> LitClassifier:
     """The network after one step of its own recipe on two images."""
     torch.manual_seed(0)
     model = LitClassifier(made, splits=[])
     (optimizer,) = [model.configure_optimizers()]
     before = [p.detach().clone() for p in model.net.parameters()]
-    images, labels = torch.randn(2, *made["data"]["image"]), torch.tensor([0, 1])
+    images, labels = torch.randn(2, *made.data.image), torch.tensor([0, 1])
     loss = model.training_step([images, labels], 0)
     loss.backward()
     assert torch.isfinite(loss)
@@ -143,10 +144,10 @@ def trained_a_step(made: Config) -> LitClassifier:
 def test_a_network_has_the_printed_parameters(row: Published) -> None:
     """v1 counts batch norm's: ResNet-1202 has 19.3 M without them. v2 leaves them out of its own: 10.3 M with them."""
     assert row.params_m is not None
-    made = config_of(row)
-    words = tuple((key, made["arch"][key]) for key in ("order", "shortcut", "mix", "unit"))
-    count, of_batch_norms = num_parameters(made["depth"], made["data"]["num_classes"], words)
-    if made["protocol"]["name"] != "paper_v1":
+    made = run_of(row)
+    words = tuple((key, getattr(made.network, key)) for key in ("order", "shortcut", "mix", "unit"))
+    count, of_batch_norms = num_parameters(made.depth, made.data.num_classes, words)
+    if made.protocol.name != "paper_v1":
         count -= of_batch_norms
     assert round(count / 1e6, 2 if row.params_m < 1 else 1) == row.params_m
 
@@ -164,36 +165,38 @@ def num_parameters(depth: int, num_classes: int, words: tuple[tuple[str, Any], .
 def test_the_multiply_adds_of_v1_table_1_are_counted(row: Published) -> None:
     assert row.cell is not None
     assert row.multiply_adds_g is not None
-    arguments = {"family": "imagenet", "image_size": 224, "num_classes": 1000, "shortcut": row.cell["shortcut"]}
-    giga = multiply_adds(row.cell["depth"], **arguments) / 1e9
+    arguments = {
+        "family": "imagenet",
+        "image_size": 224,
+        "num_classes": 1000,
+        "shortcut": row.cell.as_dict()["shortcut"],
+    }
+    giga = multiply_adds(row.cell.as_dict()["depth"], **arguments) / 1e9
     assert abs(giga - row.multiply_adds_g) < 0.06  # rounded, but for ResNet-50: 3.856 is printed as 3.8
 
 
 @pytest.mark.parametrize("row", [r for r in registry() if r.options.get("data") == "imagenet"], ids=name_of)
 def test_a_row_on_imagenet_builds_its_network(row: Published) -> None:
-    made = config_of(row)
-    words = {key: made["arch"][key] for key in ("order", "shortcut", "mix", "unit", "stride_on")}
+    made = run_of(row)
+    words = {key: getattr(made.network, key) for key in ("order", "shortcut", "mix", "unit", "stride_on")}
     with torch.device("meta"):
-        net = ResNet(depth=made["depth"], family="imagenet", num_classes=1000, **words)
+        net = ResNet(depth=made.depth, family="imagenet", num_classes=1000, **words)
     names = [name for name, m in net.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)]
     assert sum("shortcut" not in name for name in names) == row.options["depth"]
 
 
 def test_runs_are_matched_to_rows_in_whatever_words_they_were_asked_for() -> None:
-    full = published(resolve(composed("arch=resnet_v1", "arch.order=full_preact", "depth=110", "protocol=paper_v2")))
+    full = published(resolved("arch=resnet_v1", "arch.order=full_preact", "depth=110", "protocol=paper_v2"))
     assert full is not None
     assert full.error == 6.37
-    said_aloud = resolve(composed("depth=20", "arch.shortcut=A", "arch.unit=basic", "arch.gate_bias=0"))
+    said_aloud = resolved("depth=20", "arch.shortcut=A", "arch.unit=basic", "arch.gate_bias=0")
     assert str(published(said_aloud)) == "8.75"
-    mean = published(resolve(composed("arch=resnet_v2", "depth=1001", "protocol=official_lua")))
+    mean = published(resolved("arch=resnet_v2", "depth=1001", "protocol=official_lua"))
     assert str(mean) == "4.62 (4.69 ± 0.20)"
 
 
 def test_v1s_and_v2s_own_runs_of_the_same_network_are_two_cells() -> None:
-    rows = {
-        protocol: published(resolve(composed("depth=110", f"protocol={protocol}")))
-        for protocol in ("paper", "paper_v2")
-    }
+    rows = {protocol: published(resolved("depth=110", f"protocol={protocol}")) for protocol in ("paper", "paper_v2")}
     assert [row.source for row in rows.values() if row] == ["v1 Table 6", "v2 Table 1"]
 
 
@@ -201,18 +204,18 @@ def test_v2s_and_facebooks_resnet_200_are_two_rows() -> None:
     words = ("data=imagenet", "arch=resnet_v2", "depth=200")
     recipes = {"paper_v2": 20.7, "fb_resnet": 20.1}  # [v2 Table 5]
     for protocol, error in recipes.items():
-        row = published(resolve(composed(*words, f"protocol={protocol}")), test="320")
+        row = published(resolved(*words, f"protocol={protocol}"), test="320")
         assert row is not None
         assert row.error == error
-    assert published(resolve(composed(*words, "data.augment=scale_aspect")), test="320") is None
+    assert published(resolved(*words, "data.augment=scale_aspect"), test="320") is None
     for option in ("data.augment=scale", "arch.stride_on=first"):
-        assert published(resolve(composed(*words, "protocol=fb_resnet", option)), test="320") is None
+        assert published(resolved(*words, "protocol=fb_resnet", option), test="320") is None
     assert deviations({"departures": {"data.augment": "scale_aspect", "data.jitter": 0.0}}) == ["data.jitter=0.0"]
 
 
 @pytest.mark.parametrize("override", ["data=digits", "arch.shortcut=B", "protocol=modern", "depth=26"])
 def test_a_cell_that_is_in_neither_paper_has_no_number(override: str) -> None:
-    assert published(resolve(composed(override))) is None
+    assert published(resolved(override)) is None
 
 
 def test_what_keeps_a_run_from_comparison_is_told_and_what_does_not_is_a_condition() -> None:
@@ -230,14 +233,14 @@ def test_what_keeps_a_run_from_comparison_is_told_and_what_does_not_is_a_conditi
         "schedule.lr=0.2",
         "schedule.batch_size=64",
     ]
-    as_the_papers = config("resnet_v1", 110, data__name="cifar10")
+    as_the_papers = Run.of_record(config("resnet_v1", 110, data__name="cifar10"))
     assert conditions(as_the_papers) == []
-    one_gpu = {"devices": 1, "num_nodes": 1, "precision": "bf16-mixed"}
-    assert conditions(as_the_papers | {"hardware": one_gpu}) == ["bf16-mixed"]  # its 128 images are two groups of 64
-    ungrouped = {"hardware": one_gpu, "schedule": as_the_papers["schedule"] | {"ghost_batch_size": None}}
-    assert conditions(as_the_papers | ungrouped) == ["batch norm over 128 images, not 64", "bf16-mixed"]
-    eight_gpus = {"hardware": {"devices": 8, "num_nodes": 1, "precision": "32-true"}}
-    assert conditions(as_the_papers | eight_gpus) == ["batch norm over 16 images, not 64"]
+    one_gpu = as_the_papers.but(hardware=as_the_papers.hardware.but(devices=1, precision="bf16-mixed"))
+    assert conditions(one_gpu) == ["bf16-mixed"]  # its 128 images are two groups of 64
+    ungrouped = one_gpu.but(schedule=one_gpu.schedule.but(ghost_batch_size=None))
+    assert conditions(ungrouped) == ["batch norm over 128 images, not 64", "bf16-mixed"]
+    eight_gpus = as_the_papers.but(hardware=as_the_papers.hardware.but(devices=8))
+    assert conditions(eight_gpus) == ["batch norm over 16 images, not 64"]
 
 
 # Where the registry keeps each transcribed table: source, and what is in `what` and, as a pattern, in the rows' names.

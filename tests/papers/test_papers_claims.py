@@ -11,7 +11,7 @@ from resnet_repro.papers.rows import Published
 from resnet_repro.runs.finished import read
 from resnet_repro.runs.groups import group
 from tests.helpers.synthetic_runs import write_constructed, write_layers, write_run
-from tests.papers.test_verdicts import STANDARD_FIVE
+from tests.helpers.verdicts import STANDARD_FIVE
 
 STD = 0.16  # over seeds, of v1's ResNet-110 on CIFAR-10
 OVER = {20: 30.0, 60: 65.0}  # stands for "fail" and for "over 60"

@@ -1,44 +1,21 @@
 """Verdicts on made-up errors, against numbers from scipy by the stated rule."""
 
-import io
 import math
 import statistics
-from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 from scipy import stats
 
 from resnet_repro.papers import intervals, verdict_text, verdicts
 from resnet_repro.papers.rows import Published, registry
-from resnet_repro.papers.verdicts import Verdict, judge
-from resnet_repro.runs.finished import Run
+from resnet_repro.papers.verdicts import judge
+from resnet_repro.runs.finished import FinishedRun
 from tests.helpers.synthetic_runs import config
+from tests.helpers.verdicts import BEST, MEDIAN, SINGLE, STANDARD_FIVE, row, runs, shown
 
-
-def row(source: str, printed: str) -> Published:
-    (found,) = (row for row in registry() if (row.source, row.printed) == (source, printed) and "-100" not in row.what)
-    return found
-
-
-def runs(*errors: float | None, arch: str = "resnet_v1", depth: int = 110, **changes: Any) -> list[Run]:
-    """Runs with these test errors on 10,000 images of CIFAR-10."""
-    made = config(arch, depth, data__name="cifar10")
-    results = {"num_test_images": 10_000, "diverged_at": None}
-    return [
-        Run(Path(), {"config": made, "departures": {}, "results": results | {"test/error": error}} | changes)
-        for error in errors
-    ]
-
-
-BEST = row("v1 Table 6", "ResNet-110")  # 6.43 (6.61 ± 0.16), best of 5
-SINGLE = row("v1 Table 6", "ResNet-20")  # 8.75
-MEDIAN = row("v2 Table 2", "ResNet-110, full pre-activation")  # 6.37, median of 5
 PLAIN = row("v1 Fig. 6", "plain-110")  # over 60
 OTHERS = ("ResNet-20", "ResNet-32", "ResNet-44")
-STANDARD_FIVE = [z / math.sqrt(2.5) for z in (-2, -1, 0, 1, 2)]
-"""Five numbers of mean and median 0 and sample standard deviation 1."""
 
 
 def test_a_printed_mean_is_compared_by_welchs_test() -> None:
@@ -133,7 +110,7 @@ def test_rows_of_a_table_are_tested_together() -> None:
     table = [row for row in registry() if row.source == "v2 Table 2"]
     assert len(table) == 10
 
-    def runs_of(row: Published) -> list[Run]:
+    def runs_of(row: Published) -> list[FinishedRun]:
         shift = 0.5 if row is MEDIAN else 0.0
         assert row.error is not None
         made = config(row.options["arch"], row.options["depth"], data__name="cifar10")
@@ -157,7 +134,7 @@ def test_holm_tests_the_remaining_rows_at_the_remaining_level() -> None:
     first, second, third = (row for row in registry() if row.source == "v1 Table 6" and row.printed in OTHERS)
     far = {first: 3.0, second: 0.555, third: 0.0}
 
-    def runs_of(row: Published) -> list[Run]:
+    def runs_of(row: Published) -> list[FinishedRun]:
         assert row.error is not None
         return runs(*(row.error + far[row] + 0.2 * z for z in STANDARD_FIVE * 2), depth=row.options["depth"])
 
@@ -175,7 +152,7 @@ def test_too_few_runs_is_its_own_answer(errors: tuple[float, ...], word: str) ->
     assert judge(BEST, []).word == "not run"
 
 
-def diverged(count: int, error: float | None = 90.0, **changes: Any) -> list[Run]:
+def diverged(count: int, error: float | None = 90.0, **changes: Any) -> list[FinishedRun]:
     """Runs whose loss was no number at step 3; their error is chance's, or none."""
     results = {"num_test_images": 10_000, "diverged_at": 3, "test/error": error}
     return runs(*[None] * count, results=results, **changes)
@@ -248,12 +225,6 @@ def test_another_papers_network_has_no_verdict_but_a_reason() -> None:
     assert (found.word, found.reason) == ("", "another paper's network, for comparison")
 
 
-def shown(*found: Verdict, width: int = 100) -> str:
-    console = Console(file=io.StringIO(), width=width)
-    verdict_text.show({"v1 Table 6: CIFAR-10 test error": list(found)}, console)
-    return console.file.getvalue()  # type: ignore[attr-defined]
-
-
 @pytest.mark.parametrize("width", [80, 120])
 def test_the_table_shows_the_papers_own_statistic_first_and_the_rule(width: int) -> None:
     text = shown(judge(BEST, runs(6.5, 6.7, 6.9)), judge(row("v1 Table 6", "NIN"), []), width=width)
@@ -269,7 +240,7 @@ def test_the_table_shows_the_papers_own_statistic_first_and_the_rule(width: int)
 
 def test_a_cell_tells_protocol_and_conditions_of_its_runs() -> None:
     made = config("resnet_v1", 110, data__name="cifar10")
-    made["hardware"] = {"precision": "bf16-mixed", "devices": 1, "num_nodes": 1}
+    made["hardware"] |= {"precision": "bf16-mixed", "devices": 1, "num_nodes": 1}
     made["schedule"]["ghost_batch_size"] = None
     assert verdict_text.note(judge(BEST, runs(6.5, config=made))) == (
         "protocol paper_v1, batch norm over 128 images, not 64, bf16-mixed"

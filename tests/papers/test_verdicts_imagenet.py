@@ -9,9 +9,9 @@ import pytest
 from resnet_repro.papers import verdict_text
 from resnet_repro.papers.rows import registry
 from resnet_repro.papers.verdicts import judge
-from resnet_repro.runs.finished import Run
+from resnet_repro.runs.finished import FinishedRun
 from tests.helpers.synthetic_runs import SHA, config, entry
-from tests.papers.test_verdicts import row, shown
+from tests.helpers.verdicts import row, shown
 
 OTHER = "cd" * 32
 WIDTH = 1.959964 * math.sqrt(2)  # of the interval of two single runs, in standard deviations
@@ -19,14 +19,18 @@ IMAGENET = {"unit": "basic", "shortcut": "A", "protocol": "paper_v1"}
 TEN_CROPS = row("v1 Table 3", "ResNet-34 A")  # 25.03, top-5 7.76
 
 
-def on_imagenet(error: float, *, depth: int, seed: int = 0, tests: list[dict[str, Any]] = (), **how: Any) -> Run:  # type: ignore[assignment]
+def on_imagenet(
+    error: float, *, depth: int, seed: int = 0, tests: list[dict[str, Any]] = (), **how: Any
+) -> FinishedRun:  # type: ignore[assignment]
     """A run with this validation error on ImageNet's 50,000 images, and what it was found to have by other tests."""
     how = IMAGENET | how
     made = config("resnet_v1", depth, seed, data__name="imagenet", protocol__name=how["protocol"])
     made["arch"] |= {key: how[key] for key in ("unit", "shortcut")}
     results = {"num_val_images": 50_000, "val/error": error, "val/error_top5": error / 3}
     record = {"weights_sha256": SHA, "data_checksum": "5f3c", "departures": how.get("departures", {})}
-    return Run(Path(f"outputs/imagenet/run-s{seed}"), {"config": made, "results": results, **record}, {}, list(tests))
+    return FinishedRun(
+        Path(f"outputs/imagenet/run-s{seed}"), {"config": made, "results": results, **record}, {}, list(tests)
+    )
 
 
 def test_a_number_of_one_crop_is_compared_with_the_validation_error_that_a_run_ends_with() -> None:

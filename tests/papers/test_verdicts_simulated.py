@@ -9,7 +9,7 @@ import pytest
 from resnet_repro.papers import verdicts
 from resnet_repro.papers.rows import Published
 from resnet_repro.papers.verdicts import Verdict
-from tests.papers.test_verdicts import BEST, MEDIAN, SINGLE
+from tests.helpers.verdicts import BEST, MEDIAN, SINGLE
 
 STD = 0.2  # points over seeds, where the papers print 0.14 to 0.22
 TRIALS = 500

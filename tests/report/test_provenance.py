@@ -1,10 +1,12 @@
 """What the page holds of each run: its curve, its papers, the way to its files."""
 
 from pathlib import Path
+from typing import Any
 
 from resnet_repro.papers import rows
 from resnet_repro.report import page, run_sections
 from resnet_repro.runs import finished, groups
+from resnet_repro.runs.options import Run
 from tests.helpers.synthetic_runs import config, write_run
 
 
@@ -29,7 +31,7 @@ def test_a_curve_is_thinned_to_200_points_with_both_ends() -> None:
 
 def test_a_run_that_measured_nothing_has_no_curve_and_one_that_diverged_has_what_it_measured(tmp_path: Path) -> None:
     nan = float("nan")
-    run = finished.Run(tmp_path, {}, {"step": [1.0, 2.0, 3.0], "train/error": [nan, nan, nan]})
+    run = finished.FinishedRun(tmp_path, {}, {"step": [1.0, 2.0, 3.0], "train/error": [nan, nan, nan]})
     assert run_sections.draw(run) == ""
     run.curves["test/error"] = [90.0, 80.0, nan]
     drawn = run_sections.draw(run)
@@ -37,11 +39,15 @@ def test_a_run_that_measured_nothing_has_no_curve_and_one_that_diverged_has_what
     assert "test error 80.00 %" in drawn
 
 
+def papers_of(arch: str, depth: int, **overrides: Any) -> list[str]:
+    return run_sections.papers_of(Run.of_record(config(arch, depth, **overrides)))
+
+
 def test_a_network_is_of_the_papers_that_train_it_at_whatever_depth_and_on_whatever_data() -> None:
-    assert run_sections.papers_of(config("resnet_v1", 8)) == ["v1", "v2"]
-    assert run_sections.papers_of(config("resnet_v2", 20)) == ["v2"]
-    assert run_sections.papers_of(config("resnet_v1", 20, arch__mix="half_both")) == ["v2"]
-    assert run_sections.papers_of(config("resnet_v1", 20, arch__order="another paper's")) == []
+    assert papers_of("resnet_v1", 8) == ["v1", "v2"]
+    assert papers_of("resnet_v2", 20) == ["v2"]
+    assert papers_of("resnet_v1", 20, arch__mix="half_both") == ["v2"]
+    assert papers_of("resnet_v1", 20, arch__mix="half_both", arch__order="full_preact") == []
     assert run_sections.papers_of({"arch": {"source": "timm", "name": "resnet18"}, "depth": None}) == []
 
 

@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 
 from resnet_repro.errors import UserError
-from resnet_repro.networks.options import COMPARATORS
+from resnet_repro.networks.options import COMPARATORS, Residual
 from resnet_repro.runs.job import make_job, resolve, result_keys
 from resnet_repro.training.schedule import learning_rate
-from tests.helpers.runs import CONF, composed
+from tests.helpers.runs import CONF, composed, resolved
 
 
 def name(arch: str, data: str, *overrides: str) -> str:
@@ -66,8 +66,9 @@ def test_where_and_how_many_at_a_time_is_no_part_of_a_run() -> None:
     ],
 )
 def test_auto_means_what_the_papers_used(overrides: list[str], unit: str, shortcut: str) -> None:
-    arch = resolve(composed(*overrides))["arch"]
-    assert (arch["unit"], arch["shortcut"]) == (unit, shortcut)
+    network = resolved(*overrides).network
+    assert isinstance(network, Residual)
+    assert (network.unit, network.shortcut) == (unit, shortcut)
 
 
 @pytest.mark.parametrize(
@@ -80,7 +81,7 @@ def test_auto_means_what_the_papers_used(overrides: list[str], unit: str, shortc
     ],
 )
 def test_the_warmup_is_the_papers(overrides: list[str], warmup: dict[str, float] | None) -> None:
-    assert resolve(composed(*overrides))["schedule"]["warmup"] == warmup
+    assert resolved(*overrides).record()["schedule"]["warmup"] == warmup
 
 
 @pytest.mark.parametrize(
@@ -131,18 +132,18 @@ def test_a_protocol_changes_what_its_file_says_and_nothing_else(protocol: str, c
 
 
 def test_a_short_protocol_keeps_its_shape_on_digits() -> None:
-    schedule = resolve(composed("data=digits", "protocol=official_lua"))["schedule"]
-    assert (schedule["steps"], schedule["batch_size"]) == (220, 64)
+    schedule = resolved("data=digits", "protocol=official_lua").schedule
+    assert (schedule.steps, schedule.batch_size) == (220, 64)
     rates = [learning_rate(step, schedule) for step in range(220)]
     assert [rates.index(rate) for rate in sorted(set(rates), reverse=True)] == [0, 220 * 80 // 200, 220 * 121 // 200]
 
 
 def test_the_recipe_is_v1_section_4_2() -> None:
-    schedule = resolve(composed())["schedule"]
-    expected = {"steps": 64_000, "batch_size": 128, "lr": 0.1, "milestones": [32_000, 48_000], "momentum": 0.9}
-    assert schedule | expected == schedule
-    assert (schedule["weight_decay"], schedule["decay"]) == (1e-4, "weights")
-    assert schedule["ghost_batch_size"] == 128 // 2
+    schedule = resolved().schedule
+    assert (schedule.steps, schedule.batch_size, schedule.lr, schedule.momentum) == (64_000, 128, 0.1, 0.9)
+    assert schedule.milestones == (32_000, 48_000)
+    assert (schedule.weight_decay, schedule.decay) == (1e-4, "weights")
+    assert schedule.ghost_batch_size == 128 // 2
 
 
 @pytest.mark.parametrize(
@@ -158,7 +159,7 @@ def test_the_recipe_is_v1_section_4_2() -> None:
         ("schedule.warmup=400", "schedule.warmup=400 is not null, {lr: 0.01, steps: 400} or"),
         ("schedule.warmup={steps: 400}", "is not null, {lr: 0.01, steps: 400} or {lr: 0.01, until_error: 80.0}"),
         ("outputs=null", "outputs=None is not a folder"),
-        ("schedule.shape=linear", "schedule.shape=linear is not one of steps, plateau, cosine"),
+        ("schedule.shape=linear", "schedule.shape=linear is not one of auto, steps, plateau, cosine"),
         ("data.normalise=batch", "data.normalise=batch is not one of pixel, channel"),
         ("seed=-1", "seed=-1 is not a whole number from 0 on"),
         ("jobs=0", "jobs=0 is not auto or a whole number"),
@@ -190,20 +191,20 @@ def test_every_config_choice_composes_and_resolves() -> None:
             named = ["arch.name=resnet18"] if arch in COMPARATORS else []
             depth = ["depth=18"] if data.startswith("imagenet") else []
             config = resolve(composed(f"arch={arch}", f"data={data}", *named, *depth))
-            assert config["arch"].get("source", config["arch"]["name"]) == arch
-            assert config["data"]["name"] == data
+            assert getattr(config.network, "source", config.network.name) == arch
+            assert config.data.name == data
     for hardware in choices("hardware"):
-        assert resolve(composed(f"hardware={hardware}"))["hardware"]["devices"] >= 1
+        assert resolved(f"hardware={hardware}").hardware.devices >= 1
 
 
 def test_the_linear_rule_keeps_rate_an_image_and_epochs() -> None:
     asked = ("schedule.lr=auto", "schedule.steps=auto", "+schedule.protocol_batch_size=128")
     for batch_size, lr, steps in ((128, 0.1, 64_000), (256, 0.2, 32_000), (32, 0.025, 256_000)):
-        schedule = resolve(composed(*asked, f"schedule.batch_size={batch_size}"))["schedule"]
-        assert (schedule["lr"], schedule["steps"]) == (lr, steps)
+        schedule = resolved(*asked, f"schedule.batch_size={batch_size}").schedule
+        assert (schedule.lr, schedule.steps) == (lr, steps)
         assert learning_rate(steps // 2, schedule) == pytest.approx(lr / 10)
-    usual = resolve(composed("schedule.batch_size=256"))["schedule"]
-    assert (usual["lr"], usual["steps"]) == (0.1, 64_000)  # nothing changes unasked
+    usual = resolved("schedule.batch_size=256").schedule
+    assert (usual.lr, usual.steps) == (0.1, 64_000)  # nothing changes unasked
 
 
 IMAGENET = {
@@ -217,18 +218,18 @@ IMAGENET = {
 @pytest.mark.parametrize("protocol", IMAGENET)
 def test_on_imagenet_each_paper_has_its_own_schedule(protocol: str) -> None:
     config = resolve(composed("data=imagenet", "depth=50", f"protocol={protocol}"))
-    schedule = config["schedule"]
-    assert (schedule["shape"], schedule["steps"]) == IMAGENET[protocol]
-    assert (schedule["lr"], schedule["batch_size"], schedule["warmup"]) == (0.1, 256, None)
+    schedule = config.schedule
+    assert (schedule.shape, schedule.steps) == IMAGENET[protocol]
+    assert (schedule.lr, schedule.batch_size, schedule.warmup) == (0.1, 256, None)
     if protocol != "modern":
-        assert schedule["batch_size"] // config["protocol"]["devices"] == 32
+        assert schedule.batch_size // config.protocol.devices == 32
 
 
 def test_v2_divides_the_rate_of_imagenet_after_30_and_60_epochs_whatever_the_batch() -> None:
     for batch_size, lr in ((256, 0.1), (512, 0.2), (32, 0.0125)):
         options = ("data=imagenet", "depth=200", "arch=resnet_v2", f"schedule.batch_size={batch_size}")
-        schedule = resolve(composed(*options))["schedule"]
-        epoch = schedule["steps"] / 90
+        schedule = resolved(*options).schedule
+        epoch = schedule.steps / 90
         assert epoch * batch_size == pytest.approx(1_281_167, rel=2e-4)  # an epoch's last batch is left out
         for epochs, rate in ((0, lr), (29.99, lr), (30, lr / 10), (59.99, lr / 10), (60, lr / 100), (89.99, lr / 100)):
             assert learning_rate(round(epochs * epoch), schedule) == pytest.approx(rate)
@@ -237,9 +238,10 @@ def test_v2_divides_the_rate_of_imagenet_after_30_and_60_epochs_whatever_the_bat
 @pytest.mark.parametrize("depth", [18, 34, 50, 101, 152, 200])
 @pytest.mark.parametrize("arch", ["plain", "resnet_v1", "resnet_v2"])
 def test_every_imagenet_network_of_the_papers_composes(arch: str, depth: int) -> None:
-    config = resolve(composed("data=imagenet", f"arch={arch}", f"depth={depth}", "arch.stride_on=3x3"))
-    assert config["arch"]["shortcut"] == ("none" if arch == "plain" else "B")
-    assert config["arch"]["unit"] == ("basic" if depth < 50 else "bottleneck")
+    config = resolved("data=imagenet", f"arch={arch}", f"depth={depth}", "arch.stride_on=3x3")
+    assert isinstance(config.network, Residual)
+    assert config.network.shortcut == ("none" if arch == "plain" else "B")
+    assert config.network.unit == ("basic" if depth < 50 else "bottleneck")
 
 
 def test_what_follows_from_the_batch_shows_in_no_name() -> None:

@@ -117,9 +117,7 @@ def test_the_command_says_in_one_line_what_it_needs(tmp_path: Path) -> None:
 def test_the_readmes_numbers_are_those_of_the_kept_runs() -> None:
     runs, unfinished = read(ROOT / "results")
     assert unfinished == []
-    kept = {
-        (run.config["arch"]["name"], run.depth): run.results for run in runs if run.config["data"]["name"] == "cifar10"
-    }
+    kept = {(run.options.network.name, run.depth): run.results for run in runs if run.options.data.name == "cifar10"}
     for arch, words in {"plain": "plain", "resnet_v2": "residual (v2)"}.items():
         for split, name in {"train": "training", "val": "validation"}.items():
             shown = " | ".join(f"{kept[arch, depth][f'{split}/error']:.1f} %" for depth in (20, 56))

@@ -9,9 +9,8 @@ from resnet_repro.launch.experiment import make_jobs
 from resnet_repro.runs import option_names
 from resnet_repro.runs.job import flatten
 from resnet_repro.runs.option_names import about_unknown, about_unknown_choice
-from resnet_repro.runs.options import RULES
-from tests.helpers.runs import composed as config_of
-from tests.launch.test_experiment import composed
+from resnet_repro.runs.options import rule_of
+from tests.helpers.runs import composed, composed_with_choices
 
 
 @pytest.mark.parametrize(
@@ -109,7 +108,7 @@ def test_an_unknown_choice_of_a_group_is_told_where_it_belongs(group: str, choic
 )
 def test_what_no_run_reads_and_wrong_types_are_refused(override: str, line: str) -> None:
     with pytest.raises(UserError) as error:
-        make_jobs(composed, [["data=digits", override]])
+        make_jobs(composed_with_choices, [["data=digits", override]])
     assert str(error.value).startswith(line)
     assert "\n" not in str(error.value)
 
@@ -117,7 +116,7 @@ def test_what_no_run_reads_and_wrong_types_are_refused(override: str, line: str)
 @pytest.mark.parametrize("option", ["+data.crop=28", "+experiment.sedes=[0]"])
 def test_an_experiment_takes_no_unknown_option_either(option: str) -> None:
     with pytest.raises(UserError, match="is not an option"):
-        make_jobs(composed, [["experiment=v1_fig1", "data=digits", option]])
+        make_jobs(composed_with_choices, [["experiment=v1_fig1", "data=digits", option]])
 
 
 @pytest.mark.parametrize(
@@ -125,7 +124,7 @@ def test_an_experiment_takes_no_unknown_option_either(option: str) -> None:
     ["+data.top5=true", "+schedule.plateau={patience: 5, threshold: 0.1}", "+schedule.protocol_batch_size=128"],
 )
 def test_what_any_config_may_add_is_taken(option: str) -> None:
-    (job,) = make_jobs(composed, [["data=digits", option]]).jobs
+    (job,) = make_jobs(composed_with_choices, [["data=digits", option]]).jobs
     assert job.name.startswith("resnet_v1-20-s0__")
 
 
@@ -147,13 +146,13 @@ def test_a_group_has_one_choice(argument: str, line: str) -> None:
     assert str(error.value).startswith(line)
 
 
-SEEN_TO_ELSEWHERE = ("depth", "name", "same_as", "imagenet", "imagenets", "warmups")
-"""Last or second words of keys: depths.py judges depths, `options.check` the names; the rest is a protocol's own."""
+SEEN_TO_ELSEWHERE = ("depth", "name", "same_as")
+"""Last or second words of keys: depths.py judges depths, `option_names.check` the names."""
 
 
 def test_every_option_has_a_rule_for_its_values() -> None:
     for group in option_names.groups("config"):
         for choice in option_names.choices(group) if group != "experiment" else ():
-            flat: dict[str, Any] = dict(flatten(config_of(f"{group}={choice}")))
-            left = [key for key in flat if key not in RULES and not {*key.split(".")[:2]} & {*SEEN_TO_ELSEWHERE}]
+            flat: dict[str, Any] = dict(flatten(composed(f"{group}={choice}")))
+            left = [key for key in flat if not rule_of(key) and not {*key.split(".")[:2]} & {*SEEN_TO_ELSEWHERE}]
             assert left == [], choice

@@ -17,8 +17,8 @@ from resnet_repro.runs.folder import RunDir
 from resnet_repro.runs.ranks import LEFT_OVER, forget_left_over, given
 from resnet_repro.training.run import run as train
 from tests.helpers.commands import DIGITS, assert_gone, descendants, manifests, run, start, wait_for_step
+from tests.helpers.ranks import FLOAT32
 from tests.helpers.runs import prepared
-from tests.training.test_ddp import TINY
 
 
 class Ending(BaseProcess):
@@ -90,7 +90,7 @@ def test_killing_one_rank_ends_the_job_on_all_within_seconds(victim: int, tmp_pa
 
 @pytest.mark.slow
 def test_the_first_rank_that_fails_gives_the_reason(tmp_path: Path) -> None:
-    path = prepared(tmp_path, *TINY, "depth=8", "hardware.devices=2")
+    path = prepared(tmp_path, *FLOAT32, "depth=8", "hardware.devices=2")
     code = (
         "import sys; from pathlib import Path; from resnet_repro.launch import worker\n"
         "import resnet_repro.data.in_memory as m\n"

@@ -45,7 +45,7 @@ def test_label_of_an_architecture_as_composed_by_hydra_is_its_name(arch: str, da
     for depth in (20, 110, 164, 1001):
         usual = composed(f"arch={arch}", f"data={data}")
         job = make_job(usual | {"depth": depth}, usual=usual)
-        assert arch_label({"config": job.config, "departures": job.departures}) == arch
+        assert arch_label({"config": job.run.record(), "departures": job.departures}) == arch
 
 
 def test_seeds_are_averaged_as_statistics_would(outputs: Path) -> None:

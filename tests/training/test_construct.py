@@ -21,8 +21,8 @@ from resnet_repro.training.layers import ChannelMoments
 from resnet_repro.training.run import run
 from tests.helpers.commands import manifests
 from tests.helpers.commands import run as command
+from tests.helpers.networks import image_batches, seeded_cifar
 from tests.helpers.runs import TINY, composed, interrupt_at, prepared
-from tests.training.test_layers import batches, network
 
 DEEPER = ("depth=14", "init_from=8")
 
@@ -47,8 +47,8 @@ def outputs(net: ResNet, images: Tensor) -> Tensor:
 def test_a_constructed_residual_net_computes_the_shallower_ones_outputs_bit_for_bit(
     order: str, shortcut: str, unit: str
 ) -> None:
-    shallow, deep = (network(order, shortcut, depth=depth, unit=unit) for depth in (20, 38))
-    (images, _), *_ = data = batches(4)
+    shallow, deep = (seeded_cifar(depth, order=order, shortcut=shortcut, unit=unit) for depth in (20, 38))
+    (images, _), *_ = data = image_batches(4)
     assert not torch.equal(outputs(deep, images), outputs(shallow, images))
     construct(deep, shallow, data)
     assert torch.equal(outputs(deep, images), outputs(shallow, images))
@@ -56,8 +56,8 @@ def test_a_constructed_residual_net_computes_the_shallower_ones_outputs_bit_for_
 
 @pytest.mark.parametrize("unit", ["basic", "one_layer"])
 def test_a_constructed_plain_net_computes_the_shallower_ones_outputs_but_for_rounding(unit: str) -> None:
-    shallow, deep = (network("original", "none", depth=depth, unit=unit) for depth in (8, 56))
-    data = batches(16)
+    shallow, deep = (seeded_cifar(depth, shortcut="none", unit=unit) for depth in (8, 56))
+    data = image_batches(16)
     construct(deep, shallow, data)
     found = agreement(deep, shallow, data)
     assert found["num_images"] == 16
@@ -78,8 +78,8 @@ def test_a_plain_identity_unit_is_one_in_training_too_on_the_images_that_it_was_
 
 
 def test_agreement_counts_what_differs() -> None:
-    one, other = network(depth=8), network(depth=8)
-    data = [(images, one.eval()(images).argmax(1)) for images, _ in batches(8)]
+    one, other = seeded_cifar(), seeded_cifar()
+    data = [(images, one.eval()(images).argmax(1)) for images, _ in image_batches(8)]
     nn.init.zeros_(other.head[-1].weight)  # type: ignore[arg-type]
     found = agreement(other, one, data)
     assert found["train_error_of_shallower"] == 0
@@ -160,7 +160,7 @@ def test_what_cannot_be_constructed_is_refused_in_one_line(overrides: tuple[str,
 
 def test_init_from_the_same_depth_inserts_nothing_and_is_that_run() -> None:
     one, other = (make_job(composed(*TINY, *o), usual=composed("data=digits")) for o in ((), ("init_from=8",)))
-    assert (one.dir, one.config) == (other.dir, other.config)
+    assert (one.dir, one.run) == (other.dir, other.run)
     assert other.waits_for is None
 
 

@@ -1,47 +1,29 @@
 """One run on several processes: the same training as on one, told once, and ended together."""
 
-import multiprocessing as mp
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from resnet_repro.data.in_memory import InMemoryData
 from resnet_repro.launch.rank_processes import DONE
-from resnet_repro.launch.worker import PRELOAD
 from resnet_repro.runs.folder import RunDir, read_json
+from resnet_repro.runs.job import Job
 from resnet_repro.runs.ranks import Rank
 from resnet_repro.training.classifier import LitClassifier
 from resnet_repro.training.run import run as train
 from tests.helpers.commands import ROOT, assert_gone, descendants, environment, manifests, run, start, wait_for_step
-from tests.helpers.runs import prepared
-
-TINY = ("data=digits", "logger=csv", "schedule.steps=24", "hardware.precision=32-true", "hardware.fused=false")
-
-
-def in_ranks(num_ranks: int, target: Callable[..., Any], path: Path) -> None:
-    """Call `target(path, job, rank)` in as many processes as there are ranks."""
-    context = mp.get_context("forkserver")
-    context.set_forkserver_preload(PRELOAD)
-    ranks = [Rank(n, num_ranks, n, meeting_point=path / "store") for n in range(num_ranks)]
-    processes = [context.Process(target=target, args=(path, read_json(path / "job.json"), rank)) for rank in ranks]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(120)
-    assert [process.exitcode for process in processes] == [0] * num_ranks
+from tests.helpers.ranks import FLOAT32, final_state, in_ranks
+from tests.helpers.runs import in_memory, job_in, prepared, recorded
 
 
-def train_with_frozen_batch_norm(path: Path, job: dict[str, Any], rank: Rank) -> None:
+def train_with_frozen_batch_norm(path: Path, job: Job, rank: Rank) -> None:
     def forward(self: nn.BatchNorm2d, x: torch.Tensor) -> torch.Tensor:
         return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, training=False)
 
@@ -49,20 +31,15 @@ def train_with_frozen_batch_norm(path: Path, job: dict[str, Any], rank: Rank) ->
     train(path, job, rank)
 
 
-def final_state(path: Path) -> dict[str, torch.Tensor]:
-    (checkpoint, *_) = RunDir(path).checkpoint_files()
-    return dict(torch.load(checkpoint, weights_only=True)["state_dict"])
-
-
 def test_ranks_that_share_a_batch_train_as_one_process_does(tmp_path: Path) -> None:
     """Where batch norm leaves the images of a batch independent of each other."""
-    options = (*TINY, "depth=8", "arch=plain", "schedule.lr=0.01", "schedule.steps=20")
+    options = (*FLOAT32, "depth=8", "arch=plain", "schedule.lr=0.01", "schedule.steps=20")
     states = {}
     for num_ranks in (1, 2, 4):
         path = prepared(tmp_path, *options, f"hardware.devices={num_ranks}")
         in_ranks(num_ranks, train_with_frozen_batch_norm, path)
         states[num_ranks] = final_state(path)
-    begun = LitClassifier(read_json(path / "job.json")["config"], splits=["test"])
+    begun = LitClassifier(job_in(path).run, splits=["test"])
     moved = (states[1]["net.stem.0.weight"] - begun.state_dict()["net.stem.0.weight"]).abs().max()
     for num_ranks in (2, 4):
         for name, value in states[1].items():
@@ -115,13 +92,14 @@ def test_evaluation_on_ranks_counts_every_image_once(swept: tuple[str, Path]) ->
     path = swept[1] / "digits" / "plain-8-s0__steps=22__devices=2"
     manifest = read_json(path / "manifest.json")
     assert manifest["results"]["num_test_images"] % 2 == 1  # else halves would be no trap
-    model = LitClassifier(manifest["config"], splits=["test"])
+    options = recorded(path)
+    model = LitClassifier(options, splits=["test"])
     model.load_state_dict(final_state(path))
     model.net.to(memory_format=torch.channels_last)
-    data = InMemoryData(manifest["config"])
+    data = in_memory(options)
     test = data.evaluated["test"]
     images = torch.from_numpy(test.x) / 255 - data.normalisation.mean
-    with torch.no_grad(), torch.autocast("cpu", enabled=manifest["config"]["hardware"]["precision"] == "bf16-mixed"):
+    with torch.no_grad(), torch.autocast("cpu", enabled=options.hardware.precision == "bf16-mixed"):
         logits = model.eval()(images)
     wrong = int((logits.argmax(1) != torch.from_numpy(test.y)).sum())
     assert manifest["results"]["test/error"] == pytest.approx(100 * wrong / len(test.y), abs=1e-12)

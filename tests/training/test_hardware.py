@@ -6,13 +6,15 @@ from typing import Any
 import pytest
 
 from resnet_repro.errors import UserError
+from resnet_repro.runs.options import Hardware
 from resnet_repro.training.hardware import settle
+from tests.helpers.compilers import needs_compiler
 from tests.helpers.runs import composed
-from tests.networks.test_fused import needs_compiler
 
 
-def hardware(**options: Any) -> dict[str, Any]:
-    return composed("data=digits")["hardware"] | {"accelerator": "cpu", "channels_last": True} | options
+def hardware(**options: Any) -> Hardware:
+    asked = composed("data=digits")["hardware"]
+    return Hardware.parse(asked | {"accelerator": "cpu", "channels_last": True} | options)
 
 
 def on(monkeypatch: pytest.MonkeyPatch, *, machine: str, system: str) -> None:
@@ -23,17 +25,17 @@ def on(monkeypatch: pytest.MonkeyPatch, *, machine: str, system: str) -> None:
 @needs_compiler
 def test_auto_is_one_thread_of_an_x86_cpu_in_channels_last_under_linux(monkeypatch: pytest.MonkeyPatch) -> None:
     on(monkeypatch, machine="x86_64", system="linux")
-    assert settle(hardware())["fused"] is True
-    assert settle(hardware(num_threads=2))["fused"] is False
-    assert settle(hardware(channels_last=False))["fused"] is False
-    assert settle(hardware(fused=False))["fused"] is False
+    assert settle(hardware()).fused is True
+    assert settle(hardware(num_threads=2)).fused is False
+    assert settle(hardware(channels_last=False)).fused is False
+    assert settle(hardware(fused=False)).fused is False
     on(monkeypatch, machine="arm64", system="darwin")
-    assert settle(hardware())["fused"] is False
+    assert settle(hardware()).fused is False
 
 
 def test_auto_does_without_where_there_is_no_compiler(no_compiler: None, monkeypatch: pytest.MonkeyPatch) -> None:
     on(monkeypatch, machine="x86_64", system="linux")
-    assert settle(hardware())["fused"] is False
+    assert settle(hardware()).fused is False
 
 
 def test_asking_for_it_without_a_compiler_says_what_to_do(no_compiler: None) -> None:

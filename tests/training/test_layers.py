@@ -9,33 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from resnet_repro.data.in_memory import InMemoryData
 from resnet_repro.networks.ghost import group_batch_norms
 from resnet_repro.networks.resnet import ResNet
-from resnet_repro.runs.folder import RunDir, read_json
+from resnet_repro.runs.folder import RunDir
 from resnet_repro.training.checkpoints import Stopped
 from resnet_repro.training.classifier import LitClassifier
 from resnet_repro.training.layers import GradientNorms, layers, response_stds
 from resnet_repro.training.run import run
-from tests.helpers.runs import interrupt_at, prepared
-
-
-def network(order: str = "original", shortcut: str = "A", *, depth: int = 8, unit: str = "auto") -> ResNet:
-    """With batch norms that are no identities."""
-    torch.manual_seed(0)
-    net = ResNet(depth=depth, family="cifar", num_classes=10, order=order, shortcut=shortcut, unit=unit)
-    for norm in (module for module in net.modules() if isinstance(module, nn.BatchNorm2d)):
-        for tensor in (norm.weight, norm.bias, norm.running_mean):
-            assert tensor is not None
-            nn.init.normal_(tensor)
-        assert norm.running_var is not None
-        nn.init.uniform_(norm.running_var, 0.5, 2)
-    return net
-
-
-def batches(*sizes: int) -> list[tuple[Tensor, Tensor]]:
-    generator = torch.Generator().manual_seed(1)
-    return [(torch.randn(n, 3, 16, 16, generator=generator), torch.zeros(n, dtype=torch.int64)) for n in sizes]
+from tests.helpers.networks import image_batches, seeded_cifar
+from tests.helpers.runs import in_memory, interrupt_at, prepared, recorded
 
 
 def outputs(net: ResNet, modules: list[nn.Module], images: Tensor) -> list[Tensor]:
@@ -52,40 +34,40 @@ def outputs(net: ResNet, modules: list[nn.Module], images: Tensor) -> list[Tenso
 def test_layers_are_counted_as_the_depth_is_less_the_linear_one() -> None:
     for depth, unit in ((20, "auto"), (164, "auto"), (20, "one_layer")):
         for shortcut in ("A", "C"):  # C has convolutions that the depth does not count
-            found = layers(network(shortcut=shortcut, depth=depth, unit=unit))
+            found = layers(seeded_cifar(depth, shortcut=shortcut, unit=unit))
             assert [layer.number for layer in found] == list(range(1, depth))
     assert found[0].name == "stem.0"
 
 
 @pytest.mark.parametrize("shortcut", ["none", "A"])
 def test_a_response_is_the_deviation_of_the_batch_norms_output_over_all_batches(shortcut: str) -> None:
-    net = network(shortcut=shortcut)
-    measured = [std for _, std in response_stds(net, batches(5, 3))]
+    net = seeded_cifar(shortcut=shortcut)
+    measured = [std for _, std in response_stds(net, image_batches(5, 3))]
     norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
     assert len(norms) == len(measured) == 7
-    expected = outputs(net, norms, torch.cat([images for images, _ in batches(5, 3)]))
+    expected = outputs(net, norms, torch.cat([images for images, _ in image_batches(5, 3)]))
     assert measured == pytest.approx([float(y.std(correction=0)) for y in expected], rel=1e-4)
 
 
 def test_where_no_batch_norm_follows_the_response_is_the_convolutions_own_output() -> None:
-    net = network("full_preact")
+    net = seeded_cifar(order="full_preact")
     first, last = (layer for layer in layers(net) if layer.name.startswith("stages.1.0."))
     assert first.norm is not None
     assert last.norm is None
-    stds = {layer.name: std for layer, std in response_stds(net, batches(4))}
-    (output,) = outputs(net, [last.conv], batches(4)[0][0])
+    stds = {layer.name: std for layer, std in response_stds(net, image_batches(4))}
+    (output,) = outputs(net, [last.conv], image_batches(4)[0][0])
     assert stds[last.name] == pytest.approx(float(output.std(correction=0)), rel=1e-4)
 
 
 def test_of_a_bottleneck_the_3x3_layers_are_measured() -> None:
-    measured = [layer for layer, _ in response_stds(network(depth=11, unit="bottleneck"), batches(2))]
+    measured = [layer for layer, _ in response_stds(seeded_cifar(11, unit="bottleneck"), image_batches(2))]
     assert [layer.number for layer in measured] == [1, 3, 6, 9]
 
 
 def test_measuring_responses_leaves_weights_statistics_and_mode_alone() -> None:
-    net = network()
+    net = seeded_cifar()
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
-    response_stds(net, batches(4))
+    response_stds(net, image_batches(4))
     assert net.training
     assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
 
@@ -94,10 +76,10 @@ def test_responses_of_fused_batch_norms_are_those_of_separate_ones() -> None:
     fused = pytest.importorskip("resnet_repro.networks.fused")
     if not fused.find_compiler():
         pytest.skip("no C compiler")
-    net = network().to(memory_format=torch.channels_last)
-    expected = [std for _, std in response_stds(net, batches(4))]
+    net = seeded_cifar().to(memory_format=torch.channels_last)
+    expected = [std for _, std in response_stds(net, image_batches(4))]
     fused.fuse(net)
-    assert [std for _, std in response_stds(net, batches(4))] == pytest.approx(expected, rel=1e-5)
+    assert [std for _, std in response_stds(net, image_batches(4))] == pytest.approx(expected, rel=1e-5)
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -114,11 +96,11 @@ def test_a_run_leaves_responses_at_its_end_and_gradients_of_five_steps(tmp_path:
     assert [row["step"] for row in gradients] == [str(step) for step in (1, 6, 12, 18, 24) for _ in range(7)]
 
     # the first step's, computed anew from the initial weights and the first batch
-    config = read_json(folder.manifest)["config"]
-    torch.manual_seed(config["seed"])
-    net = LitClassifier(config, splits=[]).net
-    group_batch_norms(net, at_most=config["schedule"]["ghost_batch_size"])
-    data = InMemoryData(config)
+    options = recorded(folder.path)
+    torch.manual_seed(options.seed)
+    net = LitClassifier(options, splits=[]).net
+    group_batch_norms(net, at_most=options.schedule.ghost_batch_size)
+    data = in_memory(options)
     cpu = SimpleNamespace(root_device=torch.device("cpu"))
     data.trainer = SimpleNamespace(strategy=cpu, global_rank=0, world_size=1)  # type: ignore[assignment]
     images, labels = next(iter(data.train_dataloader()))

@@ -12,14 +12,14 @@ import torch
 
 from resnet_repro.errors import UserError
 from resnet_repro.launch.checks import claim
-from resnet_repro.runs.folder import RunDir, read_json, write_json
+from resnet_repro.runs.folder import RunDir, read_json
 from resnet_repro.runs.job import make_job
 from resnet_repro.training.checkpoints import Stopped
 from resnet_repro.training.classifier import LitClassifier
 from resnet_repro.training.hardware import settle
 from resnet_repro.training.metrics import LossAndError
 from resnet_repro.training.run import run
-from tests.helpers.runs import TINY, composed, interrupt_at, prepared
+from tests.helpers.runs import TINY, change_job, composed, interrupt_at, job_in, prepared
 
 
 @pytest.fixture(scope="module")
@@ -150,11 +150,9 @@ def test_a_run_does_not_go_on_in_another_number_format(tmp_path: Path, monkeypat
         interrupt_at(5, patch)
         with pytest.raises(Stopped):
             run(path)
-    job = read_json(RunDir(path).job)
-    begun = settle(job["config"]["hardware"])["precision"]
+    begun = settle(job_in(path).run.hardware).precision
     other = "32-true" if begun == "bf16-mixed" else "bf16-mixed"
-    job["config"]["hardware"]["precision"] = other
-    write_json(RunDir(path).job, job)
+    change_job(path, precision=other)
     with pytest.raises(UserError, match=f"hardware.precision was {begun} and is now {other}: give the old values"):
         run(path)
 

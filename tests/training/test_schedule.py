@@ -1,23 +1,16 @@
 """The learning rate of every step, as the papers state it."""
 
-from typing import Any
-
 import pytest
 import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from resnet_repro.runs.options import Warmup
 from resnet_repro.training.schedule import Plateau, eval_every, learning_rate, log_every, scaled, steps_at_once
+from tests.helpers.runs import resolved
 
-RECIPE = {
-    "lr": 0.1,
-    "shape": "steps",
-    "milestones": [32000, 48000],
-    "steps": 64000,
-    "protocol_steps": 64000,
-    "warmup": None,
-}
-V2 = RECIPE | {"warmup": {"lr": 0.01, "steps": 400}}
-V1_110 = RECIPE | {"warmup": {"lr": 0.01, "until_error": 80.0, "min_depth": 110}}
+RECIPE = resolved("data=cifar10").schedule
+V2 = resolved("arch=resnet_v2").schedule
+V1_110 = resolved("arch=resnet_v1", "depth=110").schedule
 
 
 @pytest.mark.parametrize(
@@ -43,14 +36,14 @@ def test_warmup_of_v1_lasts_until_the_error_has_fallen() -> None:
 
 def test_cosine_falls_from_the_base_rate_to_0_at_any_length() -> None:
     for steps in (400, 64_000):
-        cosine = RECIPE | {"shape": "cosine", "steps": steps}
+        cosine = RECIPE.but(shape="cosine", steps=steps)
         assert learning_rate(0, cosine) == 0.1
         assert learning_rate(steps // 2, cosine) == pytest.approx(0.05)
         assert learning_rate(steps - 1, cosine) == pytest.approx(0, abs=1e-5)
 
 
 def test_a_shorter_run_has_the_same_shape() -> None:
-    short = V2 | {"steps": 640}
+    short = V2.but(steps=640)
     assert [learning_rate(step, short) for step in range(640)] == pytest.approx(
         [learning_rate(step * 100, V2) for step in range(640)]
     )
@@ -58,11 +51,11 @@ def test_a_shorter_run_has_the_same_shape() -> None:
 
 
 def test_a_short_run_is_drawn_with_enough_points() -> None:
-    recipe = RECIPE | {"log_every": 100, "eval_every": 400}
+    recipe = RECIPE.but(log_every=100, eval_every=400)
     assert (log_every(recipe), eval_every(recipe)) == (100, 400)
-    short = recipe | {"steps": 400}
+    short = recipe.but(steps=400)
     assert (log_every(short), eval_every(short)) == (20, 80)
-    assert (log_every(recipe | {"steps": 1}), eval_every(recipe | {"steps": 1})) == (1, 1)
+    assert (log_every(recipe.but(steps=1)), eval_every(recipe.but(steps=1))) == (1, 1)
 
 
 def test_a_plateau_is_what_pytorch_calls_one() -> None:
@@ -75,7 +68,7 @@ def test_a_plateau_is_what_pytorch_calls_one() -> None:
             error = 50.0 / (1 + step) + float(torch.rand((), generator=generator))
             reference.step(error)
             plateau = plateau.after(error, patience=patience, threshold=threshold)
-            rate = learning_rate(step, RECIPE | {"shape": "plateau"}, num_drops=plateau.num_drops)
+            rate = learning_rate(step, RECIPE.but(shape="plateau"), num_drops=plateau.num_drops)
             assert rate == pytest.approx(optimiser.param_groups[0]["lr"])
         assert plateau.num_drops > 0
 
@@ -84,20 +77,21 @@ def test_a_plateau_is_what_pytorch_calls_one() -> None:
     ("steps", "warmup", "checkpoint_steps", "expected"),
     [
         (64_000, None, None, 100),
-        (64_000, V1_110["warmup"], None, 100),
+        (64_000, V1_110.warmup, None, 100),
         (64_000, None, 250, 50),
         (1_000, None, None, 50),  # a row every 50 steps
-        (400, V1_110["warmup"], None, 20),
+        (400, V1_110.warmup, None, 20),
         (390, None, None, 1),  # a row every 19
         (1, None, None, 1),
     ],
 )
 def test_nothing_is_due_within_the_steps_that_are_taken_at_once(
-    steps: int, warmup: dict[str, Any] | None, checkpoint_steps: int | None, expected: int
+    steps: int, warmup: Warmup | None, checkpoint_steps: int | None, expected: int
 ) -> None:
-    schedule = RECIPE | {"steps": steps, "warmup": warmup, "log_every": 100, "eval_every": 400}
-    assert steps_at_once(schedule, {"graph": True, "checkpoint_steps": checkpoint_steps}) == expected
-    assert steps_at_once(schedule, {"graph": False, "checkpoint_steps": checkpoint_steps}) == 1
+    schedule = RECIPE.but(steps=steps, warmup=warmup, log_every=100, eval_every=400)
+    hardware = resolved().hardware.but(graph=True, checkpoint_steps=checkpoint_steps)
+    assert steps_at_once(schedule, hardware) == expected
+    assert steps_at_once(schedule, hardware.but(graph=False)) == 1
     rows = range(steps, 0, -log_every(schedule))
     evaluations, checkpoints = (range(0, steps, every) for every in (eval_every(schedule), checkpoint_steps or steps))
     assert not any(step % expected for step in (*rows, *evaluations, *checkpoints))

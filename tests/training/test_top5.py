@@ -7,13 +7,12 @@ import pytest
 import torch
 from torchmetrics.classification import MulticlassAccuracy
 
-from resnet_repro.data.options import measures_top5
 from resnet_repro.evaluation.measure import count_errors
 from resnet_repro.evaluation.views import Views
 from resnet_repro.runs.folder import RunDir
 from resnet_repro.training.metrics import LossAndError
 from resnet_repro.training.run import run
-from tests.helpers.runs import composed, prepared
+from tests.helpers.runs import prepared, resolved
 
 
 def test_top5_error_equals_torchmetrics() -> None:
@@ -56,6 +55,6 @@ def test_a_run_on_data_that_asks_for_it_records_the_top5_error_of_what_it_evalua
 
 
 def test_the_top5_error_of_imagenet_is_measured_where_there_are_more_than_five_classes() -> None:
-    assert measures_top5(composed("data=imagenet"))
-    assert not measures_top5(composed("data=imagenet", "data.num_classes=5"))
-    assert not measures_top5(composed("data=cifar100"))
+    assert resolved("data=imagenet", "depth=18").data.measures_top5
+    assert not resolved("data=imagenet", "depth=18", "data.num_classes=5").data.measures_top5
+    assert not resolved("data=cifar100").data.measures_top5

@@ -68,7 +68,7 @@ def test_an_older_manifest_is_not_mixed_with_new_runs(tmp_path: Path) -> None:
     runs, unfinished = finished.read(tmp_path)
     assert not unfinished
     old, new = sorted(runs, key=lambda run: run.seed)
-    assert (old.config["schedule"]["decay"], old.config["schedule"]["ghost_batch_size"]) == ("all", None)
+    assert (old.options.schedule.decay, old.options.schedule.ghost_batch_size) == ("all", None)
     assert deviations(old.manifest) == ["schedule.decay=all"]
     assert deviations(new.manifest) == []
     assert sorted(protocol.title for protocol in results.group(runs)) == [

@@ -15,6 +15,7 @@ from torch import nn
 from resnet_repro.data.device_batches import DeviceBatches
 from resnet_repro.networks.resnet import ResNet
 from resnet_repro.runs.folder import RunDir
+from resnet_repro.runs.options import Hardware, SettledHardware
 from resnet_repro.training import hardware
 from resnet_repro.training.classifier import LitClassifier
 from resnet_repro.training.cuda_graph import WholeStep, WholeStepSGD
@@ -120,8 +121,8 @@ def test_warming_up_at_the_start_and_later_changes_no_bit(device: str) -> None:
 def graph_on_any_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """`hardware.graph=true` is refused on a CPU, where it would gain nothing; here it is what is tested."""
 
-    def settle(asked: dict[str, Any]) -> dict[str, Any]:
-        return hardware.settle({**asked, "graph": False}) | {"graph": asked["graph"]}
+    def settle(asked: Hardware) -> SettledHardware:
+        return hardware.settle(asked.but(graph=False)).but(graph=asked.graph)
 
     monkeypatch.setattr("resnet_repro.training.run.settle", settle)
 
@@ -181,8 +182,7 @@ def test_steps_taken_at_once_are_those_taken_one_by_one_bitwise(
         LitClassifier, "_whole_steps", lambda self, choices: numbers.append(len(choices)) or takes(self, choices)
     )
     manifest = run(ours)
-    for module in ("run", "data.module"):
-        monkeypatch.setattr(f"resnet_repro.{module}.steps_at_once", lambda *_: 1)
+    monkeypatch.setattr("resnet_repro.training.run.steps_at_once", lambda *_: 1)
     expected = run(one_by_one)
     assert numbers == [20] * 20 + [1] * 400
     assert manifest["weights_sha256"] == expected["weights_sha256"]

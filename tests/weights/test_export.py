@@ -15,16 +15,16 @@ from torch import nn
 from resnet_repro import cli
 from resnet_repro.errors import UserError
 from resnet_repro.launch.checks import claim
-from resnet_repro.networks.build import build
 from resnet_repro.runs.folder import RunDir, read_json
 from resnet_repro.runs.job import make_job
+from resnet_repro.runs.options import Run
 from resnet_repro.training.run import run
+from resnet_repro.weights import load
 from resnet_repro.weights.export import export
-from resnet_repro.weights.load import load
 from tests.helpers.commands import environment
 from tests.helpers.commands import run as command
 from tests.helpers.photo_files import make_tree
-from tests.helpers.runs import composed
+from tests.helpers.runs import composed, network_of
 
 RUN = "outputs/digits/resnet_v2-8-s0__steps=2"
 
@@ -70,7 +70,8 @@ def refusal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 
 def test_a_run_in_our_names_loads_again(home: Path) -> None:
     config = read_json(home / "mine" / "config.json")["config"]
-    net, same = build(config), build(config)
+    run = Run.of_record(config)
+    net, same = network_of(run), network_of(run)
     load.load(net, home / "mine")
     load.load(same, home / RUN)
     trained = load.trained(RunDir(home / RUN)).state_dict()
@@ -83,7 +84,7 @@ def test_a_run_in_our_names_loads_again(home: Path) -> None:
 @pytest.mark.parametrize("source", ["mine", RUN, f"{RUN}/checkpoints/step-00000002.ckpt"])
 def test_ours_are_refused_by_a_network_of_other_words(home: Path, source: str) -> None:
     config = read_json(home / RUN / "manifest.json")["config"]
-    net = build({**config, "arch": {**config["arch"], "mix": "half_both"}})
+    net = network_of(Run.of_record({**config, "arch": {**config["arch"], "mix": "half_both"}}))
     with pytest.raises(UserError, match="holds a network of mix=add and not half_both; ask for that"):
         load.load(net, home / source)
 

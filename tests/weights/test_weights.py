@@ -9,16 +9,11 @@ from safetensors.torch import save_file
 from torch import nn
 
 from resnet_repro.errors import UserError
-from resnet_repro.networks.resnet import ResNet
-from resnet_repro.weights.load import load
+from resnet_repro.weights import load
 from resnet_repro.weights.names import TIMM_V2, TORCHVISION
-from tests.networks.test_resnet import V2, cifar, randomise
+from tests.helpers.networks import V2, cifar, imagenet, randomise
 
 LARGE = [pytest.param(depth, marks=pytest.mark.slow) for depth in (101, 152)]
-
-
-def imagenet(depth, **words):
-    return ResNet(depth=depth, family="imagenet", **{"num_classes": 7, "shortcut": "B", "stride_on": "3x3"} | words)
 
 
 def assert_equal_logits(ours, theirs, x):

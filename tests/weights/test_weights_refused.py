@@ -14,9 +14,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from resnet_repro.errors import UserError
-from resnet_repro.weights.load import load
-from tests.networks.test_resnet import V2
-from tests.weights.test_weights import imagenet
+from resnet_repro.weights import load
+from tests.helpers.networks import V2, imagenet
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from resnet_repro.data.device_batches import Normalisation
 from resnet_repro.data.jpeg import Box, Choose, resize, shorter_side
+from resnet_repro.data.options import Photographs
 
 CROP = 224  # pixels: what the papers' networks see, and what their shorter sides refer to
 NUM_ATTEMPTS = 10  # at a rectangle that fits, before the middle is taken
@@ -119,11 +120,11 @@ def _placed(height: int, width: int, h: int, w: int, uniform: list[float]) -> Bo
     return Box(int(uniform[1] * (height - h + 1)), int(uniform[2] * (width - w + 1)), h, w)
 
 
-def chooser(data: dict[str, Any]) -> Chooser:
+def chooser(data: Photographs) -> Chooser:
     """What `data.augment` names."""
-    if data["augment"] == "scale_aspect":
+    if data.augment == "scale_aspect":
         return scale_aspect_box
-    low, high = data["shorter_side"]
+    low, high = data.shorter_side
     return partial(scale_box, shorter_side=(low, high))
 
 

@@ -17,6 +17,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from resnet_repro.data.image_set import Images, ImageSet
+from resnet_repro.data.options import InMemory
 from resnet_repro.errors import UserError, first_words
 
 URL = "https://www.cs.toronto.edu/~kriz/"
@@ -200,6 +201,15 @@ def download(name: str, root: str | Path, *, url: str = URL) -> Source:
     source = Source(Path(root).expanduser() / form.archive.name, form)
     fetch(url + form.archive.name, source.path, digest=form.archive.digest)
     return source
+
+
+def read(data: InMemory) -> ImageSet:
+    """Return the images of `data=cifar10` or `data=cifar100`; nothing is downloaded.
+
+    Raises:
+        UserError: as `locate` and `load` do.
+    """
+    return load(locate(data.name, data.root, val_size=data.val_size, download=False))
 
 
 def load(source: Source) -> ImageSet:

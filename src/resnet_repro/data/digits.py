@@ -5,11 +5,12 @@ import hashlib
 import numpy as np
 
 from resnet_repro.data.image_set import Images, ImageSet
+from resnet_repro.data.options import InMemory
 
 NUM_TRAIN = 1_500  # of 1,797
 
 
-def load() -> ImageSet:
+def read(data: InMemory) -> ImageSet:
     """Training: the first 1,500 digits, test: the last 297; x uint8 [n, 1, 8, 8], y int64 [n].
 
     Pixels are counts of 0..16, stored times 15: spread over the range of uint8 (0..240) and exactly invertible.

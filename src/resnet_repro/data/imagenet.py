@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -11,6 +10,7 @@ import torch
 from resnet_repro.data import augment, photos
 from resnet_repro.data.device_batches import Normalisation
 from resnet_repro.data.image_set import fixed_order
+from resnet_repro.data.options import Batching, Photographs
 from resnet_repro.data.photo_batches import Damage, EvalBatches, Labelled, Source, TrainBatches
 from resnet_repro.errors import UserError, printable
 from resnet_repro.machine import num_cores
@@ -23,26 +23,26 @@ class ImageNetData(pl.LightningDataModule):
     the validation images. [v1 Sec. 4.1]
     """
 
-    def __init__(self, config: dict[str, Any]) -> None:
+    def __init__(self, data: Photographs, batching: Batching) -> None:
         super().__init__()
-        self.data, self.schedule, self.seed = config["data"], config["schedule"], config["seed"]
-        self.num_threads = _num_threads(config)
+        self.data, self.batching = data, batching
+        self.num_threads = _num_threads(data, batching)
         self.about_files = ""
         """A line for the log on files that were passed over, empty where none were."""
         self.train, self.val, self.checksum = self._find()
         self.num_train = len(self.train.labels)
         self.splits = ["val"]
-        self.damage = Damage(skip=self.data["skip_damaged"])
-        self.crop = self.data["crop"]
-        self.mode = self.data["interpolation"]
+        self.damage = Damage(skip=self.data.skip_damaged)
+        self.crop = self.data.crop
+        self.mode = self.data.interpolation
         self.make_centre = partial(
-            augment.centre_crop, side=_in_proportion(self.data["test_side"], self.crop), size=self.crop, mode=self.mode
+            augment.centre_crop, side=_in_proportion(self.data.test_side, self.crop), size=self.crop, mode=self.mode
         )
         self.normalisation = self._measure()
 
     def _find(self) -> tuple[Labelled, Labelled, str]:
         """Training images, validation images, and the checksum of both."""
-        root = Path(self.data["root"]).expanduser()
+        root = Path(self.data.root).expanduser()
         train, val = photos.find(root, "train"), photos.find(root, "val")
         self.about_files = photos.about_hidden(train, val)
         return train, val, photos.checksum(root, train, val)
@@ -60,16 +60,16 @@ class ImageNetData(pl.LightningDataModule):
     def train_dataloader(self) -> TrainBatches:
         return TrainBatches(
             self._shared(self.train),
-            augment.Augmentation(augment.chooser(self.data), self.crop, self.data["flip"], self.mode),
-            batch_size=self.schedule["batch_size"],
-            seed=self.seed,
-            num_steps=self.schedule["steps"],
-            colour=self.data["colour"],
-            jitter=self.data["jitter"],
+            augment.Augmentation(augment.chooser(self.data), self.crop, self.data.flip, self.mode),
+            batch_size=self.batching.batch_size,
+            seed=self.batching.seed,
+            num_steps=self.batching.num_steps,
+            colour=self.data.colour,
+            jitter=self.data.jitter,
         )
 
     def val_dataloader(self) -> list[EvalBatches]:
-        return [EvalBatches(self._shared(self.val), self.make_centre, batch_size=self.schedule["eval_batch_size"])]
+        return [EvalBatches(self._shared(self.val), self.make_centre, batch_size=self.batching.eval_batch_size)]
 
     def unaugmented(self, device: torch.device, *, at_most: int | None = None) -> EvalBatches:
         """The centre crops of the training images in a fixed random order: of all of them, or of so many, evenly
@@ -77,7 +77,7 @@ class ImageNetData(pl.LightningDataModule):
         """
         source = self._source(self.train, device, self.normalisation)
         which = self._mixed(self._some(at_most))
-        return EvalBatches(source, self.make_centre, batch_size=self.schedule["eval_batch_size"], which=which)
+        return EvalBatches(source, self.make_centre, batch_size=self.batching.eval_batch_size, which=which)
 
     def _some(self, at_most: int | None) -> Sequence[int]:
         """So many training images, as good as any: they lie class by class."""
@@ -105,7 +105,7 @@ class ImageNetData(pl.LightningDataModule):
         """
         nothing = Normalisation(torch.zeros(3, self.crop, self.crop), 1.0)
         source = self._source(self.train, torch.device("cpu"), nothing)
-        which = self._some(self.data["num_mean_images"])
+        which = self._some(self.data.num_mean_images)
         total = torch.zeros((3, self.crop, self.crop), dtype=torch.int64)  # exact, so in whatever order
         squares, num = torch.zeros(3, dtype=torch.int64), 0
         for found in EvalBatches(source, self.make_centre, batch_size=100, which=which).crops():
@@ -117,7 +117,7 @@ class ImageNetData(pl.LightningDataModule):
         if not num:
             raise UserError(f"no image of {len(which):,} can be read: mend data.root")
         mean = (total + total.flip(-1)).double() / (2 * num)
-        if self.data["normalise"] == "pixel":
+        if self.data.normalise == "pixel":
             return Normalisation((mean / 255).float(), 255.0)
         by_channel = mean.mean((1, 2))
         std = (squares.double() / (num * self.crop**2) - by_channel**2).sqrt()
@@ -130,11 +130,8 @@ def _in_proportion(side: int, crop: int) -> int:
     return round(side * crop / augment.CROP)
 
 
-def _num_threads(config: dict[str, Any]) -> int:
+def _num_threads(data: Photographs, batching: Batching) -> int:
     """As asked, else one on a CPU, whose cores train, and beside a GPU this process's part of the cores."""
-    asked, hardware = config["data"]["num_threads"], config["hardware"]
-    if asked != "auto":
-        return int(asked)
-    if hardware["accelerator"] != "gpu":
-        return 1
-    return max(1, num_cores() // hardware["devices"])
+    if data.num_threads != "auto":
+        return data.num_threads
+    return max(1, num_cores() // batching.devices) if batching.on_gpu else 1

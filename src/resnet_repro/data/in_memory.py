@@ -1,26 +1,30 @@
 """CIFAR-10, CIFAR-100 and digits as one LightningDataModule: small enough to live on the training device."""
 
-from typing import TYPE_CHECKING, Any
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from resnet_repro.data import cifar, digits
 from resnet_repro.data.device_batches import ComparisonLoader, DeviceBatches, EvalBatches, normalisation
 from resnet_repro.data.image_set import Images, ImageSet, fixed_order
-from resnet_repro.data.options import is_streamed, of_photos
+from resnet_repro.data.options import Batching, InMemory, Photographs, Shards
 
 if TYPE_CHECKING:
     from resnet_repro.data.imagenet import ImageNetData
 
 
-def read(data: dict[str, Any]) -> ImageSet:
-    """The data set that the config names, from disk and checked."""
-    if data["name"] == "digits":
-        return digits.load()
-    return cifar.load(cifar.locate(data["name"], data["root"], val_size=data["val_size"], download=False))
+MODULES = {"cifar10": "cifar", "cifar100": "cifar"}
+"""Where the module that reads a data set has not its name."""
+
+
+def read(data: InMemory) -> ImageSet:
+    """Return the data set, read from disk and checked by `read` of the module that has its name."""
+    module = import_module(f"resnet_repro.data.{MODULES.get(data.name, data.name)}")
+    images: ImageSet = module.read(data)
+    return images
 
 
 def split(train: Images, val_size: int) -> tuple[Images, Images | None]:
@@ -42,38 +46,37 @@ class InMemoryData(pl.LightningDataModule):
     split, "test" where the official test file is there.
     """
 
-    def __init__(self, config: dict[str, Any], *, steps_at_once: int | None = None) -> None:
+    def __init__(self, data: InMemory, batching: Batching) -> None:
         super().__init__()
-        self.data, self.schedule, self.seed = config["data"], config["schedule"], config["seed"]
-        self.steps_at_once = steps_at_once
+        self.data, self.batching = data, batching
         images = read(self.data)
         self.checksum = images.checksum
-        self.train, val = split(images.train, self.data["val_size"])
+        self.train, val = split(images.train, self.data.val_size)
         self.evaluated = {name: i for name, i in (("val", val), ("test", images.test)) if i is not None}
         self.splits = list(self.evaluated)
         self.num_train = len(self.train.y)
         self.damaged: set[str] = set()  # checksums tell of any
         self.about_files = ""  # there are no others
         self.num_evaluated = {name: len(i.y) for name, i in self.evaluated.items()}
-        self.normalisation = normalisation(self.train.x, self.data["normalise"])
+        self.normalisation = normalisation(self.train.x, self.data.normalise)
 
     def train_dataloader(self) -> DeviceBatches | ComparisonLoader:
         assert self.trainer is not None
-        on_device = self.data["loader"] == "device"
+        on_device = self.data.loader == "device"
         device = self.trainer.strategy.root_device if on_device else torch.device("cpu")
         batches = DeviceBatches(
             *self._tensors(self.train, device),
             **self.normalisation.to(device)._asdict(),
-            batch_size=self.schedule["batch_size"],
-            pad=self.data["pad"],
-            flip=self.data["flip"],
-            seed=self.seed,
-            num_steps=self.schedule["steps"],
+            batch_size=self.batching.batch_size,
+            pad=self.data.pad,
+            flip=self.data.flip,
+            seed=self.batching.seed,
+            num_steps=self.batching.num_steps,
             rank=self.trainer.global_rank,
             world_size=self.trainer.world_size,
-            steps_at_once=self.steps_at_once,
+            steps_at_once=self.batching.steps_at_once,
         )
-        return batches if on_device else ComparisonLoader(batches, num_workers=self.data["num_workers"])
+        return batches if on_device else ComparisonLoader(batches, num_workers=self.data.num_workers)
 
     def val_dataloader(self) -> list[EvalBatches]:
         assert self.trainer is not None
@@ -86,7 +89,7 @@ class InMemoryData(pl.LightningDataModule):
             EvalBatches(
                 *self._tensors(images, device),
                 **self.normalisation.to(device)._asdict(),
-                batch_size=self.schedule["eval_batch_size"],
+                batch_size=self.batching.eval_batch_size,
                 rank=rank,
                 world_size=world_size,
             )
@@ -100,25 +103,25 @@ class InMemoryData(pl.LightningDataModule):
         which = which[fixed_order(len(which))]
         x, y = self._tensors(Images(self.train.x[which], self.train.y[which]), device)
         like = self.normalisation.to(device)._asdict()
-        return EvalBatches(x, y, **like, batch_size=self.schedule["eval_batch_size"])
+        return EvalBatches(x, y, **like, batch_size=self.batching.eval_batch_size)
 
     @staticmethod
     def _tensors(images: Images, device: torch.device) -> tuple[Tensor, Tensor]:
         return torch.from_numpy(images.x).to(device), torch.from_numpy(images.y).to(device)
 
 
-def open_data(config: dict[str, Any], *, steps_at_once: int | None = None) -> "InMemoryData | ImageNetData":
-    """The data that a run's config names.
+def open_data(data: InMemory | Photographs | Shards, batching: Batching) -> "InMemoryData | ImageNetData":
+    """Return the data of a run.
 
     Raises:
         UserError: where it is not there, or not whole.
     """
-    if not of_photos(config["data"]):
-        return InMemoryData(config, steps_at_once=steps_at_once)
-    if is_streamed(config["data"]):
+    if isinstance(data, InMemory):
+        return InMemoryData(data, batching)
+    if isinstance(data, Shards):
         from resnet_repro.data.shard_batches import StreamedImageNetData
 
-        return StreamedImageNetData(config)
+        return StreamedImageNetData(data, batching)
     from resnet_repro.data.imagenet import ImageNetData  # only where it is needed: a job's start takes longer with it
 
-    return ImageNetData(config)
+    return ImageNetData(data, batching)

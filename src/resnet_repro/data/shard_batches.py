@@ -11,6 +11,7 @@ from jaxtyping import Int
 from resnet_repro.data.bucket import PATIENCE, at
 from resnet_repro.data.device_batches import Normalisation
 from resnet_repro.data.imagenet import ImageNetData
+from resnet_repro.data.options import Batching, Shards
 from resnet_repro.data.photo_batches import Labelled, Source
 from resnet_repro.data.shards import AtHand, Shard, read_index
 
@@ -108,18 +109,23 @@ class StreamedSource(Source):
 class StreamedImageNetData(ImageNetData):
     """As `ImageNetData`, from what `python -m resnet_repro pack` made."""
 
+    data: Shards
+
+    def __init__(self, data: Shards, batching: Batching) -> None:
+        super().__init__(data, batching)
+
     def _find(self) -> tuple[Labelled, Labelled, str]:
-        storage = at(self.data["root"], patience=PATIENCE)
+        storage = at(self.data.root, patience=PATIENCE)
         index = read_index(storage)
         splits = [index.splits["train"], index.splits["val"]]
         shards = [shard for packed in splits for shard in packed.shards]
         at_hand = AtHand(
             storage,
             shards,
-            cache_gb=self.data["cache_gb"],
-            folder=self.data["cache_dir"],
+            cache_gb=self.data.cache_gb,
+            folder=self.data.cache_dir,
             num_threads=self.num_threads,
-            num_needed=_num_needed(splits[0].shards, window=self.data["shuffle"]),
+            num_needed=_num_needed(splits[0].shards, window=self.data.shuffle),
         )
         found, first = [], 0
         for split, packed in index.splits.items():
@@ -137,9 +143,7 @@ class StreamedImageNetData(ImageNetData):
         return images
 
     def _source(self, found: Labelled, device: torch.device, like: Normalisation) -> Source:
-        return StreamedSource(
-            found, self.damage, like.to(device), device, self.num_threads, window=self.data["shuffle"]
-        )
+        return StreamedSource(found, self.damage, like.to(device), device, self.num_threads, window=self.data.shuffle)
 
 
 def _num_needed(shards: Sequence[Shard], *, window: int) -> int:

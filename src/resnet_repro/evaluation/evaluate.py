@@ -12,7 +12,7 @@ from rich.console import Console
 
 from resnet_repro.errors import UserError
 from resnet_repro.evaluation.record import Request, entry, record, show
-from resnet_repro.evaluation.request import _check_classes, make_request
+from resnet_repro.evaluation.request import check_classes, make_request
 from resnet_repro.launch import checks, placement
 from resnet_repro.launch.rank_processes import FAILED, STOPPED, follow_parent, run_ranks
 from resnet_repro.launch.worker import start_tracker
@@ -31,19 +31,19 @@ def main(options: Config) -> None:
         UserError: where options, runs, data or device are not what they should be.
     """
     request, rank = make_request(options), given()
-    hardware = request.config["hardware"]
-    num_ranks = hardware["devices"] * hardware["num_nodes"]
-    job = Job(request.config, "evaluate", request.runs[0], {})
+    hardware = request.options.hardware
+    num_ranks = hardware.world_size
+    job = Job(request.options, "evaluate", request.runs[0], {})
     if rank is None:
         placement.check_devices([job])
     elif rank.world_size != num_ranks:
         raise UserError(
-            f"{rank.started_by} has started {rank.world_size} processes, and hardware.devices={hardware['devices']} on "
-            f"hardware.num_nodes={hardware['num_nodes']} needs {num_ranks}: make them agree"
+            f"{rank.started_by} has started {rank.world_size} processes, and hardware.devices={hardware.devices} on "
+            f"hardware.num_nodes={hardware.num_nodes} needs {num_ranks}: make them agree"
         )
     if rank is None or rank.is_first:
         checks.check_services([job])
-        _check_classes(request.config["data"])
+        check_classes(request.options.data)
     if rank is None and num_ranks > 1:
         _start_ranks(request, num_ranks)
     else:

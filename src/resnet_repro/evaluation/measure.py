@@ -31,7 +31,7 @@ FOR_TRAINING = {"fused": False, "compile": False, "graph": False}
 """Settings of hardware that a test does without."""
 
 
-class Whole:
+class WholeImages:
     """Batches of small images, one view each: the image as it is.
 
     A rank takes whole batches, every `world_size`th of them: an image is computed with the same others on any number of
@@ -53,18 +53,18 @@ CROPS = {"1crop": 1, "10crop": 10, "320": 2, "multiscale": 50}
 """About how many training crops an image's views have the pixels of: the number by which batches are smaller."""
 
 
-class Photographs:
+class PhotographViews:
     """Batches of a test's views of the validation images, which threads read and cut out.
 
     Views of the training's size get the mean of each pixel subtracted, where that is what the training does, others the
     mean of each channel. [open: the papers do not say what becomes of the mean image at other sizes]
-    A rank takes whole batches, as of `Whole`.
+    A rank takes whole batches, as of `WholeImages`.
     """
 
     def __init__(self, data: ImageNetData, test: str, device: torch.device, rank: Rank) -> None:
         self.data, self.device, self.rank = data, device, rank
-        self.views = partial(views, test=test, crop=data.crop, side=data.data["test_side"], mode=data.mode)
-        self.batch_size = max(1, data.schedule["eval_batch_size"] // CROPS[test])
+        self.views = partial(views, test=test, crop=data.crop, side=data.data.test_side, mode=data.mode)
+        self.batch_size = max(1, data.batching.eval_batch_size // CROPS[test])
         self.by_pixel = data.normalisation.to(device)
         self.by_channel = self.by_pixel._replace(mean=self.by_pixel.mean.mean((1, 2), keepdim=True))
 
@@ -109,36 +109,36 @@ def examine(request: Request, rank: Rank) -> dict[str, Any]:
     Raises:
         UserError: where data, device or weights are not what is asked for.
     """
-    hardware = settle({**request.config["hardware"], **FOR_TRAINING})
-    torch.set_num_threads(hardware["num_threads"])
-    on_gpu = hardware["accelerator"] == "gpu"
-    if on_gpu and hardware["deterministic"]:
+    hardware = settle(request.options.hardware.but(**FOR_TRAINING))
+    torch.set_num_threads(hardware.num_threads)
+    on_gpu = hardware.on_gpu
+    if on_gpu and hardware.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
     device = torch.device("cuda", rank.local_rank) if on_gpu else torch.device("cpu")
-    data = open_data({**request.config, "hardware": hardware})
+    data = open_data(request.options.data, request.options.but(hardware=hardware).batching())
     if rank.is_first and data.about_files:
         print(data.about_files, file=sys.stderr, flush=True)
-    layout = torch.channels_last if hardware["channels_last"] else torch.contiguous_format
+    layout = torch.channels_last if hardware.channels_last else torch.contiguous_format
     runs = map(RunDir, request.runs)
     nets = [trained(run).to(device).to(memory_format=layout).eval() for run in runs]
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=hardware["precision"] == "bf16-mixed")
-    with joined(rank, accelerator=hardware["accelerator"]), autocast, torch.inference_mode():
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=hardware.precision == "bf16-mixed")
+    with joined(rank, accelerator=hardware.accelerator), autocast, torch.inference_mode():
         check_same({"data": data.checksum, "weights": request.weights})
         if request.num_bn_images:
             for net in nets:
                 recompute_bn(net, data.unaugmented(device, at_most=request.num_bn_images))
-        shares: list[Whole | Photographs]
+        shares: list[WholeImages | PhotographViews]
         if isinstance(data, InMemoryData):
-            shares = [Whole(batches, rank) for batches in data.evaluation(device)]
+            shares = [WholeImages(batches, rank) for batches in data.evaluation(device)]
         else:
-            shares = [Photographs(data, request.test, device, rank)]
+            shares = [PhotographViews(data, request.test, device, rank)]
         hidden = not (rank.is_first and sys.stdout.isatty())
         splits = {
             split: count_errors(nets, track(share, split, disable=hidden, transient=True))
             for split, share in zip(data.splits, shares, strict=True)
         }
-    return {"splits": splits, "precision": hardware["precision"], "data_checksum": data.checksum}
+    return {"splits": splits, "precision": hardware.precision, "data_checksum": data.checksum}
 
 
 def recompute_bn(net: nn.Module, images: Iterable[tuple[Tensor, Tensor]]) -> None:

@@ -9,11 +9,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from resnet_repro.data.options import Photographs
 from resnet_repro.errors import UserError
 from resnet_repro.papers import rows
 from resnet_repro.papers.rows import TESTS
 from resnet_repro.runs.folder import RunDir, read_json, write_json
-from resnet_repro.runs.job import Config, completed
+from resnet_repro.runs.options import Run
+from resnet_repro.runs.records import upgraded
 
 
 @dataclass(frozen=True)
@@ -23,14 +25,14 @@ class Request:
     runs: tuple[Path, ...]
     """Folders of finished runs; the softmax of several is averaged."""
     test: str
-    config: Config
+    options: Run
     """Data and schedule of the runs, hardware and data folder of this command."""
     num_bn_images: int
     """Training images that batch-norm statistics are computed anew on; 0 keeps the old ones."""
 
     @property
     def manifests(self) -> list[dict[str, Any]]:
-        return [completed(read_json(RunDir(path).manifest)) for path in self.runs]
+        return [upgraded(read_json(RunDir(path).manifest)) for path in self.runs]
 
     @property
     def weights(self) -> list[str]:
@@ -80,7 +82,8 @@ def show(request: Request, entries: list[dict[str, Any]], console: Console, *, s
     """Print the errors, and the paper's beside them where the same network was tested in the same way."""
     names = [manifest["name"] for manifest in request.manifests]
     console.print(f"{' + '.join(map(escape, names))}, test={request.test}: {TESTS[request.test]}", highlight=False)
-    if (crop := request.config["data"].get("crop", 224)) != 224:
+    data = request.options.data
+    if isinstance(data, Photographs) and (crop := data.crop) != 224:
         console.print(f"sizes in proportion to the training's crops of {crop} pixels, not 224", highlight=False)
     if request.num_bn_images:
         console.print("batch-norm statistics computed anew on training images")

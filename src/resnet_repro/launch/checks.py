@@ -2,18 +2,18 @@
 
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from resnet_repro.data import cifar, photos, shards
-from resnet_repro.data.options import is_streamed, of_photos
+from resnet_repro.data.options import InMemory, Photographs, Shards
 from resnet_repro.errors import UserError
 from resnet_repro.papers.rows import printed_error
 from resnet_repro.runs import resume
 from resnet_repro.runs.folder import InUse, RunDir, read_json, write_json
 from resnet_repro.runs.groups import identity
-from resnet_repro.runs.job import Job, completed, result_keys
-from resnet_repro.runs.resume import _refuse_another
+from resnet_repro.runs.job import Job, result_keys
+from resnet_repro.runs.options import Wandb
 from resnet_repro.runs.wandb_account import is_logged_in
 
 
@@ -23,19 +23,18 @@ def check_services(jobs: list[Job]) -> None:
     Raises:
         UserError: one line that says what to do.
     """
-    for config in (job.config["logger"] for job in jobs):
-        if config["name"] == "wandb" and config["mode"] == "online" and not is_logged_in():
+    for asked in (job.run.logger for job in jobs):
+        if isinstance(asked, Wandb) and asked.mode == "online" and not is_logged_in():
             raise UserError("logger.mode=online needs a W&B login: run `wandb login`, or leave logger.mode=auto")
-    sources = [job.config["data"] for job in jobs if "root" in job.config["data"]]
-    for root in sorted({data["root"] for data in sources if is_streamed(data)}):
+    sources = [job.run.data for job in jobs]
+    for root in sorted({data.root for data in sources if isinstance(data, Shards)}):
         shards.count(root)
-    files = (data for data in sources if of_photos(data) and not is_streamed(data))
-    for root in sorted({Path(data["root"]).expanduser() for data in files}):
-        photos.unpack(root)
-        photos.count(root)
-    keys = ("name", "root", "val_size", "download")
-    for source in sorted({tuple(data[k] for k in keys) for data in sources if not of_photos(data)}):
-        name, root, val_size, download = source
+    files = (data for data in sources if isinstance(data, Photographs) and not isinstance(data, Shards))
+    for folder in sorted({Path(data.root).expanduser() for data in files}):
+        photos.unpack(folder)
+        photos.count(folder)
+    official = {data for data in sources if isinstance(data, InMemory) and data.name in cifar.NAMES}
+    for name, root, val_size, download in sorted({(d.name, d.root, d.val_size, d.download) for d in official}):
         if cifar.locate(name, Path(root), val_size=val_size, download=download).needs_download:
             cifar.download(name, Path(root))
 
@@ -53,7 +52,7 @@ def check_beginnings(jobs: list[Job], *, in_order: bool) -> None:
     for job in jobs:
         other = job.waits_for
         if other is not None and other not in made and not RunDir(other).is_done:
-            depths = f"depth={job.config['init_from']},{job.config['depth']} init_from=null,{job.config['init_from']}"
+            depths = f"depth={job.run.init_from},{job.run.depth} init_from=null,{job.run.init_from}"
             raise UserError(
                 f"{job.name} begins with the weights of {other}, and that run is not finished: "
                 + (f"make both with -m {depths}" if in_order else "make it first, init_from=null")
@@ -68,14 +67,14 @@ def check_folders(jobs: list[Job]) -> None:
     """
     for number, job in enumerate(jobs):
         twin = next((other for other in jobs[:number] if other.dir == job.dir), None)
-        if twin and result_keys(twin.config) != result_keys(job.config):
+        if twin and result_keys(twin.run) != result_keys(job.run):
             raise UserError(f"two different jobs would share {job.dir}: run them with two outputs= folders")
         run = RunDir(job.dir)
-        if job.config["resume"]:
+        if job.run.resume:
             if run.job.exists():
-                _refuse_another(job, completed(read_json(run.job))["config"])
+                resume.refuse_other_options(job, Job.of_record(read_json(run.job), run.path).run)
             if run.checkpoint_files() and not run.is_done:
-                resume.refuse_another(run, resume.code(job.config))  # the data's turn is when the job has read it
+                resume.refuse_another(run, resume.code(job.run))  # the data's turn is when the job has read it
         elif run.path.exists():
             try:
                 with run.owned():
@@ -84,26 +83,31 @@ def check_folders(jobs: list[Job]) -> None:
                 raise UserError(f"{error}; resume=false would take it away: wait for it or stop it") from None
 
 
-def claim(job: Job, *, group: str, command: str) -> dict[str, Any]:
+def claim(job: Job, *, group: str, command: str) -> Job:
     """Give a job its folder and write down what was asked; a begun run keeps its sweep, a done one all.
 
     Returns:
-        What `job.json` now says.
+        The job as `job.json` now says.
     """
     run = RunDir(job.dir)
-    if run.path.exists() and not job.config["resume"]:
-        aside = Path(job.config["outputs"]) / ".replaced" / time.strftime("%Y-%m-%d_%H-%M-%S") / job.dir.parent.name
+    if run.path.exists() and not job.run.resume:
+        aside = Path(job.run.outputs) / ".replaced" / time.strftime("%Y-%m-%d_%H-%M-%S") / job.dir.parent.name
         aside.mkdir(parents=True, exist_ok=True)
         shutil.move(run.path, aside)
-    before = read_json(run.job) if run.job.exists() else {}
-    if run.is_done:
+    before = Job.of_record(read_json(run.job), run.path) if run.job.exists() else None
+    if before and run.is_done:
         return before
     run.path.mkdir(parents=True, exist_ok=True)
     # what reports say of such a run is known here: no job imports what reports
-    labels = {"labels": identity(job.description), "paper_error": printed_error(job.description)}
-    asked = {"group": group, "command": command} | before | job.description | labels
-    write_json(run.job, asked)
-    return asked
+    claimed = replace(
+        job,
+        group=before.group if before else group,
+        command=before.command if before else command,
+        labels=identity(job.record),
+        paper_error=printed_error(job.record),
+    )
+    write_json(run.job, claimed.record)
+    return claimed
 
 
 # --- how long ---------------------------------------------------------------------------------------------------------

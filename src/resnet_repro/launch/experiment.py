@@ -9,12 +9,12 @@ from typing import Any
 from rich.console import Console
 
 from resnet_repro.errors import UserError
-from resnet_repro.networks.options import is_comparator
+from resnet_repro.networks.options import Comparator
 from resnet_repro.papers import rows as paper
 from resnet_repro.papers import verdict_text, verdicts
 from resnet_repro.papers.rows import Published
 from resnet_repro.runs import option_names
-from resnet_repro.runs.finished import DAMAGED, Run, read_record
+from resnet_repro.runs.finished import DAMAGED, FinishedRun, read_record
 from resnet_repro.runs.job import Config, Job, make_job, result_keys
 
 GROUPS = ("arch", "data", "protocol")  # what a run is named against
@@ -56,11 +56,11 @@ def make_jobs(compose: Compose, commands: Sequence[Sequence[str]]) -> Request:
         check(config, groups)
         usual, _ = composed(*(f"{group}={groups[group]}" for group in GROUPS))
         ours = {name: value for name, value in config.items() if name not in ("experiment", "plan", "summary")}
-        if not is_comparator(ours) and ours["arch"]["name"] != usual["arch"]["name"]:
+        if "source" not in ours["arch"] and ours["arch"]["name"] != usual["arch"]["name"]:
             misnamed.add(ours["arch"]["name"])  # of a comparator of the same command: arch=plain,torchvision
             ours["arch"] = ours["arch"] | {"name": usual["arch"]["name"]}
         job = make_job(ours, usual=usual, only_tells=config["plan"] or config["summary"])
-        return once.setdefault(f"{job.dir} {sorted(result_keys(job.config).items(), key=str)}", job)
+        return once.setdefault(f"{job.dir} {sorted(result_keys(job.run).items(), key=str)}", job)
 
     for command in commands:
         config, groups = composed(*command)
@@ -75,7 +75,7 @@ def make_jobs(compose: Compose, commands: Sequence[Sequence[str]]) -> Request:
             config, groups = composed(*overrides)
             rows.setdefault(row, []).extend(add(config | {"seed": seed}, groups) for seed in seeds)
     request.jobs = list(once.values())
-    if misnamed and not any(is_comparator(job.config) for job in request.jobs):
+    if misnamed and not any(isinstance(job.run.network, Comparator) for job in request.jobs):
         (name, *_) = sorted(misnamed)
         raise UserError(f"arch.name={name} needs arch=torchvision or arch=timm, whose networks have names")
     return request
@@ -142,7 +142,7 @@ def print_tables(request: Request, *, console: Console | None = None) -> None:
     console = console or Console(soft_wrap=True)
     damaged: dict[Path, None] = {}
 
-    def runs_of(row: Published) -> list[Run]:
+    def runs_of(row: Published) -> list[FinishedRun]:
         jobs = dict.fromkeys(job for rows in request.tables.values() for job in rows.get(row, []))
         found = []
         for job in jobs:

@@ -171,7 +171,7 @@ def start_method(jobs: list[Job]) -> ForkServerContext | SpawnContext:
     start_tracker()
     if not sys.platform.startswith("linux") or any(placement.on_gpu(job) for job in jobs):
         return mp.get_context("spawn")
-    threads = str(jobs[0].config["hardware"]["num_threads"])
+    threads = str(jobs[0].run.hardware.num_threads)
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[name] = threads
     context = mp.get_context("forkserver")

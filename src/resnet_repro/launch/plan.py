@@ -10,34 +10,35 @@ from resnet_repro.launch import checks, placement, plan
 from resnet_repro.launch.placement import on_gpu
 from resnet_repro.launch.progress import announcement
 from resnet_repro.networks import costs
-from resnet_repro.networks.options import family, is_comparator
-from resnet_repro.runs.finished import duration
+from resnet_repro.networks.options import Comparator
+from resnet_repro.runs.finished import DAMAGED, duration
 from resnet_repro.runs.folder import RunDir, read_json
-from resnet_repro.runs.job import Config, Job
+from resnet_repro.runs.job import Job
+from resnet_repro.runs.options import Run
 
 FIRST_GUESS = {"cpu": 30e9, "gpu": 6e12}
 """Multiply-adds a second in training, forward and backward, before anything was measured on this machine."""
 
 
-def multiply_adds(config: Config) -> int:
-    """Of one image's forward pass."""
-    arch, data = config["arch"], config["data"]
-    if is_comparator(config):
-        return int(arch["multiply_adds"])  # counted when the config was resolved
+def multiply_adds(run: Run) -> int:
+    """Return the multiply-adds of one image's forward pass."""
+    channels, size, _ = run.data.image
+    if isinstance(run.network, Comparator):
+        return run.network.multiply_adds
     return costs.multiply_adds(
-        config["depth"],
-        family=family(config),
-        image_size=data["image"][1],
-        in_channels=data["image"][0],
-        num_classes=data["num_classes"],
-        **{key: arch[key] for key in ("unit", "shortcut", "mix", "stride_on")},
+        run.network.depth,
+        family=run.network.family,
+        image_size=size,
+        in_channels=channels,
+        num_classes=run.data.num_classes,
+        **{key: getattr(run.network, key) for key in ("unit", "shortcut", "mix", "stride_on")},
     )
 
 
 def gpu_hours(jobs: Iterable[Job]) -> float:
     """Of all jobs on one GPU, by the first guess and nothing that was measured."""
-    images = ((job, job.steps * job.config["schedule"]["batch_size"]) for job in jobs)
-    return sum(3 * multiply_adds(job.config) * n for job, n in images) / FIRST_GUESS["gpu"] / 3600
+    images = ((job, job.steps * job.run.schedule.batch_size) for job in jobs)
+    return sum(3 * multiply_adds(job.run) * n for job, n in images) / FIRST_GUESS["gpu"] / 3600
 
 
 class Estimator:
@@ -52,22 +53,22 @@ class Estimator:
         for path in outputs.glob("*/*/manifest.json"):
             try:
                 manifest = read_json(path)
-                config, rate = manifest["config"], manifest["images_per_s"]
-                key = config["data"]["name"], bool(manifest["machine"]["gpu"])
-                self.known.setdefault(key, []).append((multiply_adds(config), rate))
-            except (OSError, ValueError, KeyError, TypeError):
+                run, rate = Run.of_record(manifest["config"]), manifest["images_per_s"]
+                key = run.data.name, bool(manifest["machine"]["gpu"])
+                self.known.setdefault(key, []).append((multiply_adds(run), rate))
+            except DAMAGED:
                 continue  # damaged, or of another version: the report names it, an estimate does without it
 
     def is_guess(self, job: Job) -> bool:
         """Whether nothing like it has run yet."""
-        return (job.config["data"]["name"], on_gpu(job)) not in self.known
+        return (job.run.data.name, on_gpu(job)) not in self.known
 
     def seconds(self, job: Job) -> float:
-        cost = multiply_adds(job.config)
-        known = self.known.get((job.config["data"]["name"], on_gpu(job)), [])
+        cost = multiply_adds(job.run)
+        known = self.known.get((job.run.data.name, on_gpu(job)), [])
         near = [(abs(other - cost), rate * other) for other, rate in known if rate]
         speed = min(near)[1] if near else FIRST_GUESS["gpu" if on_gpu(job) else "cpu"] / 3
-        return job.steps * job.config["schedule"]["batch_size"] * cost / speed
+        return job.steps * job.run.schedule.batch_size * cost / speed
 
     def wall_seconds(self, jobs: Iterable[Job], parallel: int) -> float:
         """Of all jobs, the longest first, `parallel` at a time."""
@@ -91,7 +92,7 @@ def show_plan(jobs: list[Job], *, parallel: int | None = None, console: Console 
     """
     console = console or Console(soft_wrap=True)
     checks.check_folders(jobs)
-    estimator = plan.Estimator(Path(jobs[0].config["outputs"]))
+    estimator = plan.Estimator(Path(jobs[0].run.outputs))
     drawn = Table()
     drawn.add_column("run", overflow="fold")
     drawn.add_column("")
@@ -114,7 +115,7 @@ def show_plan(jobs: list[Job], *, parallel: int | None = None, console: Console 
 
 def _state(job: Job) -> str:
     run = RunDir(job.dir)
-    if not job.config["resume"]:
+    if not job.run.resume:
         return "to run"
     if run.is_done:
         return "done"

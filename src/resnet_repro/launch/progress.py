@@ -27,6 +27,7 @@ from rich.text import Text
 from resnet_repro.runs.finished import duration
 from resnet_repro.runs.folder import RunDir, read_json
 from resnet_repro.runs.job import Job
+from resnet_repro.runs.options import Wandb
 from resnet_repro.runs.wandb_account import wandb_mode
 
 MARKS = {
@@ -112,7 +113,7 @@ NAME_ROOM = 24
 def _columns(jobs: list[Job], width: int) -> tuple[list[ProgressColumn], int]:
     """The columns of a progress display that a terminal so wide has room for, and the room for a name in them."""
     digits = len(str(max(job.steps for job in jobs)))
-    widest = max(len(numbers(_widest(job.config["data"]))) for job in jobs)
+    widest = max(len(numbers(_widest(job.run.data.num_held_out))) for job in jobs)
     count, left = MofNCompleteColumn(), TimeRemainingColumn(compact=True)
     errors = TextColumn("{task.fields[numbers]}")
     for bar in (24, 10):
@@ -123,9 +124,9 @@ def _columns(jobs: list[Job], width: int) -> tuple[list[ProgressColumn], int]:
     return [BelowEachOther(BarColumn(bar_width=10), count, left, errors)], width
 
 
-def _widest(data: dict[str, Any]) -> dict[str, float]:
+def _widest(num_held_out: int) -> dict[str, float]:
     """Errors and a speed that take as much room as a run's can."""
-    splits = {"train", "test"} | ({"val"} if data.get("val_size") else set())
+    splits = {"train", "test"} | ({"val"} if num_held_out else set())
     return {f"{split}/error": 99.99 for split in splits} | {"time/images_per_s": 9999.0}
 
 
@@ -243,9 +244,9 @@ def print_wandb_hint(console: Console, jobs: list[Job]) -> None:
     manifests = [read_json(run.manifest) for job in jobs if (run := RunDir(job.dir)).is_done]
     for project in sorted({m["wandb_url"].split("/runs/")[0] for m in manifests if m.get("wandb_url")}):
         console.print(f"W&B: {project}", highlight=False)
-    folder = shlex.quote(str(Path(jobs[0].config["outputs"]) / "wandb"))
-    is_offline = wandb_mode(jobs[0].config["logger"].get("mode", "auto")) == "offline"
-    if jobs[0].config["logger"]["name"] == "wandb" and is_offline:
+    folder = shlex.quote(str(Path(jobs[0].run.outputs) / "wandb"))
+    asked = jobs[0].run.logger
+    if isinstance(asked, Wandb) and wandb_mode(asked.mode) == "offline":
         console.print(f"W&B runs are offline. Look: wandb leet {folder}", highlight=False)
         console.print(f"              Upload: wandb sync {folder}/offline-run-*", highlight=False)
     elif left := _left_by_wandb(jobs):
@@ -256,5 +257,5 @@ def print_wandb_hint(console: Console, jobs: list[Job]) -> None:
 def _left_by_wandb(jobs: list[Job]) -> list[Path]:
     """The W&B folders of runs that W&B does not have all of, less those uploaded since (`wandb sync` marks them)."""
     names = {job: RunDir(job.dir).read_status().get("wandb_left") for job in jobs}
-    folders = [Path(job.config["outputs"]) / "wandb" / name for job, name in names.items() if name]
+    folders = [Path(job.run.outputs) / "wandb" / name for job, name in names.items() if name]
     return [folder for folder in folders if any(folder.glob("*.wandb")) and not any(folder.glob("*.synced"))]

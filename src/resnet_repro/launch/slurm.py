@@ -59,7 +59,7 @@ def run_jobs(jobs: list[Job], options: dict[str, Any], *, console: Console | Non
         raise UserError("hardware=slurm_... needs SLURM's sbatch and there is none: go to a cluster or leave it out")
     in_queue = _in_queue(jobs)
     for job, number in in_queue.items():
-        if not job.config["resume"]:
+        if not job.run.resume:
             raise UserError(
                 f"{job.dir} is SLURM's job {number}; resume=false would take it away: wait for it or `scancel {number}`"
             )
@@ -93,7 +93,7 @@ def run_jobs(jobs: list[Job], options: dict[str, Any], *, console: Console | Non
 
 def num_parallel(jobs: list[Job], options: dict[str, Any]) -> int:
     """Runs that may be on the cluster at a time."""
-    asked = jobs[0].config["jobs"]
+    asked = jobs[0].run.jobs
     return int(options["array_parallelism"] if asked == "auto" else asked)
 
 

@@ -13,6 +13,7 @@ from submitit.helpers import DelayedSubmission
 from resnet_repro.launch.rank_processes import STOPPED
 from resnet_repro.launch.worker import train
 from resnet_repro.runs.folder import RunDir, read_json
+from resnet_repro.runs.job import Job
 from resnet_repro.runs.ranks import Rank, given
 
 WAIT_S = 900.0
@@ -46,7 +47,7 @@ class SlurmTask:
         run = RunDir(path)
         with os.fdopen(os.dup(sys.stdout.fileno()), "w") as out:  # SLURM's own log
             tell = partial(print, "failed:", file=out, flush=True)
-            status = train(run, read_json(run.job), given() or Rank(), log=True, tell=tell)
+            status = train(run, Job.of_record(read_json(run.job), path), given() or Rank(), log=True, tell=tell)
         if status == STOPPED:
             signal.signal(signal.SIGUSR2, requeue)
             if is_announced:

@@ -51,7 +51,7 @@ def claim_all(jobs: list[Job]) -> list[Job]:
 
 def announce(console: Console, jobs: list[Job], todo: list[Job], parallel: int) -> plan.Estimator:
     """Say what is about to be done and about how long it will take."""
-    estimator = plan.Estimator(Path(jobs[0].config["outputs"]))
+    estimator = plan.Estimator(Path(jobs[0].run.outputs))
     seconds = estimator.wall_seconds(todo, parallel)
     console.print(
         announcement(jobs, todo, parallel, seconds, is_guess=any(map(estimator.is_guess, todo))), highlight=False
@@ -82,21 +82,20 @@ def run_as(rank: Rank, jobs: list[Job]) -> int:
             f"give every option one value, or leave {rank.started_by} out"
         )
     (job,) = jobs
-    num_nodes = job.config["hardware"]["num_nodes"]
+    num_nodes = job.run.hardware.num_nodes
     if job.num_devices * num_nodes != rank.world_size:
         raise UserError(
             f"{rank.started_by} has started {rank.world_size} processes, and hardware.devices={job.num_devices} on "
             f"hardware.num_nodes={num_nodes} needs {job.num_devices * num_nodes}: make them agree"
         )
-    about = {"group": "", "command": "", **job.description}
     if rank.is_first:
         checks.check_folders(jobs)
         checks.check_services(jobs)
         group, command = time.strftime("%Y-%m-%d_%H-%M-%S"), shlex.join([rank.started_by, *sys.argv])
-        about = checks.claim(job, group=group, command=command)
+        job = checks.claim(job, group=group, command=command)
     start = time.monotonic()
     reasons = [""]
-    status = train(RunDir(job.dir), about, rank, log=False, tell=reasons.append)
+    status = train(RunDir(job.dir), job, rank, log=False, tell=reasons.append)
     if rank.is_first:
         console = Console(soft_wrap=True)
         print_results(

@@ -11,13 +11,13 @@ from contextlib import nullcontext, suppress
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
 from resnet_repro.errors import UserError, failure
 from resnet_repro.launch.rank_processes import DONE, FAILED, FULL, IN_USE, STOPPED, UNWRITABLE, follow_parent, run_ranks
 from resnet_repro.launch.sockets import make_room
 from resnet_repro.machine import STOP_SIGNALS
 from resnet_repro.runs.folder import InUse, RunDir, read_failure, read_json, write_failure, write_json
+from resnet_repro.runs.job import Job
 from resnet_repro.runs.ranks import Rank
 from resnet_repro.runs.wandb_account import end_wandb_soon
 
@@ -48,8 +48,8 @@ def work(
     if gpus is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
     run = RunDir(path)
-    job = read_json(run.job)
-    num_ranks = job["config"]["hardware"]["devices"]
+    job = Job.of_record(read_json(run.job), path)
+    num_ranks = job.num_devices
     if num_ranks > 1:
         sys.exit(_start_ranks(run, job, num_ranks, reasons, fork=fork_ranks))
     _be_rank(path, job, reasons, Rank())
@@ -64,7 +64,7 @@ def _keep_niceness() -> None:
             Path("/proc/self/autogroup").write_text(str(niceness), encoding="ascii")
 
 
-def _be_rank(path: Path, job: dict[str, Any], reasons: Connection | None, rank: Rank) -> None:
+def _be_rank(path: Path, job: Job, reasons: Connection | None, rank: Rank) -> None:
     follow_parent()
     sys.exit(train(RunDir(path), job, rank, log=True, tell=reasons.send if reasons else print))
 
@@ -79,7 +79,7 @@ def start_tracker() -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
 
-def train(run: RunDir, job: dict[str, Any], rank: Rank, *, log: bool, tell: Tell) -> int:
+def train(run: RunDir, job: Job, rank: Rank, *, log: bool, tell: Tell) -> int:
     """This process's part in a run. Rank 0 owns the folder, whoever started the ranks.
 
     Args:
@@ -111,7 +111,7 @@ def train(run: RunDir, job: dict[str, Any], rank: Rank, *, log: bool, tell: Tell
         return FULL if _is_full(error) else UNWRITABLE
 
 
-def _train(run: RunDir, job: dict[str, Any], rank: Rank) -> int:
+def _train(run: RunDir, job: Job, rank: Rank) -> int:
     if rank.is_first and not run.is_done:
         _say(run, "running", "starting")
     from resnet_repro.training.checkpoints import Stopped
@@ -175,7 +175,7 @@ def _say_no_more() -> None:
 # --- several ranks ----------------------------------------------------------------------------------------------------
 
 
-def _start_ranks(run: RunDir, job: dict[str, Any], num_ranks: int, reasons: Connection | None, *, fork: bool) -> int:
+def _start_ranks(run: RunDir, job: Job, num_ranks: int, reasons: Connection | None, *, fork: bool) -> int:
     """Run a job as that many processes, watch over them, and tell what came of the job."""
     end = run_ranks(_be_rank, (run.path, job, reasons), num_ranks, fork=fork)
     exitcode = end.exitcode

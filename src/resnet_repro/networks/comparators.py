@@ -1,4 +1,4 @@
-"""Every network that a config can ask for: our own, and those of torchvision and timm to compare them with."""
+"""Networks of torchvision and timm, to compare with ours."""
 
 import difflib
 from collections.abc import Callable, Iterable
@@ -66,7 +66,7 @@ LIBRARIES = {
 }
 
 
-class Comparator(nn.Module):
+class Resized(nn.Module):
     """Another library's network for colour images, with that library's random weights.
 
     Images of another size than `image_size` are resized to it bilinearly, on their device, after augmentation; None
@@ -83,11 +83,6 @@ class Comparator(nn.Module):
         return self.net(x.expand(-1, 3, -1, -1))
 
 
-def _image_size(config: dict[str, Any]) -> int:
-    """That the network itself sees, in pixels."""
-    return int(config["arch"]["image_size"] or config["data"]["image"][1])
-
-
 # --- before anything starts -------------------------------------------------------------------------------------------
 
 
@@ -99,24 +94,25 @@ class Facts(NamedTuple):
     has_batch_norm: bool
 
 
-def inspect(config: dict[str, Any]) -> Facts:
+def inspect(source: str, name: str, *, image_size: int, num_classes: int) -> Facts:
     """Build a comparator and run it, both modes, on PyTorch's meta device: nothing is computed or downloaded.
+
+    Args:
+        image_size: pixels across of the images as the network sees them.
 
     Raises:
         UserError: where its library has no such network, or it does not take images of that size.
     """
-    source, name = config["arch"]["source"], config["arch"]["name"]
     _check_name(source, name)
-    facts = partial(_facts, source, name, num_classes=config["data"]["num_classes"])
-    size = _image_size(config)
+    facts = partial(_facts, source, name, num_classes=num_classes)
     try:
-        return facts(size)
+        return facts(image_size)
     except Exception as error:  # each network has its own way to fail
         reason = first_words(error)
-    works = next((larger for larger in SIZES if larger > size and _works(facts, larger)), None)
+    works = next((larger for larger in SIZES if larger > image_size and _works(facts, larger)), None)
     if works is None:
         raise UserError(f"arch.name={name} does not work as a classifier of images here ({reason}); use another")
-    raise UserError(f"{name} does not take images of {size} pixels; give arch.image_size={works}")
+    raise UserError(f"{name} does not take images of {image_size} pixels; give arch.image_size={works}")
 
 
 def _check_name(source: str, name: str) -> None:

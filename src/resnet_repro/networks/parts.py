@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from resnet_repro.networks.build import build
 from resnet_repro.networks.depths import STEMS, Stage, stages
-from resnet_repro.networks.options import Config
+from resnet_repro.networks.options import Network
 from resnet_repro.networks.resnet import ResNet
 
 
@@ -24,18 +24,18 @@ class Part(NamedTuple):
     multiply_adds: int
 
 
-def parts(config: Config) -> list[Part]:
-    """The parts of a resolved config's network, counted on the network itself, on PyTorch's meta device: exact, and
-    nothing is computed. Another library's network is one part.
+def parts(network: Network, *, image: tuple[int, int, int], num_classes: int) -> list[Part]:
+    """Return the parts of a network, counted on the network itself, on PyTorch's meta device: exact, and nothing is
+    computed. Another library's network is one part.
     """
     with torch.device("meta"):
-        net = build(config).eval()
-        image = torch.empty(1, *config["data"]["image"])
+        net = build(network, image=image, num_classes=num_classes).eval()
+        x = torch.empty(1, *image)
     sizes: dict[nn.Module, int] = {}
     for module in net.modules():
         module.register_forward_hook(lambda module, _, output: sizes.update({module: output.shape[-1]}))
     with FlopCounterMode(display=False) as counter:
-        net(image)
+        net(x)
     found = counter.get_flop_counts()
     flops = {name: sum(kinds.values()) for name, kinds in found.items()}
 
@@ -45,7 +45,7 @@ def parts(config: Config) -> list[Part]:
         return Part(name, size, layers, sum(p.numel() for p in module.parameters()), multiply_adds)
 
     if not isinstance(net, ResNet):
-        return [part(config["arch"]["name"], "", "", size=1)]
+        return [part(network.name, "", "", size=1)]
     family, depth, unit = (net.words[key] for key in ("family", "depth", "unit"))
     stem = STEMS[family]
     first = f"{stem.kernel}×{stem.kernel}, {stem.width}, stride {stem.stride}"
@@ -54,7 +54,7 @@ def parts(config: Config) -> list[Part]:
         path = f"stages.{number}"
         pool = f"3×3 max pool, stride {stem.pool}\n" if number == 0 and stem.pool > 1 else ""
         rows.append(part(f"conv{number + 2}_x", path, pool + bracket(stage), size=sizes[net.get_submodule(path)]))
-    end = f"average pool, {config['data']['num_classes']}-d fc, softmax"
+    end = f"average pool, {num_classes}-d fc, softmax"
     return [*rows, part("", "head", end, size=1)]
 
 

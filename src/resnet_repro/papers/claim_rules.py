@@ -9,7 +9,6 @@ import math
 import statistics
 from collections.abc import Callable
 
-from resnet_repro.networks.options import family
 from resnet_repro.papers.estimates import (
     Estimate,
     NotEnough,
@@ -30,7 +29,7 @@ from resnet_repro.papers.estimates import (
     two_depths,
     untrained,
 )
-from resnet_repro.runs.finished import SPLITS, Run, layer_table
+from resnet_repro.runs.finished import SPLITS, FinishedRun, layer_table
 from resnet_repro.runs.groups import Cell, Protocol, held_out
 
 MARGIN = (
@@ -147,7 +146,7 @@ def _lowest_ratios(cell: Cell) -> dict[int, float]:
     return {step: min(each, key=lambda r: (not math.isnan(r), r)) for step, each in sorted(ratios.items())}
 
 
-def gradient_ratios(run: Run) -> dict[int, float]:
+def gradient_ratios(run: FinishedRun) -> dict[int, float]:
     """Median gradient norm of the first third of the layers over that of the last third, at each measured step."""
     columns, norms = layer_table(run, "gradients.csv"), dict[int, list[float]]()
     for step, norm in zip(columns.get("step", []), columns.get("norm", []), strict=True):
@@ -207,7 +206,7 @@ def _constructed(protocol: Protocol, arch: str) -> tuple[Cell, Cell, str]:
 def _response(cell: Cell) -> Estimate:
     """Median over the layers but the stem, whose response is a plain network's too."""
 
-    def median(run: Run) -> float | None:
+    def median(run: FinishedRun) -> float | None:
         stds = layer_table(run, "responses.csv").get("std", [])[1:]
         return statistics.median(stds) if stds else None
 
@@ -231,7 +230,7 @@ FULL_PREACTIVATION = ["resnet_v2", "resnet_v1 order=full_preact"]
 
 def options_differ_little(protocol: Protocol, arch: str) -> Found:
     split = held_out(protocol)
-    usual = "A" if family(protocol.runs[0].config) == "cifar" else "B"  # which the name of a network leaves out
+    usual = "A" if protocol.runs[0].options.family == "cifar" else "B"  # which the name of a network leaves out
     names = [[arch] if option == usual else [f"{arch} {option}"] for option in "ABC"]
     options = f"arch={arch} arch.shortcut=A,B,C{at_depth(protocol)}"
     cells = _at_one_depth(protocol, *names, split=split, options=options, at_most=FEW_UNITS)

@@ -90,11 +90,11 @@ def _command(options: str, protocol: Protocol) -> str:
     run = protocol.runs[0]
     sweep = [] if options.startswith("experiment=") else ["-m"]
     parts = ["python", "train.py", *sweep, *options.split(), f"data={protocol.data}"]
-    if (name := run.config["protocol"]["name"]) not in PAPERS:
+    if (name := run.options.protocol.name) not in PAPERS:
         parts.append(f"protocol={name}")
     departures = run.manifest["departures"]
     if "data.num_train" in departures:  # counted in another tree of photographs
-        parts.append(f"data.root={run.config['data']['root']}")
+        parts.append(f"data.root={run.options.data.root}")
     asked = {part.partition("=")[0] for part in parts}
     for key, value in departures.items():
         if key.startswith(("data.", "schedule.")) and key not in COUNTED | NO_PROTOCOL | asked:

@@ -9,10 +9,9 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-from resnet_repro.networks.options import family
 from resnet_repro.papers import intervals
 from resnet_repro.papers.intervals import Spread
-from resnet_repro.runs.finished import SPLITS, Run
+from resnet_repro.runs.finished import SPLITS, FinishedRun
 from resnet_repro.runs.groups import Cell, Protocol
 
 UNTRAINED = 50.0  # % training error above which a network has learned too little for a question about depth or units
@@ -63,17 +62,17 @@ def early_error(cell: Cell, *, part: float) -> Estimate:
     """The training error in %, averaged over the first part of the steps."""
     values, num_images = [], 0
     for run in cell.measured:
-        last = part * run.config["schedule"]["steps"]
+        last = part * run.options.schedule.steps
         rows = zip(run.curves["step"], run.curves["train/error"], strict=True)
         errors = [e for step, e in rows if step <= last and math.isfinite(e)]
         if not errors:
             raise NotEnough(f"a training error in the first {part:.0%} of {cell.name}'s steps")
         values.append(statistics.fmean(errors))
-        num_images = int(last) * run.config["schedule"]["batch_size"]
+        num_images = int(last) * run.options.schedule.batch_size
     return _estimate(cell, values, num_images=num_images)
 
 
-def quantity(cell: Cell, of: Callable[[Run], float | None]) -> Estimate:
+def quantity(cell: Cell, of: Callable[[FinishedRun], float | None]) -> Estimate:
     """Anything that has no known uncertainty within one run; NotEnough where a run has not measured it."""
     values = [of(run) for run in cell.measured]
     if None in values:
@@ -176,7 +175,7 @@ def common_depths(
 
 def first_depths(protocol: Protocol) -> tuple[int, int]:
     """A shallow and a deep network to begin with, of the family that the data asks for."""
-    return DEPTHS[family(protocol.runs[0].config)]
+    return DEPTHS[protocol.runs[0].options.family]
 
 
 def plain_depths(protocol: Protocol) -> str:
@@ -187,4 +186,4 @@ def plain_depths(protocol: Protocol) -> str:
 
 def at_depth(protocol: Protocol) -> str:
     """What to add to a command whose own depth, of CIFAR's networks, there is not on ImageNet; else nothing."""
-    return "" if family(protocol.runs[0].config) == "cifar" else f" depth={first_depths(protocol)[1]}"
+    return "" if protocol.runs[0].options.family == "cifar" else f" depth={first_depths(protocol)[1]}"

@@ -9,8 +9,10 @@ from typing import Any
 import yaml
 
 from resnet_repro.conf_dir import config_dir
-from resnet_repro.networks.options import group_size
-from resnet_repro.runs.job import Config, cell, settled
+from resnet_repro.networks.options import ResidualWords, group_size
+from resnet_repro.options import Family
+from resnet_repro.runs.options import CellKey, Run, cell_key
+from resnet_repro.runs.recipes import recipe
 
 NOT_RECIPE = (
     *("arch.", "data.augment", "hardware.", "protocol"),
@@ -96,8 +98,8 @@ class Published:
         return {key: yaml.safe_load(value) for key, value in (o.split("=", 1) for o in self.overrides)}
 
     @property
-    def cell(self) -> Config | None:
-        """Network, data and protocol that the overrides compose to, as `config.cell`; None of another's network.
+    def cell(self) -> CellKey | None:
+        """Network, data and protocol that the overrides compose to, as `Run.cell`; None of another's network.
 
         What Hydra would say too (tested), a hundred times as fast: a report asks it of every row.
         """
@@ -110,20 +112,19 @@ class Published:
 
 
 @cache
-def _cell(overrides: tuple[str, ...]) -> Config:
+def _cell(overrides: tuple[str, ...]) -> CellKey:
     options = Published("", "", "", overrides).options
-    protocol = _group("protocol", options["protocol"])
-    arch = _group("arch", options["arch"]) | protocol.get("arch", {})
-    arch |= {k.removeprefix("arch."): v for k, v in options.items() if k.startswith("arch.")}
-    depth, data = options["depth"], options["data"]
-    arch = settled(arch, depth=depth, family="imagenet" if data == "imagenet" else "cifar")
-    usual = protocol.get("protocol", {}).get("augment", "scale")
-    augment = options.get("data.augment", usual) if data == "imagenet" else None
-    return cell(arch=arch, depth=depth, data=data, augment=augment, protocol=options["protocol"])
+    name, data = options["protocol"], options["data"]
+    family: Family = "imagenet" if data == "imagenet" else "cifar"
+    words = _group("arch", options["arch"]) | _group("protocol", name).get("arch", {})
+    words |= {k.removeprefix("arch."): v for k, v in options.items() if k.startswith("arch.")}
+    network = ResidualWords.parse(words, group="arch.").at(options["depth"], family)
+    augment = options.get("data.augment", recipe(name, family).augment) if family == "imagenet" else None
+    return cell_key(network, data=data, augment=augment, protocol=name)
 
 
 @cache
-def _group(group: str, option: str) -> Config:
+def _group(group: str, option: str) -> dict[str, Any]:
     return dict(yaml.safe_load((config_dir() / group / f"{option}.yaml").read_text(encoding="utf-8")))
 
 
@@ -157,20 +158,13 @@ def why_not(rows: list[Published]) -> str:
     return ", ".join(dict.fromkeys(row.why for row in own))
 
 
-def published(config: Config, *, test: str = "1crop") -> Published | None:
-    """The printed row of a run's config and way of testing (`python evaluate.py test=`); of several, one with a mean
+def published(run: Run, *, test: str = "1crop") -> Published | None:
+    """The printed row of a run and way of testing (`python evaluate.py test=`); of several, one with a mean
     over runs is preferred, then one with a top-5 error, then the first number.
     """
-    ours = cell_of(config)
+    ours = run.cell
     rows = [row for row in registry() if row.has_number and row.test == test and row.cell == ours]
     return max(rows, key=lambda row: (row.mean is not None, row.top5 is not None), default=None)
-
-
-def cell_of(config: Config) -> Config:
-    """Network, data and protocol of a resolved config."""
-    data = config["data"]
-    names = {"data": data.get("same_as", data["name"]), "protocol": config["protocol"]["name"]}
-    return cell(arch=config["arch"], depth=config["depth"], augment=data.get("augment"), **names)
 
 
 def deviations(manifest: dict[str, Any]) -> list[str]:
@@ -186,14 +180,13 @@ def deviations(manifest: dict[str, Any]) -> list[str]:
     return parts
 
 
-def conditions(config: Config) -> list[str]:
+def conditions(run: Run) -> list[str]:
     """What differs from the papers' machines and protocol and leaves a number comparable: to be told beside it."""
-    hardware, schedule = config["hardware"], config["schedule"]
-    held = schedule["batch_size"] // (hardware["devices"] * hardware["num_nodes"])
-    ours = group_size(held, at_most=schedule["ghost_batch_size"])
-    theirs = schedule.get("protocol_batch_size", schedule["batch_size"]) // config["protocol"]["devices"]
+    hardware, schedule = run.hardware, run.schedule
+    ours = group_size(schedule.batch_size // hardware.world_size, at_most=schedule.ghost_batch_size)
+    theirs = (schedule.protocol_batch_size or schedule.batch_size) // run.protocol.devices
     parts = [f"batch norm over {ours} images, not {theirs}"] if ours != theirs else []
-    return parts + ([hardware["precision"]] if hardware["precision"] != "32-true" else [])
+    return parts + ([hardware.precision] if hardware.precision != "32-true" else [])
 
 
 def printed_error(manifest: dict[str, Any]) -> float | None:
@@ -201,13 +194,13 @@ def printed_error(manifest: dict[str, Any]) -> float | None:
 
     Config and departures are all that is read of the manifest.
     """
-    row = None if deviations(manifest) else published(manifest["config"])
+    row = None if deviations(manifest) else published(Run.of_record(manifest["config"]))
     return None if row is None else row.number
 
 
 def printed_errors(manifest: dict[str, Any] | None, *, test: str) -> dict[str, float | None]:
     """The printed errors in % to set beside a run that was tested in this way; None where there are none."""
-    row = None if manifest is None or deviations(manifest) else published(manifest["config"], test=test)
+    row = None if manifest is None or deviations(manifest) else published(Run.of_record(manifest["config"]), test=test)
     return (
         {"paper_error": None, "paper_error_top5": None}
         if row is None

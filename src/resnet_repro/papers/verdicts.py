@@ -31,9 +31,9 @@ from resnet_repro.papers import intervals
 from resnet_repro.papers import rows as paper
 from resnet_repro.papers.intervals import LEVEL, MIN_RUNS, Interval
 from resnet_repro.papers.rows import Published
-from resnet_repro.runs.finished import Run
+from resnet_repro.runs.finished import FinishedRun
 from resnet_repro.runs.groups import Cell, Protocol
-from resnet_repro.runs.job import Config
+from resnet_repro.runs.options import CellKey
 
 Word = Literal["agrees", "differs", "cannot tell", "too few runs", "not comparable", "not run", ""]
 
@@ -111,12 +111,12 @@ class Verdict:
     """How our runs differ from the paper's, and may."""
 
 
-def judge(row: Published, runs: list[Run]) -> Verdict:
+def judge(row: Published, runs: list[FinishedRun]) -> Verdict:
     """The verdict on a row judged alone. Its runs differ only in their seed."""
     return judge_table([row], lambda _: runs)[0]
 
 
-def judge_table(rows: list[Published], runs_of: Callable[[Published], list[Run]]) -> list[Verdict]:
+def judge_table(rows: list[Published], runs_of: Callable[[Published], list[FinishedRun]]) -> list[Verdict]:
     """The verdicts on the rows of one table, judged together."""
     return decide([_compared(row, runs_of(row)) for row in rows])
 
@@ -148,7 +148,7 @@ def _worded(verdict: Verdict, *, differs: bool, num_tested: int) -> Verdict:
     return replace(verdict, word="agrees" if agrees else "cannot tell")
 
 
-def _compared(row: Published, runs: list[Run]) -> Verdict:
+def _compared(row: Published, runs: list[FinishedRun]) -> Verdict:
     """The row beside ours: with its word if no test decides it, otherwise with the p-value of its test."""
     if row.why:
         return Verdict(row, "", reason=row.why)
@@ -163,10 +163,10 @@ def _compared(row: Published, runs: list[Run]) -> Verdict:
         "ours": ours,
         "top5": Top5(top5, None, None) if top5 and top5.n else None,
         "test": test,
-        "protocol": runs[0].config["protocol"]["name"],
+        "protocol": runs[0].options.protocol.name,
         "conditions": _union(_conditions(run, row, _tested(run, row, test)) for run in runs),
     }
-    if other_recipe := _union(_other_cell(row.cell, run.config) + paper.deviations(run.manifest) for run in runs):
+    if other_recipe := _union(_other_cell(row.cell, run.options.cell) + paper.deviations(run.manifest) for run in runs):
         return Verdict(row, "not comparable", reason=", ".join(other_recipe), **told)
     if untested:
         return Verdict(row, "not comparable", reason=_how_to_test(untested, row), **told)
@@ -212,11 +212,11 @@ def _beside_bound(above: float, errors: list[float], ours: Ours) -> Word:
     return "agrees" if 2 * num_over > ours.num_runs else "differs" if 2 * num_over < ours.num_runs else "cannot tell"
 
 
-def _tested(run: Run, row: Published, test: str) -> dict[str, Any] | None:
+def _tested(run: FinishedRun, row: Published, test: str) -> dict[str, Any] | None:
     return run.tested(test, row.split, batch_norm=row.batch_norm)
 
 
-def _how_to_test(untested: list[Run], row: Published) -> str:
+def _how_to_test(untested: list[FinishedRun], row: Published) -> str:
     """The command that does it; with several folders it would be their ensemble."""
     testable = [run for run in untested if run.has_weights]
     if not testable:
@@ -226,19 +226,19 @@ def _how_to_test(untested: list[Run], row: Published) -> str:
     return f"ours is of one crop: `{command}` tests it as the paper did{others}"
 
 
-def _conditions(run: Run, row: Published, tested: dict[str, Any] | None) -> list[str]:
-    trained_in = run.config["hardware"]["precision"]
+def _conditions(run: FinishedRun, row: Published, tested: dict[str, Any] | None) -> list[str]:
+    trained_in = run.options.hardware.precision
     tested_in = (tested or {}).get("precision", trained_in)
-    parts = paper.conditions(run.config) + ([f"tested in {tested_in}"] if tested_in != trained_in else [])
+    parts = paper.conditions(run.options) + ([f"tested in {tested_in}"] if tested_in != trained_in else [])
     if row.batch_norm == "average" and tested and "num_bn_images" in tested:
         num = tested["num_bn_images"]  # [deviates: running averages, where nobody asked for the authors' own]
         parts.append(f"batch norm averaged over {num:,} images" if num else "running averages in batch norm, not plain")
     return parts
 
 
-def _other_cell(wanted: Config, config: Config) -> list[str]:
-    found = paper.cell_of(config)
-    return [f"{key}={found[key]}, not {wanted.get(key)}" for key in found if found[key] != wanted.get(key)]
+def _other_cell(wanted: CellKey, found: CellKey) -> list[str]:
+    ours, theirs = found.as_dict(), wanted.as_dict()
+    return [f"{key}={ours[key]}, not {theirs.get(key)}" for key in ours if ours[key] != theirs.get(key)]
 
 
 def compare(row: Published, ours: Ours, *, num_images: int) -> Interval:
@@ -259,7 +259,7 @@ def _standard_error(statistic: str, n: int) -> float:
     return (intervals.of_median(n) if statistic == "median" else 1) / math.sqrt(n)
 
 
-def measure(runs: list[Run], row: Published, *, test: str, key: str = "error") -> Ours | None:
+def measure(runs: list[FinishedRun], row: Published, *, test: str, key: str = "error") -> Ours | None:
     """Our statistics beside a row's; None where no run has an error on its images and none diverged."""
     errors = _errors(runs, row, test=test, key=key)
     num_diverged = sum(run.has_diverged for run in runs)
@@ -274,7 +274,7 @@ def summary(errors: list[float], *, num_diverged: int = 0) -> Ours:
     return Ours(len(errors), statistics.fmean(errors), std, min(errors), statistics.median(errors), num_diverged)
 
 
-def _errors(runs: list[Run], row: Published, *, test: str, key: str = "error") -> list[float]:
+def _errors(runs: list[FinishedRun], row: Published, *, test: str, key: str = "error") -> list[float]:
     """Errors in % of the runs that did not diverge: the error of a run that did says nothing about its recipe."""
     errors = ((_tested(run, row, test) or {}).get(key) for run in runs if not run.has_diverged)
     return [error for error in errors if error is not None and math.isfinite(error)]
@@ -284,7 +284,7 @@ def _union(lists: Iterable[list[str]]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(word for words in lists for word in words))
 
 
-def judge_all(sources: Iterable[str], runs_of: Callable[[Published], list[Run]]) -> Tables:
+def judge_all(sources: Iterable[str], runs_of: Callable[[Published], list[FinishedRun]]) -> Tables:
     """The verdicts on every row of these tables of the papers, from our runs of each."""
     tables: dict[str, list[Published]] = {}
     for row in (row for source in sources for row in paper.tables()[source]):
@@ -292,22 +292,22 @@ def judge_all(sources: Iterable[str], runs_of: Callable[[Published], list[Run]])
     return {title: judge_table(rows, runs_of) for title, rows in tables.items()}
 
 
-def cells_of_rows(protocols: list[Protocol]) -> dict[str, Cell]:
-    """Our cell of each row, by the text of the row's own. Of several a comparable one counts, then the longest."""
+def cells_of_rows(protocols: list[Protocol]) -> dict[CellKey, Cell]:
+    """Our cell of each row, by the row's own. Of several a comparable one counts, then the longest."""
     cells = [cell for protocol in protocols for cell in protocol.cells]
-    cells.sort(key=lambda cell: (not paper.deviations(cell.runs[0].manifest), cell.runs[0].config["schedule"]["steps"]))
-    return {str(paper.cell_of(cell.runs[0].config)): cell for cell in cells}
+    cells.sort(key=lambda cell: (not paper.deviations(cell.runs[0].manifest), cell.runs[0].options.schedule.steps))
+    return {cell.runs[0].options.cell: cell for cell in cells}
 
 
-def judge_cells(cells: dict[str, Cell]) -> Tables:
+def judge_cells(cells: dict[CellKey, Cell]) -> Tables:
     """Every table and figure of the papers, judged on our cells of their rows."""
     runs = {key: cell.runs for key, cell in cells.items()}
-    return judge_all(paper.tables(), lambda row: runs.get(str(row.cell), []))
+    return judge_all(paper.tables(), lambda row: runs.get(row.cell, []) if row.cell else [])
 
 
-def of_cell(row: Published, cell: Cell, cells: dict[str, Cell], judged: Tables) -> Verdict:
+def of_cell(row: Published, cell: Cell, cells: dict[CellKey, Cell], judged: Tables) -> Verdict:
     """The verdict on a row from this cell: as in its table if that shows this cell, and else alone."""
-    if cells.get(str(row.cell)) is not cell:
+    if (cells.get(row.cell) if row.cell else None) is not cell:
         return judge(row, cell.runs)
     return next(verdict for table in judged.values() for verdict in table if verdict.row == row)
 

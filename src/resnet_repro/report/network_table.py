@@ -1,14 +1,15 @@
 """What a network is made of, as v1 Table 1 prints it: stage by stage, with parameters and multiply-adds."""
 
 from collections.abc import Iterable
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from resnet_repro.networks.options import Comparator, Residual
 from resnet_repro.networks.parts import parts
 from resnet_repro.papers import rows as paper
-from resnet_repro.runs.job import Config, Job
+from resnet_repro.runs.job import Job
+from resnet_repro.runs.options import Run
 
 
 def show(jobs: Iterable[Job], *, console: Console | None = None) -> int:
@@ -18,21 +19,20 @@ def show(jobs: Iterable[Job], *, console: Console | None = None) -> int:
         Exit status 0.
     """
     console = console or Console(soft_wrap=True)
-    networks = {str(_network(job.config)): job.config for job in jobs}
-    for config in networks.values():
-        console.print(_table(config), highlight=False)
+    networks = {(job.run.network, job.run.data.image, job.run.data.num_classes): job.run for job in jobs}
+    for run in networks.values():
+        console.print(_table(run), highlight=False)
     return 0
 
 
-def _network(config: Config) -> list[Any]:
-    return [config["depth"], config["arch"], config["data"]["image"], config["data"]["num_classes"]]
-
-
-def _table(config: Config) -> Table:
-    arch, data = config["arch"], config["data"]
-    name = arch["name"] if config["depth"] is None else f"{arch['name']}, {config['depth']} layers, {_words(arch)}"
-    rows = parts(config)
-    drawn = Table(title=f"{name}, on {' × '.join(map(str, data['image']))} ({data['name']})", show_lines=True)
+def _table(run: Run) -> Table:
+    network, data = run.network, run.data
+    name = network.name
+    if isinstance(network, Residual):
+        words = (f"{key}={getattr(network, key)}" for key in ("order", "shortcut", "mix", "unit", "stride_on"))
+        name = f"{network.name}, {network.depth} layers, {', '.join(words)}"
+    rows = parts(network, image=data.image, num_classes=data.num_classes)
+    drawn = Table(title=f"{name}, on {' × '.join(map(str, data.image))} ({data.name})", show_lines=True)
     for heading in ("", "output", "layers"):
         drawn.add_column(heading, no_wrap=heading != "layers")  # the one that may be narrower: no number is cut off
     for heading in ("parameters", "multiply-adds"):
@@ -43,20 +43,18 @@ def _table(config: Config) -> Table:
     if len(rows) > 1:
         totals = (sum(row.parameters for row in rows), sum(row.multiply_adds for row in rows))
         drawn.add_row("in all", "", "", *(f"{total:,}" for total in totals))
-    if printed := [row for row in paper.registry() if _is_printed_of(row, config)]:
+    if printed := [row for row in paper.registry() if _is_printed_of(row, run)]:
         millions = next((f"{row.params_m:g} M" for row in printed if row.params_m), "")
         giga = next((f"{row.multiply_adds_g:g} × 10⁹" for row in printed if row.multiply_adds_g), "")
         drawn.add_row("printed", "", ", ".join(dict.fromkeys(row.source for row in printed)), millions, giga)
     return drawn
 
 
-def _words(arch: Config) -> str:
-    return ", ".join(f"{key}={arch[key]}" for key in ("order", "shortcut", "mix", "unit", "stride_on"))
-
-
-def _is_printed_of(row: paper.Published, config: Config) -> bool:
-    """Whether a row counts this network: plain or residual, with whatever shortcut; the papers give both one number."""
-    if config["depth"] is None or row.cell is None or not (row.params_m or row.multiply_adds_g):
+def _is_printed_of(row: paper.Published, run: Run) -> bool:
+    """Return whether a row counts this network: plain or residual, with whatever shortcut; the papers give both one
+    number.
+    """
+    if isinstance(run.network, Comparator) or row.cell is None or not (row.params_m or row.multiply_adds_g):
         return False
-    ours = paper.cell_of(config)
-    return all(row.cell[key] == ours[key] for key in ("data", "depth", "order", "mix", "unit"))
+    ours, theirs = run.cell.as_dict(), row.cell.as_dict()
+    return all(theirs[key] == ours[key] for key in ("data", "depth", "order", "mix", "unit"))

@@ -23,6 +23,7 @@ from resnet_repro.report import run_sections
 from resnet_repro.report.figures import Drawn
 from resnet_repro.runs.finished import DATA_TITLES, SPLITS, duration
 from resnet_repro.runs.groups import Cell, Protocol
+from resnet_repro.runs.options import CellKey
 
 DASH = "–"
 CLAIM_MARKS = {"holds": "✓", "does not hold": "✗", "not decided": "?"}
@@ -49,7 +50,7 @@ def render(
     *,
     sections: list[dict[str, Any]],
     judged: Tables,
-    cells: dict[str, Cell],
+    cells: dict[CellKey, Cell],
     protocols: list[Protocol],
     notes: list[str],
 ) -> str:
@@ -68,7 +69,7 @@ def render(
         parts=[
             part
             | {
-                "papers": sorted({each for run in protocol.runs for each in run_sections.papers_of(run.config)}),
+                "papers": sorted({each for run in protocol.runs for each in run_sections.papers_of(run.options)}),
                 "figures": [figure(drawn, part["slug"]) for drawn in part["figures"]],
                 "rows": [row | links(cell, ids) for row, cell in zip(part["rows"], protocol.cells, strict=True)],
                 "provenance": run_sections.of_protocol(protocol, page=file, ids=ids),
@@ -105,7 +106,7 @@ def policy(*, style: str, script: str) -> str:
     )
 
 
-def table(title: str, found: list[Verdict], cells: dict[str, Cell], ids: dict[Path, str]) -> dict[str, Any]:
+def table(title: str, found: list[Verdict], cells: dict[CellKey, Cell], ids: dict[Path, str]) -> dict[str, Any]:
     """A table or figure of the papers, a row each with its state, its numbers and links to our runs of it."""
     source, what = found[0].row.source, found[0].row.what
     data = data_of(what)
@@ -117,7 +118,7 @@ def table(title: str, found: list[Verdict], cells: dict[str, Cell], ids: dict[Pa
             "state": state(verdict),
             "numbers": verdict_text.numbers(verdict),
             "note": verdict_text.note(verdict),
-            **links(cells.get(str(verdict.row.cell)) if verdict.ours else None, ids),
+            **links(cells.get(verdict.row.cell) if verdict.ours and verdict.row.cell else None, ids),
         }
         for index, verdict in enumerate(found)
     ]
@@ -141,7 +142,7 @@ def links(cell: Cell | None, ids: dict[Path, str]) -> dict[str, Any]:
     if cell is None:
         return {"runs": [], "papers": []}
     runs = [(run.seed, ids[run.directory]) for run in cell.runs]
-    return {"runs": runs, "papers": run_sections.papers_of(cell.runs[0].config)}
+    return {"runs": runs, "papers": run_sections.papers_of(cell.runs[0].options)}
 
 
 def data_of(what: str) -> str:

@@ -15,9 +15,10 @@ from resnet_repro.papers import claims, rows, verdict_text, verdicts
 from resnet_repro.papers.verdicts import Tables, Verdict
 from resnet_repro.report import figures as gallery
 from resnet_repro.report import page, training_curves
-from resnet_repro.runs.finished import Run, read
+from resnet_repro.runs.finished import FinishedRun, read
 from resnet_repro.runs.groups import Cell, Protocol, group
-from resnet_repro.runs.job import LR, LR_WITHOUT_BATCH_NORM
+from resnet_repro.runs.options import CellKey
+from resnet_repro.runs.recipes import LR, LR_WITHOUT_BATCH_NORM
 
 COLORS = {"holds": "green", "does not hold": "red", "not decided": "yellow"}
 
@@ -53,7 +54,9 @@ def write(outputs: Path, console: Console, *, kept: Sequence[Path] = ()) -> Path
     return file
 
 
-def _notes(runs: list[Run], protocols: list[Protocol], unfinished: list[str], *, kept: Sequence[Path]) -> list[str]:
+def _notes(
+    runs: list[FinishedRun], protocols: list[Protocol], unfinished: list[str], *, kept: Sequence[Path]
+) -> list[str]:
     """One line each on the runs that the report leaves out, and on those that were made elsewhere."""
     counted = {run.directory for protocol in protocols for run in protocol.runs}
     reasons = {
@@ -76,13 +79,13 @@ def _rates(protocols: list[Protocol]) -> list[str]:
     own = [
         cell.name
         for cell in cells
-        if "schedule.lr" not in cell.runs[0].manifest["departures"] and cell.runs[0].config["schedule"]["lr"] != LR
+        if "schedule.lr" not in cell.runs[0].manifest["departures"] and cell.runs[0].options.schedule.lr != LR
     ]
     names = ", ".join(dict.fromkeys(own))
     return [f"Without batch norm, and so begun at a rate of {LR_WITHOUT_BATCH_NORM}: {names}"] if own else []
 
 
-def section(protocol: Protocol, cells: dict[str, Cell], judged: Tables) -> dict[str, Any]:
+def section(protocol: Protocol, cells: dict[CellKey, Cell], judged: Tables) -> dict[str, Any]:
     """What the report says about one protocol: plain values, for terminal, page and JSON alike."""
     departs = departures(protocol)
     return {
@@ -106,9 +109,9 @@ def departures(protocol: Protocol) -> str:
     return ", ".join(parts) and ", ".join(parts) + ": not comparable"  # a warm-up stands in the network's name
 
 
-def row(cell: Cell, protocol: Protocol, cells: dict[str, Cell], judged: Tables) -> dict[str, Any]:
+def row(cell: Cell, protocol: Protocol, cells: dict[CellKey, Cell], judged: Tables) -> dict[str, Any]:
     """One row of the table: our errors in %, the published one, and what the runs cost."""
-    published = rows.published(cell.runs[0].config)
+    published = rows.published(cell.runs[0].options)
     verdict = verdicts.of_cell(published, cell, cells, judged) if published else None
     return {
         "network": cell.name,

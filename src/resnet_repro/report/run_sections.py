@@ -11,12 +11,14 @@ from urllib.parse import quote
 import yaml
 from markupsafe import Markup
 
+from resnet_repro.networks.options import Comparator
 from resnet_repro.papers import rows as paper
 from resnet_repro.papers.rows import TESTS
 from resnet_repro.report.training_curves import LIMITS
-from resnet_repro.runs.finished import SPLITS, Run
+from resnet_repro.runs.finished import SPLITS, FinishedRun
 from resnet_repro.runs.groups import Protocol, differences
 from resnet_repro.runs.job import flatten
+from resnet_repro.runs.options import Run
 
 NETWORK = ("order", "shortcut", "mix")  # of a cell: what makes it a network of a paper, at whatever depth
 FILES = ("manifest.json", "metrics.csv", "responses.csv", "gradients.csv", "evaluations.json", "train.log")
@@ -33,17 +35,19 @@ def anchors(protocols: list[Protocol]) -> dict[Path, str]:
     return found
 
 
-def papers_of(config: dict[str, Any]) -> list[str]:
-    """The papers that train this network, at whatever depth and on whatever data: [], ["v1"], ["v1", "v2"]."""
-    ours = [config["arch"].get(key) for key in NETWORK]
-    rows = [row for row in paper.registry() if row.cell and [row.cell.get(key) for key in NETWORK] == ours]
+def papers_of(run: Run) -> list[str]:
+    """Return the papers that train this network, at whatever depth and on whatever data: [], ["v1"], ["v1", "v2"]."""
+    if isinstance(run.network, Comparator):
+        return []
+    ours = {key: getattr(run.network, key) for key in NETWORK}
+    rows = [row for row in paper.registry() if row.cell and ours.items() <= dict(row.cell.words).items()]
     return sorted({row.source.split()[0] for row in rows})
 
 
-def facts(run: Run) -> dict[str, Any]:
+def facts(run: FinishedRun) -> dict[str, Any]:
     """What a run was made from, flat: config, machine, versions, commit, data; less what its network's name says."""
-    keys = ("config", "machine", "packages", "git_commit", "data_checksum")
-    flat = dict(flatten({key: run.manifest.get(key) for key in keys}))
+    keys = ("machine", "packages", "git_commit", "data_checksum")
+    flat = dict(flatten({"config": run.options.record()} | {key: run.manifest.get(key) for key in keys}))
     named = ("config.arch.", "config.depth", "config.seed", "config.schedule.warmup")
     return {
         key.removeprefix("config.").replace("packages.", "version of "): value
@@ -64,12 +68,12 @@ def of_protocol(protocol: Protocol, *, page: Path, ids: dict[Path, str]) -> dict
                 "id": ids[run.directory],
                 "run": run,
                 "network": cell.name,
-                "papers": papers_of(run.config),
+                "papers": papers_of(run.options),
                 "errors": {split: run.results.get(f"{split}/error") for split in protocol.splits},
                 "facts": summary(run.manifest),
                 "evaluations": [evaluation(each) for each in run.evaluations],
                 "differs": {key: each.get(key) for key in varying},
-                "config": yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True),
+                "config": yaml.safe_dump(run.options.record(), sort_keys=False, allow_unicode=True),
                 "curves": draw(run),
                 "files": {name: link(run.directory / name, page) for name in FILES if (run.directory / name).exists()},
             }
@@ -145,7 +149,7 @@ def top_of(lines: dict[str, list[tuple[float, float]]]) -> float:
     return next((limit for limit in LIMITS if limit >= max(late, default=100.0)), 100)
 
 
-def draw(run: Run) -> Markup:
+def draw(run: FinishedRun) -> Markup:
     """Error in % over steps, a line a split; what is above the y axis is cut off. Empty where nothing was measured."""
     lines = {}
     for split in SPLITS:

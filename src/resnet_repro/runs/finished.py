@@ -3,12 +3,15 @@
 import csv
 import json
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from resnet_repro.errors import UserError
+from resnet_repro.runs import options
 from resnet_repro.runs.folder import RunDir, read_json
-from resnet_repro.runs.job import completed, flatten
+from resnet_repro.runs.job import flatten
+from resnet_repro.runs.records import upgraded
 
 # What changes no result, or is a coordinate of a cell. All else in a config is the protocol.
 NOT_PROTOCOL = {"arch", "depth", "seed", "init_from", "hardware", "logger", "resume", "jobs", "outputs", "protocol"}
@@ -27,7 +30,7 @@ FIRST_COMMAND = "python train.py -m depth=20,56,110 arch=plain,resnet_v2 data=di
 
 
 @dataclass(frozen=True)
-class Run:
+class FinishedRun:
     """One finished run. `curves` holds the columns of metrics.csv; an empty cell is nan.
 
     `evaluations` is what `python evaluate.py` has found of its weights since, alone or in an ensemble, newest last.
@@ -40,9 +43,10 @@ class Run:
     evaluations: list[dict[str, Any]] = field(default_factory=list, repr=False)
     has_weights: bool = True
 
-    @property
-    def config(self) -> dict[str, Any]:
-        return self.manifest["config"]
+    @cached_property
+    def options(self) -> options.Run:
+        """What was asked, decided on the machine that trained."""
+        return options.Run.of_record(self.manifest["config"])
 
     @property
     def results(self) -> dict[str, Any]:
@@ -51,11 +55,11 @@ class Run:
     @property
     def depth(self) -> int | None:
         """None of a comparator: another library's network."""
-        return self.config["depth"]
+        return self.options.depth
 
     @property
     def seed(self) -> int:
-        return self.config["seed"]
+        return self.options.seed
 
     @property
     def has_diverged(self) -> bool:
@@ -98,11 +102,11 @@ class Run:
     @property
     def protocol(self) -> str:
         """Data, schedule and all else that must be equal before two runs may be averaged or compared."""
-        rest = _without(self.config, NOT_PROTOCOL)
+        rest = _without(self.options.record(), NOT_PROTOCOL)
         rest["data"] = _without(rest["data"], NOT_DATA)
         usual = set() if "schedule.lr" in self.manifest["departures"] else {"lr"}  # may belong to the architecture, too
         rest["schedule"] = _without(rest["schedule"], NOT_SCHEDULE | usual)
-        if (name := self.config["protocol"]["name"]) not in PAPERS:
+        if (name := self.options.protocol.name) not in PAPERS:
             rest["protocol"] = name
         return json.dumps(rest, sort_keys=True)
 
@@ -144,12 +148,12 @@ DAMAGED = (OSError, ValueError, KeyError, TypeError, AttributeError)
 """Whatever reading a run raises whose files are not what a run writes."""
 
 
-def read(*folders: Path) -> tuple[list[Run], list[str]]:
+def read(*folders: Path) -> tuple[list[FinishedRun], list[str]]:
     """All finished runs below `folders`, and the labels of those that are not finished; a copied run counts once.
 
     Raises UserError where no run is finished.
     """
-    runs: list[Run] = []
+    runs: list[FinishedRun] = []
     unfinished: list[str] = []
     for directory in [directory for folder in folders for directory in sorted(folder.glob("*/*/"))]:
         if directory.parent.name in {"report", "wandb", "benchmarks"} or directory.parent.name.startswith("."):
@@ -168,19 +172,19 @@ def read(*folders: Path) -> tuple[list[Run], list[str]]:
     return runs, unfinished
 
 
-def read_record(directory: Path) -> Run | None:
+def read_record(directory: Path) -> FinishedRun | None:
     """The run in a directory without its curves, None where it is not finished. A damaged one raises one of DAMAGED."""
     folder = RunDir(directory)
     if not folder.is_done:
         return None
-    manifest = completed(read_json(folder.manifest))
+    manifest = upgraded(read_json(folder.manifest))
     if manifest["state"] != "done":
         return None
     ours = [each for each in folder.read_evaluations() if manifest.get("weights_sha256") in each["weights_sha256"]]
-    return Run(directory, manifest, evaluations=ours, has_weights=bool(folder.checkpoint_files()))
+    return FinishedRun(directory, manifest, evaluations=ours, has_weights=bool(folder.checkpoint_files()))
 
 
-def _load(directory: Path) -> Run | None:
+def _load(directory: Path) -> FinishedRun | None:
     """The run in a directory, None where it is not finished. A damaged one raises one of DAMAGED."""
     run = read_record(directory)
     if run is None:
@@ -191,7 +195,7 @@ def _load(directory: Path) -> Run | None:
     run = replace(run, curves=curves)
     # What the report rests on is asked for here, so that a manifest that lacks it is damaged and not a traceback.
     run.arch, run.protocol, run.seed, run.results, run.manifest["num_parameters"], curves["step"]
-    title(dict(flatten(run.config)))
+    title(dict(flatten(run.options.record())))
     return run
 
 
@@ -208,7 +212,7 @@ def duration(seconds: float) -> str:
 SPLITS = {"train": "training", "test": "test", "val": "validation"}
 
 
-def layer_table(run: Run, name: str) -> dict[str, list[float]]:
+def layer_table(run: FinishedRun, name: str) -> dict[str, list[float]]:
     """The columns of responses.csv or gradients.csv, less the layers' names; empty where the run has none."""
     path = run.directory / name
     if not path.exists():

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from resnet_repro.runs.finished import Run, title
+from resnet_repro.runs.finished import FinishedRun, title
 from resnet_repro.runs.job import flatten
 
 
@@ -30,7 +30,7 @@ def identity(manifest: dict[str, Any]) -> dict[str, str]:
 
     `network` and `architecture` as the report names them; runs may be compared where `comparable` is the same.
     """
-    run = Run(Path(), manifest, {})
+    run = FinishedRun(Path(), manifest, {})
     comparable = hashlib.sha256(run.protocol.encode()).hexdigest()[:8]
     return {"network": Cell(run.arch, run.depth, [run]).name, "architecture": run.arch, "comparable": comparable}
 
@@ -41,7 +41,7 @@ class Cell:
 
     arch: str
     depth: int | None
-    runs: list[Run]
+    runs: list[FinishedRun]
 
     @property
     def name(self) -> str:
@@ -58,14 +58,14 @@ class Cell:
     @property
     def init_from(self) -> int | None:
         """Depth of the run whose weights these began with, None for random weights."""
-        return self.runs[0].config.get("init_from")
+        return self.runs[0].options.init_from
 
     @property
     def num_diverged(self) -> int:
         return sum(run.has_diverged for run in self.runs)
 
     @property
-    def measured(self) -> list[Run]:
+    def measured(self) -> list[FinishedRun]:
         """The runs that did not diverge: those that are averaged."""
         return [run for run in self.runs if not run.has_diverged]
 
@@ -85,7 +85,9 @@ class Cell:
     def mean(self, key: str) -> float | None:
         """Mean of a measured quantity of the manifest; None where one is missing or the machines differ."""
         values = [run.manifest.get(key) for run in self.runs]
-        machines = {json.dumps([run.manifest.get("machine"), run.config.get("hardware")]) for run in self.runs}
+        machines = {
+            json.dumps([run.manifest.get("machine"), run.manifest["config"].get("hardware")]) for run in self.runs
+        }
         return None if None in values or len(machines) > 1 else statistics.fmean(map(float, values))  # type: ignore[arg-type]
 
 
@@ -97,7 +99,7 @@ class Protocol:
     cells: list[Cell]
 
     @property
-    def runs(self) -> list[Run]:
+    def runs(self) -> list[FinishedRun]:
         return [run for cell in self.cells for run in cell.runs]
 
     @property
@@ -106,19 +108,19 @@ class Protocol:
 
     @property
     def data(self) -> str:
-        return self.runs[0].config["data"]["name"]
+        return self.runs[0].options.data.name
 
     @property
     def steps(self) -> int:
-        return self.runs[0].config["schedule"]["steps"]
+        return self.runs[0].options.schedule.steps
 
     @property
     def batch_size(self) -> int:
-        return self.runs[0].config["schedule"]["batch_size"]
+        return self.runs[0].options.schedule.batch_size
 
     @property
     def val_size(self) -> int:
-        return self.runs[0].config["data"].get("val_size") or 0
+        return self.runs[0].options.data.num_held_out
 
     @property
     def splits(self) -> list[str]:
@@ -132,9 +134,9 @@ def differences(dicts: list[dict[str, Any]]) -> set[str]:
     return {key for key in keys if any(each.get(key) != dicts[0].get(key) for each in dicts)}
 
 
-def group(runs: Iterable[Run]) -> list[Protocol]:
+def group(runs: Iterable[FinishedRun]) -> list[Protocol]:
     """Runs by protocol and cell; of two runs of a cell with the same seed only the one finished last counts."""
-    cells: dict[str, dict[tuple[str, int | None], dict[int, Run]]] = {}
+    cells: dict[str, dict[tuple[str, int | None], dict[int, FinishedRun]]] = {}
     for run in sorted(runs, key=lambda run: str(run.manifest.get("finished"))):
         cells.setdefault(run.protocol, {}).setdefault((run.arch, run.depth), {})[run.seed] = run
     configs = {key: dict(flatten(json.loads(key))) for key in cells}

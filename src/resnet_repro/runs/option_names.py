@@ -5,11 +5,11 @@ from collections.abc import Iterable
 from functools import cache
 
 from resnet_repro.conf_dir import config_dir
-from resnet_repro.data.options import of_photos
+from resnet_repro.data.options import AskedPhotographs, asked_kind_of
 from resnet_repro.errors import UserError
 from resnet_repro.networks.options import COMPARATORS
-from resnet_repro.runs import options
 from resnet_repro.runs.job import Config, flatten
+from resnet_repro.runs.options import check_values, rule_of
 
 SCRIPTS = {"config": "train.py", "evaluate": "evaluate.py", "report": "report.py"}
 """The command of each file in conf/ that says which options there are."""
@@ -93,8 +93,8 @@ def about_unknown(key: str, config_name: str) -> str:
     if key in names:
         return f"{key} is not an option here; {_who_has(key)} has it"
     whole, _, leaf = key.lower().rpartition(".")
-    if whole in names and whole in options.RULES:
-        return f"{key} is not an option here; {whole} takes {options.RULES[whole][1]}"
+    if whole in names and (rule := rule_of(whole)):
+        return f"{key} is not an option here; {whole} takes {rule}"
     word = next((name for name, others in OTHER_WORDS.items() if leaf in others and name in names), None)
     elsewhere = [script for other, script in SCRIPTS.items() if other != config_name and key in option_names(other)]
     if same := _of_this_name(leaf, names):
@@ -199,8 +199,9 @@ def check(config: Config, own: Config, config_name: str = "config") -> None:
         raise UserError(about_unknown(key, config_name))
     if gone := [key for key in usual if key not in flat]:
         raise UserError(f"{gone[0]} was taken away, and is needed; leave ~{gone[0].partition('.')[0]}... out")
-    options.check_values({key: value for key, value in flat.items() if value != usual.get(key)}, settled=False)
-    facts = FACTS if of_photos(config.get("data", {})) else (*FACTS, *FACTS_OF_IMAGES)
+    check_values({key: value for key, value in flat.items() if value != usual.get(key)})
+    counts = issubclass(asked_kind_of(config.get("data", {})), AskedPhotographs)
+    facts = FACTS if counts else (*FACTS, *FACTS_OF_IMAGES)
     if changed := [key for key in facts if flat.get(key) != usual.get(key)]:
         group, _, fact = changed[0].partition(".")
         raise UserError(

@@ -9,26 +9,25 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from resnet_repro.data.options import of_photos
+from resnet_repro.data.options import Photographs
 from resnet_repro.errors import UserError
-from resnet_repro.networks.options import COMPARATORS
+from resnet_repro.networks.options import COMPARATORS, Comparator
 from resnet_repro.runs.folder import RunDir, read_json, write_json
-from resnet_repro.runs.job import RESULT_HARDWARE, Config, Job, result_keys
+from resnet_repro.runs.job import RESULT_HARDWARE, Job, result_keys
+from resnet_repro.runs.options import Run, SettledHardware
 
-NOT_TRAINING = (
-    *("ablation_rules.py", "claim_rules.py", "claims.py", "cli.py", "curve_svg.py", "dashboard.py"),
-    *("data/pack.py", "display.py", "evaluate.py", "evaluations.py", "evidence.py", "experiment.py", "export.py"),
-    *("figures.py", "finished.py", "gallery.py", "intervals.py", "keep.py", "layer_figures.py", "options.py"),
-    *("page.py", "paper.py", "provenance.py", "readme.py", "report.py", "results.py", "summary.py", "tester.py"),
-    *("verdict_tables.py", "verdicts.py", "views.py"),
-)
-"""What only tests or shows runs: no job imports it, and a run may go on after a change to it."""
+TRAINING = ("networks", "data", "training", "options.py", "runs/options.py")
+"""The rooms and files that decide a run's numbers."""
+NOT_TRAINING = ("data/pack.py",)
+"""What no job imports: a run may go on after a change to it."""
 
 
 def source_sha256(package: Path) -> str:
-    """SHA-256 over paths and contents of the package's source files, those left out that only show runs."""
+    """Return the SHA-256 over paths and contents of the source files that decide a run's numbers."""
     digest = hashlib.sha256()
-    for path in sorted(package.rglob("*")):
+    places = (package / place for place in TRAINING)
+    files = (file for place in places for file in ([place] if place.is_file() else place.rglob("*")))
+    for path in sorted(files):
         name = path.relative_to(package).as_posix()
         if path.suffix in (".py", ".c") and name not in NOT_TRAINING:
             content = path.read_bytes()
@@ -42,19 +41,19 @@ CODE = {"code_sha256": source_sha256(Path(__file__).parents[1]), "torch": versio
 """Of the code that runs: read when it is imported, so that editing a file under a long sweep does not matter."""
 
 
-def code(config: Config) -> dict[str, str]:
-    """What makes a run of this config: this code, torch, a comparator's own library, what decodes photographs."""
-    source = config["arch"].get("source")
-    libraries = ([] if source is None else [source]) + DECODERS * of_photos(config["data"])
+def code(options: Run) -> dict[str, str]:
+    """Return the versions of this code, torch, a comparator's own library and what decodes photographs."""
+    libraries: list[str] = [options.network.source] if isinstance(options.network, Comparator) else []
+    libraries += DECODERS * isinstance(options.data, Photographs)
     return {**CODE, **{library: version(library) for library in libraries}}
 
 
 def record(
-    run: RunDir, config: Config, *, data_checksum: str, git_commit: str | None, weights: dict[str, object] | None = None
+    run: RunDir, options: Run, *, data_checksum: str, git_commit: str | None, weights: dict[str, Any] | None = None
 ) -> None:
     """Write down what a run is begun with; `weights` tells of those that it has from another run."""
     about = {} if weights is None else {"begun_with_weights": weights}
-    write_json(run.begun, {**code(config), "data_checksum": data_checksum, "git_commit": git_commit, **about})
+    write_json(run.begun, {**code(options), "data_checksum": data_checksum, "git_commit": git_commit, **about})
 
 
 def refuse_another(run: RunDir, now: Mapping[str, str]) -> None:
@@ -92,8 +91,13 @@ def _way_back(key: str, begun: Mapping[str, str | None]) -> str:
     return f"go back to commit {commit.rstrip('+')[:12]}" + " and what was changed after it" * commit.endswith("+")
 
 
-def _refuse_another(job: Job, found: Config) -> None:
-    asked, before = result_keys(job.config), result_keys(found)
+def refuse_other_options(job: Job, begun: Run) -> None:
+    """Refuse a folder that holds a run with other options.
+
+    Raises:
+        UserError: names the options that differ and the two ways out.
+    """
+    asked, before = result_keys(job.run), result_keys(begun)
     differ = sorted(key for key in asked | before if asked.get(key) != before.get(key))
     if differ:
         values = ", ".join(f"{key} was {before.get(key)} and is now {asked.get(key)}" for key in differ)
@@ -101,9 +105,16 @@ def _refuse_another(job: Job, found: Config) -> None:
         raise UserError(f"{job.dir} holds another run: {values}; {ways_out}")
 
 
-def _refuse_other_hardware(begun: dict[str, Any], now: dict[str, Any]) -> None:
-    """A run goes on in the number format and on the kind of device that it was begun with, or not at all."""
+def refuse_other_hardware(begun: Mapping[str, Any], now: SettledHardware) -> None:
+    """Refuse to go on in another number format, or on another kind of device, than the run was begun with.
+
+    Args:
+        begun: the hardware that a checkpoint records.
+
+    Raises:
+        UserError: names the options that differ and the two ways out.
+    """
     keys = ("accelerator", *RESULT_HARDWARE)
-    if differ := [key for key in keys if begun[key] != now[key]]:
-        values = ", ".join(f"hardware.{key} was {begun[key]} and is now {now[key]}" for key in differ)
+    if differ := [key for key in keys if begun[key] != getattr(now, key)]:
+        values = ", ".join(f"hardware.{key} was {begun[key]} and is now {getattr(now, key)}" for key in differ)
         raise UserError(f"{values}: give the old values to go on, or resume=false to begin anew")

@@ -17,6 +17,7 @@ from resnet_repro.errors import UserError
 from resnet_repro.machine import STOP_SIGNALS
 from resnet_repro.networks.build import build
 from resnet_repro.runs.folder import RunDir, flush, read_json
+from resnet_repro.runs.options import Hardware, Run, Schedule
 from resnet_repro.training.classifier import LitClassifier
 from resnet_repro.training.manifest import weights_sha256
 from resnet_repro.training.metrics import LossAndError
@@ -79,9 +80,9 @@ class Checkpoint(pl.Callback):
     All ranks do so after the same step: each may be asked to stop, the first one's clock counts.
     """
 
-    def __init__(self, run: RunDir, *, schedule: dict[str, Any], hardware: dict[str, Any], agree_every: int) -> None:
+    def __init__(self, run: RunDir, *, schedule: Schedule, hardware: Hardware, agree_every: int) -> None:
         self.run, self.schedule, self.agree_every = run, schedule, agree_every
-        self.every_s, self.every_steps = 60 * hardware["checkpoint_minutes"], hardware["checkpoint_steps"]
+        self.every_s, self.every_steps = 60 * hardware.checkpoint_minutes, hardware.checkpoint_steps
         self.stop_requested = False
         self._last = time.monotonic()
         self._mine: dict[str, Any] | None = None
@@ -182,8 +183,9 @@ def trained(run: RunDir) -> nn.Module:
     if not run.is_done:
         raise UserError(f"{run.path} holds no finished run: python train.py makes one")
     manifest = read_json(run.manifest)
-    net = build(manifest["config"])
-    if manifest["config"]["hardware"]["channels_last"]:  # other layouts are other kernels, which round otherwise
+    options = Run.of_record(manifest["config"])
+    net = build(options.network, image=options.data.image, num_classes=options.data.num_classes)
+    if options.hardware.channels_last:  # other layouts are other kernels, which round otherwise
         net.to(memory_format=torch.channels_last)
     newest = newest_checkpoint(run)
     if newest:

@@ -11,8 +11,8 @@ from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Tensor
 
 from resnet_repro.data.device_batches import DeviceBatches
-from resnet_repro.data.options import measures_top5
 from resnet_repro.networks.build import build
+from resnet_repro.runs.options import Run
 from resnet_repro.training.cuda_graph import WholeStep, WholeStepSGD
 from resnet_repro.training.metrics import LossAndError
 from resnet_repro.training.process_group import share_buffers
@@ -33,24 +33,25 @@ def parameter_groups(net: torch.nn.Module, *, decay: str) -> list[dict[str, Any]
 
 
 class LitClassifier(pl.LightningModule):
-    """Trains the network that a job's config describes.
+    """Trains the network that a run's options describe.
 
     Args:
-        config: a resolved job config (`resnet_repro.runs.job.resolve`).
+        options: of the run, decided for this machine.
         splits: names of the evaluated splits, in the order of the validation data loaders.
     """
 
-    def __init__(self, config: dict[str, Any], *, splits: list[str]) -> None:
+    def __init__(self, options: Run, *, splits: list[str]) -> None:
         super().__init__()
-        self.save_hyperparameters(logger=False)  # plain containers: a checkpoint loads with weights_only=True
-        self.schedule = config["schedule"]
-        self.net = build(config)
+        # plain containers: a checkpoint loads with weights_only=True
+        self.save_hyperparameters({"config": options.record(), "splits": splits}, logger=False)
+        self.schedule = options.schedule
+        self.net = build(options.network, image=options.data.image, num_classes=options.data.num_classes)
         self.splits = splits
         self.train_metric, self.warmup_metric = LossAndError(), LossAndError()
         self.whole_step_metric = LossAndError()
-        self.eval_metrics = torch.nn.ModuleList(LossAndError(top5=measures_top5(config)) for _ in splits)
-        self.trains_on = config.get("init_from") is not None
-        self.automatic_optimization = not config["hardware"]["graph"]  # else `WholeStep` does it all
+        self.eval_metrics = torch.nn.ModuleList(LossAndError(top5=options.data.measures_top5) for _ in splits)
+        self.trains_on = options.init_from is not None
+        self.automatic_optimization = not options.hardware.graph  # else `WholeStep` does it all
         self.whole_step: WholeStep | None = None
         self.lr = 0.0
         """Rate of the newest update."""
@@ -110,8 +111,8 @@ class LitClassifier(pl.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         s = self.schedule
-        options = {key: s[key] for key in ("lr", "momentum", "weight_decay", "nesterov")}
-        groups = parameter_groups(self.net, decay=s["decay"])
+        options = {key: getattr(s, key) for key in ("lr", "momentum", "weight_decay", "nesterov")}
+        groups = parameter_groups(self.net, decay=s.decay)
         if self.automatic_optimization:
             return torch.optim.SGD(groups, **options)
         return WholeStepSGD(groups, **options, fused=True)  # its rate may be a tensor on the device
@@ -119,8 +120,9 @@ class LitClassifier(pl.LightningModule):
     @property
     def awaits_error(self) -> bool:
         """Whether v1's warm-up still waits for the training error to fall."""
-        warmup = self.schedule["warmup"]
-        return bool(warmup) and "until_error" in warmup and self.warmup_ended_at is None and not self.trains_on
+        warmup = self.schedule.warmup
+        waits = warmup is not None and warmup.until_error is not None
+        return waits and self.warmup_ended_at is None and not self.trains_on
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         if self.awaits_error and self.global_step and self.global_step % WARMUP_JUDGED_EVERY == 0:
@@ -140,7 +142,9 @@ class LitClassifier(pl.LightningModule):
 
     def _judge_warmup(self) -> None:
         """End v1's warm-up once the error over its last batches is below its threshold."""
-        if self.warmup_metric.compute()["error"] < self.schedule["warmup"]["until_error"]:
+        assert self.schedule.warmup is not None
+        assert self.schedule.warmup.until_error is not None
+        if self.warmup_metric.compute()["error"] < self.schedule.warmup.until_error:
             self.warmup_ended_at = self.global_step
         self.warmup_metric.reset()
 
@@ -149,10 +153,13 @@ class LitClassifier(pl.LightningModule):
 
         [open: v1 does not say whether it is the training or the validation error that plateaus]
         """
-        if self.schedule["shape"] == "plateau":
-            metric = self.eval_metrics[self.splits.index("val")]
+        if self.schedule.shape == "plateau":
+            metric, rule = self.eval_metrics[self.splits.index("val")], self.schedule.plateau
+            assert rule is not None
             assert isinstance(metric, LossAndError)
-            self.plateau = self.plateau.after(float(metric.compute()["error"]), **self.schedule["plateau"])
+            self.plateau = self.plateau.after(
+                float(metric.compute()["error"]), patience=rule.patience, threshold=rule.threshold
+            )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint |= {"warmup_ended_at": self.warmup_ended_at, "plateau": list(self.plateau)}

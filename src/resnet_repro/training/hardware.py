@@ -13,10 +13,11 @@ from resnet_repro.errors import UserError
 from resnet_repro.networks.fused import find_compiler, kernels
 from resnet_repro.networks.resnet import ResNet
 from resnet_repro.networks.unit import ResidualUnit
+from resnet_repro.runs.options import Hardware, SettledHardware
 
 
-def settle(hardware: dict[str, Any]) -> dict[str, Any]:
-    """The hardware config with every `auto` decided for this machine.
+def settle(hardware: Hardware) -> SettledHardware:
+    """Return the hardware with every `auto` decided for this machine.
 
     bf16 autocast (weights and batch-norm statistics stay float32) is taken where the device multiplies bf16 natively,
     channels_last where that is so or the CPU is an x86, fused batch norms where one thread of such a CPU computes in
@@ -27,29 +28,30 @@ def settle(hardware: dict[str, Any]) -> dict[str, Any]:
         UserError: where a GPU is asked for and none is there, fused batch norms that cannot be had, or where the C
             compiler fails that `auto` has found.
     """
-    accelerator = hardware["accelerator"]
+    accelerator = hardware.accelerator
     if accelerator == "auto":
         accelerator = "gpu" if torch.cuda.is_available() else "cpu"
     if accelerator == "gpu" and not torch.cuda.is_available():
         raise UserError("hardware=gpu needs a CUDA device that PyTorch can use, and there is none; use hardware=cpu")
+    if hardware.graph and accelerator != "gpu":
+        raise UserError("hardware.graph=true needs a CUDA device; leave it out on a CPU")
     native_bf16 = _has_native_bf16(accelerator)
     on_x86 = accelerator == "cpu" and platform.machine() in ("x86_64", "AMD64")
-    settled = {**hardware, "accelerator": accelerator}
-    if settled["precision"] == "auto":
-        settled["precision"] = "bf16-mixed" if native_bf16 else "32-true"
-    if settled["channels_last"] == "auto":
-        settled["channels_last"] = native_bf16 or on_x86
-    if settled["graph"] and accelerator != "gpu":
-        raise UserError("hardware.graph=true needs a CUDA device; leave it out on a CPU")
-    fusable = accelerator == "cpu" and settled["channels_last"] and not settled["compile"]
-    if settled["fused"] == "auto":
-        measured = on_x86 and sys.platform == "linux" and settled["num_threads"] == 1
-        settled["fused"] = fusable and measured and find_compiler() is not None
-    elif settled["fused"] and not fusable:
+    precision, channels_last, fused = hardware.precision, hardware.channels_last, hardware.fused
+    if precision == "auto":
+        precision = "bf16-mixed" if native_bf16 else "32-true"
+    if channels_last == "auto":
+        channels_last = native_bf16 or on_x86
+    fusable = accelerator == "cpu" and channels_last and not hardware.compile
+    if fused == "auto":
+        measured = on_x86 and sys.platform == "linux" and hardware.num_threads == 1
+        fused = fusable and measured and find_compiler() is not None
+    elif fused and not fusable:
         raise UserError("hardware.fused=true needs a CPU and hardware.channels_last=true; use hardware.fused=auto")
-    if settled["fused"]:
+    if fused:
         kernels()  # fails here or not at all: a run without would be another, with other last digits
-    return settled
+    decided = {"accelerator": accelerator, "precision": precision, "channels_last": channels_last, "fused": fused}
+    return SettledHardware(**hardware.record() | decided)
 
 
 def compile_regions(net: nn.Module) -> None:

@@ -11,7 +11,10 @@ from typing import Any
 import wandb
 from pytorch_lightning.loggers import Logger, WandbLogger
 
+from resnet_repro.networks.options import Comparator
 from resnet_repro.runs.folder import RunDir, read_json, replacing, write_json
+from resnet_repro.runs.job import Job
+from resnet_repro.runs.options import Wandb
 from resnet_repro.runs.wandb_account import GRACE_S, end_wandb_soon, wandb_mode
 
 STEP = "trainer/global_step"
@@ -93,41 +96,40 @@ class LenientWandbLogger(WandbLogger):
             print(f"W&B has failed, the run goes on without it: {error!r}", flush=True)
 
 
-def wandb_logger(
-    config: dict[str, Any], folder: RunDir, *, name: str, group: str, labels: dict[str, str]
-) -> LenientWandbLogger:
-    """A W&B run that goes on when the run does, named, grouped by sweep and tagged.
+def wandb_logger(job: Job, folder: RunDir) -> LenientWandbLogger:
+    """Return a W&B run that goes on when the run does, named, grouped by sweep and tagged.
 
     Args:
         folder: of the run; what `metrics.csv` and `timing.csv` hold there is logged where W&B does not have it.
-        labels: what W&B is to know of the run beside its config.
     """
     os.environ.setdefault("WANDB_SILENT", "true")  # the sweep says once, at its end, where the runs are
-    arch, depth, data = config["arch"], config["depth"], config["data"]["name"]
-    kind = arch["source"] if depth is None else f"depth-{depth}"
+    options, asked = job.run, job.run.logger
+    assert isinstance(asked, Wandb)
+    network, data = options.network, options.data.name
+    kind = network.source if isinstance(network, Comparator) else f"depth-{network.depth}"
 
     def logger(mode: str) -> LenientWandbLogger:
         made = LenientWandbLogger(
-            project=config["logger"]["project"],
-            entity=config["logger"]["entity"],
-            name=name,
-            id=hashlib.sha256(f"{group}/{data}/{name}".encode()).hexdigest()[:12],
-            group=group,
-            tags=[arch["name"], kind, data],
-            save_dir=config["outputs"],  # one folder for all runs, so that `wandb leet` shows them together
+            project=asked.project,
+            entity=asked.entity,
+            name=job.name,
+            id=hashlib.sha256(f"{job.group}/{data}/{job.name}".encode()).hexdigest()[:12],
+            group=job.group,
+            tags=[network.name, kind, data],
+            save_dir=options.outputs,  # one folder for all runs, so that `wandb leet` shows them together
             offline=mode == "offline",
-            config={**config, **labels},
-            settings=wandb.Settings(finish_timeout=config["logger"]["upload_seconds"], finish_timeout_raises=True),
+            config={**options.record(), **job.labels},
+            settings=wandb.Settings(finish_timeout=asked.upload_seconds, finish_timeout_raises=True),
         )
         run = made.experiment  # starts it: here, where a failure can be told
         run.define_metric("responses/*", step_metric="responses/layer")
         return made
 
-    mode = wandb_mode(config["logger"]["mode"])
+    mode = wandb_mode(asked.mode)
     try:
         made = logger(mode)
     except Exception as error:
-        if mode == "offline" or config["logger"]["mode"] == "online":
+        if mode == "offline" or asked.mode == "online":
             raise
         print(f"W&B cannot be reached, the run is kept offline: {error!r}", flush=True)
         wandb.teardown()  # else its service still holds the run's id

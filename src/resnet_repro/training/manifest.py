@@ -20,7 +20,8 @@ from torch import nn
 
 from resnet_repro.errors import first_words
 from resnet_repro.runs.folder import RunDir, read_json
-from resnet_repro.runs.job import Config
+from resnet_repro.runs.job import Job
+from resnet_repro.runs.options import Run
 from resnet_repro.training.recorder import Recorder
 from resnet_repro.training.schedule import log_every
 
@@ -39,8 +40,8 @@ PACKAGES = (
 
 def of_run(
     folder: RunDir,
-    job: Config,
-    config: Config,
+    job: Job,
+    options: Run,
     net: nn.Module,
     recorder: Recorder,
     *,
@@ -50,21 +51,20 @@ def of_run(
     """What a finished run says of itself; all but its commit, which the run noted when it began.
 
     Args:
-        config: the job's, with the hardware that it ran on.
+        options: the job's, with the hardware that it ran on.
         num_images: that each split was evaluated on.
     """
-    schedule = config["schedule"]
-    accelerator, begun = config["hardware"]["accelerator"], read_json(folder.begun)
+    schedule, on_gpu, begun = options.schedule, options.hardware.accelerator == "gpu", read_json(folder.begun)
     return {
-        "name": job["name"],
+        "name": job.name,
         "state": "done",
-        "config": config,
-        "departures": job["departures"],
+        "config": options.record(),
+        "departures": job.departures,
         "results": {
             "step": step,
             "diverged_at": recorder.diverged_at,
             **{key: _finite(value) for key, value in recorder.results.items() if "/loss" in key or "/error" in key},
-            "num_train_images": log_every(schedule) * schedule["batch_size"],  # that train/error is measured on
+            "num_train_images": log_every(schedule) * schedule.batch_size,  # that train/error is measured on
             **{f"num_{split}_images": number for split, number in num_images.items()},
         },
         "num_parameters": sum(p.numel() for p in net.parameters()),
@@ -73,13 +73,13 @@ def of_run(
         "data_checksum": begun["data_checksum"],
         "code_sha256": begun["code_sha256"],
         "packages": {name: version(name) for name in PACKAGES},
-        "machine": machine(accelerator),
+        "machine": machine(on_gpu=on_gpu),
         "wall_time_s": round(recorder.elapsed_s, 1),
         "first_step_s": recorder.first_step_s,
         "images_per_s": round(statistics.median(recorder.rates), 1) if recorder.rates else None,
-        "peak_memory_mb": peak_memory_mb(accelerator),
-        "group": job["group"],
-        "command": job["command"],
+        "peak_memory_mb": peak_memory_mb(on_gpu=on_gpu),
+        "group": job.group,
+        "command": job.command,
         "started": recorder.started,
         "finished": datetime.now().astimezone().isoformat(timespec="seconds"),
     }
@@ -155,21 +155,21 @@ def _why_git_refuses(error: subprocess.CalledProcessError, here: Path) -> str:
     return f"the repository {repository} is damaged ({said}): clone it again"
 
 
-def machine(accelerator: str) -> dict[str, Any]:
+def machine(*, on_gpu: bool) -> dict[str, Any]:
     """What a reader of a result wants to know of the machine that it was made on."""
     capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return {
         "cpu": capabilities.get("cpu_name") or platform.processor() or platform.machine(),
         "cores": psutil.cpu_count(logical=False) or psutil.cpu_count(),
-        "gpu": torch.cuda.get_device_name() if accelerator == "gpu" else None,
+        "gpu": torch.cuda.get_device_name() if on_gpu else None,
         "os": platform.platform(),
         "python": platform.python_version(),
     }
 
 
-def peak_memory_mb(accelerator: str) -> float:
+def peak_memory_mb(*, on_gpu: bool) -> float:
     """Of the GPU where one trained, else of the process."""
-    if accelerator == "gpu":
+    if on_gpu:
         return round(torch.cuda.max_memory_allocated() / 2**20, 1)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB, on macOS bytes
     return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)

@@ -8,6 +8,7 @@ from typing import Any
 import pytorch_lightning as pl
 
 from resnet_repro.runs.folder import RunDir, write_json
+from resnet_repro.runs.options import Schedule
 from resnet_repro.training.classifier import LitClassifier
 from resnet_repro.training.metrics import LossAndError
 from resnet_repro.training.schedule import eval_every, log_every
@@ -19,7 +20,7 @@ class Recorder(pl.Callback):
     The device is asked for numbers only when a row is due, so it never waits for the host in between.
     """
 
-    def __init__(self, run: RunDir, *, schedule: dict[str, Any], steps_per_epoch: int, start: float) -> None:
+    def __init__(self, run: RunDir, *, schedule: Schedule, steps_per_epoch: int, start: float) -> None:
         self.run, self.schedule, self.steps_per_epoch = run, schedule, steps_per_epoch
         before = run.read_status()
         self.start = start - before.get("elapsed_s", 0.0)
@@ -52,9 +53,9 @@ class Recorder(pl.Callback):
         step, s = trainer.global_step, self.schedule
         if self.first_step_s is None:
             self._first_step(step)
-        if (s["steps"] - step) % log_every(s) == 0:  # counted from the end: the last row's window is a whole one
+        if (s.steps - step) % log_every(s) == 0:  # counted from the end: the last row's window is a whole one
             self._training_row(step, module)
-            if self.diverged_at or step == s["steps"]:
+            if self.diverged_at or step == s.steps:
                 trainer.should_stop = True  # Lightning evaluates once more before it stops
         evaluates = step % eval_every(s) == 0 or trainer.should_stop
         if self._row and not evaluates:
@@ -69,13 +70,13 @@ class Recorder(pl.Callback):
         number = step - self._since_step
         first = "the first one" if number == 1 else f"the first {number}"
         print(f"step {step}: {first} took {self.first_step_s} s, compiling included", flush=True)
-        if (self.schedule["steps"] - step) % log_every(self.schedule) != 0:  # else this row has no other step
+        if (self.schedule.steps - step) % log_every(self.schedule) != 0:  # else this row has no other step
             self._since, self._since_step = now, step
 
     def _training_row(self, step: int, module: LitClassifier) -> None:
         row = _values("train", module.train_metric)  # waits for the device
         now = time.perf_counter()
-        num_images = (step - self._since_step) * self.schedule["batch_size"]
+        num_images = (step - self._since_step) * self.schedule.batch_size
         rate = num_images / (now - self._since)
         self._since, self._since_step = now, step
         self.rates.append(rate)
@@ -108,7 +109,7 @@ class Recorder(pl.Callback):
         if not trainer.is_global_zero:
             return
         self._last_status, step = time.monotonic(), trainer.global_step
-        progress = {"state": "running", "step": step, "steps": self.schedule["steps"], "elapsed_s": self.elapsed_s}
+        progress = {"state": "running", "step": step, "steps": self.schedule.steps, "elapsed_s": self.elapsed_s}
         progress["started"] = self.started
         write_json(self.run.status, progress | self.results, durable=False)
 

@@ -1,9 +1,10 @@
-"""One job from its config to its manifest. Knows no Hydra."""
+"""One run from its options to its manifest. Knows no Hydra."""
 
 import logging
 import os
 import time
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,16 +15,15 @@ from pytorch_lightning.plugins.environments import ClusterEnvironment
 from pytorch_lightning.strategies import DDPStrategy
 
 from resnet_repro.data.in_memory import InMemoryData, open_data
-from resnet_repro.data.options import measures_top5
 from resnet_repro.networks.fused import fuse
 from resnet_repro.networks.ghost import group_batch_norms
-from resnet_repro.networks.options import is_comparator
+from resnet_repro.networks.options import Comparator
 from resnet_repro.networks.recompute import recompute_units
 from resnet_repro.runs import resume
 from resnet_repro.runs.folder import RunDir, read_json, write_json
-from resnet_repro.runs.job import result_keys
+from resnet_repro.runs.job import Job, result_keys
+from resnet_repro.runs.options import Run, SettledHardware
 from resnet_repro.runs.ranks import Rank
-from resnet_repro.runs.resume import _refuse_other_hardware
 from resnet_repro.training.checkpoints import Checkpoint, newest_checkpoint
 from resnet_repro.training.classifier import LitClassifier
 from resnet_repro.training.constructed import begin_as
@@ -39,10 +39,11 @@ if TYPE_CHECKING:
     from resnet_repro.data.imagenet import ImageNetData
 
 NUM_MEASURED = 2_000
-"""Training images at most that layer responses are measured on: enough for two digits. [open: v1 does not say]"""
+"""Measure layer responses on at most this many training images; two significant digits need no more. [open: v1 does not
+say how many]"""
 
 
-def run(path: Path, job: dict[str, Any] | None = None, rank: Rank | None = None) -> dict[str, Any]:
+def run(path: Path, job: Job | None = None, rank: Rank | None = None) -> dict[str, Any]:
     """Train a job from its newest checkpoint, if it has one, and test it.
 
     Args:
@@ -54,161 +55,211 @@ def run(path: Path, job: dict[str, Any] | None = None, rank: Rank | None = None)
         The manifest, which rank 0 also writes: its existence is what says that the run is done.
 
     Raises:
-        UserError: where data or device are not what the config asks for, or what the run was begun with.
+        UserError: where data or device are not what the options ask for, or what the run was begun with.
         Stopped: when somebody asked the run to end; the same call goes on from there.
     """
     start, commit = time.perf_counter(), git_commit()  # before it can change under a long run
-    folder, rank = RunDir(path), rank or Rank()
-    job = job or read_json(folder.job)
+    job = job or Job.of_record(read_json(RunDir(path).job), path)
     _quiet()
-    hardware = settle(job["config"]["hardware"])
-    config = {**job["config"], "hardware": hardware}
-    torch.set_num_threads(hardware["num_threads"])
-    keep_freed_memory()
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what deterministic mode needs on a GPU
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # nothing here reads such
-    pl.seed_everything(config["seed"], verbose=False)
-
-    graph = hardware["graph"]
-    data = open_data(config, steps_at_once=steps_at_once(config["schedule"], hardware) if graph else None)
-    model = LitClassifier(config, splits=data.splits)
-    if hardware["channels_last"]:
-        model.net.to(memory_format=torch.channels_last)
-    if hardware["fused"]:
-        fuse(model.net)
-    if (at_most := config["schedule"]["ghost_batch_size"]) is not None:
-        group_batch_norms(model.net, at_most=at_most)
-    if hardware["recompute"]:
-        recompute_units(model.net)
-    if hardware["compile"]:
-        compile_regions(model.net)
-
-    with joined(rank, accelerator=hardware["accelerator"]) as environment:
-        if from_first(folder.is_done):  # by another sweep, while rank 0 waited for the folder
-            return read_json(folder.manifest)
-        checkpoint = _begin_or_go_on(folder, job, config, model, data, rank=rank, commit=commit)
-        first_step = int(checkpoint.stem.split("-")[1]) if checkpoint else 0
-        schedule = config["schedule"]
-        steps_per_epoch = data.num_train // schedule["batch_size"]
-        recorder = Recorder(folder, schedule=schedule, steps_per_epoch=steps_per_epoch, start=start)
-        # Agreeing has the host wait for a GPU, which should have the next steps' work by then.
-        agree_every = 10 if rank.world_size > 1 and hardware["accelerator"] == "gpu" else 1
-        saver = Checkpoint(folder, schedule=schedule, hardware=hardware, agree_every=agree_every)
-        saver.stop_on_signal()
-        loggers = _loggers(folder, job, config, splits=data.splits, first_step=first_step) if rank.is_first else []
-        gradients = GradientNorms(steps=schedule["steps"])
-        trainer = _trainer(config, environment, loggers, [recorder, gradients, saver], rank, path)
-        if rank.is_first:
-            for note in filter(None, (data.about_files, commit.why_none and f"no commit on record: {commit.why_none}")):
-                print(note, flush=True)
-            print(f"{job['name']}: step {first_step} of {schedule['steps']}, {hardware}", flush=True)
+    training = Training.prepared(path, job, rank or Rank(), commit=commit)
+    with joined(training.rank, accelerator=training.hardware.accelerator) as environment:
+        if from_first(training.folder.is_done):  # by another sweep, while rank 0 waited for the folder
+            return read_json(training.folder.manifest)
+        checkpoint = training.begin_or_go_on()
+        recorder, gradients = training.watched(start)
+        loggers = training.loggers(checkpoint)
+        trainer = training.trainer(environment, loggers, [recorder, gradients, training.saver()])
+        training.announce(checkpoint)
         try:
-            trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+            trainer.fit(training.model, datamodule=training.data, ckpt_path=checkpoint, weights_only=True)
         except BaseException:
-            _finish_wandb(folder, loggers, {}, exit_code=1)
+            training.finish_wandb(loggers, {}, exit_code=1)
             raise
+        return training.record(trainer, loggers, recorder, gradients)
 
-        data.damaged.update(*gather(data.damaged))
+
+@dataclass
+class Training:
+    """The parts of one run in this process."""
+
+    folder: RunDir
+    job: Job
+    options: Run
+    """The job's, decided for this machine."""
+    hardware: SettledHardware
+    rank: Rank
+    commit: Commit
+    data: "InMemoryData | ImageNetData"
+    model: LitClassifier
+
+    @classmethod
+    def prepared(cls, path: Path, job: Job, rank: Rank, *, commit: Commit) -> "Training":
+        """Make this process ready: random numbers, threads, data in memory, the network with its first weights."""
+        hardware = settle(job.run.hardware)
+        options = job.run.but(hardware=hardware)
+        torch.set_num_threads(hardware.num_threads)
+        keep_freed_memory()
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what deterministic mode needs on a GPU
+        # nothing here reads uninitialised memory
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+        pl.seed_everything(options.seed, verbose=False)
+        at_once = steps_at_once(options.schedule, hardware) if hardware.graph else None
+        data = open_data(options.data, options.batching(steps_at_once=at_once))
+        model = LitClassifier(options, splits=data.splits)
+        if hardware.channels_last:
+            model.net.to(memory_format=torch.channels_last)
+        if hardware.fused:
+            fuse(model.net)
+        if options.schedule.ghost_batch_size is not None:
+            group_batch_norms(model.net, at_most=options.schedule.ghost_batch_size)
+        if hardware.recompute:
+            recompute_units(model.net)
+        if hardware.compile:
+            compile_regions(model.net)
+        return cls(RunDir(path), job, options, hardware, rank, commit, data, model)
+
+    def begin_or_go_on(self) -> Path | None:
+        """Return the checkpoint to go on from; None where the run begins, with its origin then on record and its
+        weights made.
+
+        Raises:
+            UserError: where code, data or hardware are not those that the run was begun with, or differ between ranks.
+        """
+        newest = newest_checkpoint(self.folder) if self.rank.is_first else None
+        checkpoint, begun = from_first(newest) or (None, None)
+        code = resume.code(self.options)
+        if begun:
+            resume.refuse_another(self.folder, {**code, "data_checksum": self.data.checksum})
+            resume.refuse_other_hardware(begun["hardware"], self.hardware)
+        else:
+            weights = None
+            if self.job.begins_with is not None:
+                device = torch.device("cuda" if self.hardware.on_gpu else "cpu")
+                shallow = RunDir(self.folder.path.with_name(self.job.begins_with))
+                weights = begin_as(self.model.net, shallow, self.data.unaugmented(device))
+            if self.rank.is_first:
+                resume.record(
+                    self.folder,
+                    self.options,
+                    data_checksum=self.data.checksum,
+                    git_commit=self.commit.name,
+                    weights=weights,
+                )
+        about = {**code, "data": self.data.checksum, "weights": weights_sha256(self.model.net)}
+        check_same({**result_keys(self.options), **about})
+        return checkpoint
+
+    def watched(self, start: float) -> tuple[Recorder, GradientNorms]:
+        """Return what measures the run as it goes; `start` is of the clock `time.perf_counter`."""
+        schedule = self.options.schedule
+        steps_per_epoch = self.data.num_train // schedule.batch_size
+        recorder = Recorder(self.folder, schedule=schedule, steps_per_epoch=steps_per_epoch, start=start)
+        return recorder, GradientNorms(steps=schedule.steps)
+
+    def saver(self) -> Checkpoint:
+        """Return what saves the run's state; from now on a signal that asks the run to stop is heeded."""
+        # Agreeing has the host wait for a GPU, which should have the next steps' work by then.
+        agree_every = 10 if self.rank.world_size > 1 and self.hardware.on_gpu else 1
+        saver = Checkpoint(self.folder, schedule=self.options.schedule, hardware=self.hardware, agree_every=agree_every)
+        saver.stop_on_signal()
+        return saver
+
+    def loggers(self, checkpoint: Path | None) -> list[Logger]:
+        """Return where rank 0's numbers go; other ranks log none."""
+        if not self.rank.is_first:
+            return []
+        top5 = self.options.data.measures_top5
+        csv = CsvLogger(self.folder, splits=self.data.splits, first_step=step_of(checkpoint), top5=top5)
+        return [csv, *([wandb_logger(self.job, self.folder)] if self.options.logger.name == "wandb" else [])]
+
+    def trainer(
+        self, environment: ClusterEnvironment, loggers: list[Logger], callbacks: list[pl.Callback]
+    ) -> pl.Trainer:
+        hardware, schedule = self.hardware, self.options.schedule
+        return pl.Trainer(
+            accelerator=hardware.accelerator,
+            devices=hardware.devices,
+            num_nodes=hardware.num_nodes,
+            strategy=_ddp(self.rank.world_size) if self.rank.world_size > 1 else "auto",
+            plugins=[environment],
+            precision=hardware.precision,
+            deterministic=_deterministic(self.options, hardware),
+            max_steps=schedule.steps,
+            val_check_interval=eval_every(schedule) // steps_at_once(schedule, hardware),
+            check_val_every_n_epoch=None,
+            num_sanity_val_steps=0,
+            log_every_n_steps=1,  # the recorder decides when
+            logger=loggers,
+            callbacks=callbacks,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            default_root_dir=self.folder.path,
+        )
+
+    def announce(self, checkpoint: Path | None) -> None:
+        """Print what is about to happen, on rank 0."""
+        if not self.rank.is_first:
+            return
+        why = self.commit.why_none and f"no commit on record: {self.commit.why_none}"
+        for note in filter(None, (self.data.about_files, why)):
+            print(note, flush=True)
+        steps = self.options.schedule.steps
+        print(f"{self.job.name}: step {step_of(checkpoint)} of {steps}, {self.hardware.record()}", flush=True)
+
+    def record(
+        self, trainer: pl.Trainer, loggers: list[Logger], recorder: Recorder, gradients: GradientNorms
+    ) -> dict[str, Any]:
+        """Return the manifest of the finished run; rank 0 writes it, and what was measured of the layers."""
+        self.data.damaged.update(*gather(self.data.damaged))
         manifest = of_run(
-            folder, job, config, model.net, recorder, step=trainer.global_step, num_images=data.num_evaluated
+            self.folder,
+            self.job,
+            self.options,
+            self.model.net,
+            recorder,
+            step=trainer.global_step,
+            num_images=self.data.num_evaluated,
         ) | {
-            "damaged_images": sorted(data.damaged),
-            "git_commit": commit.name,
-            **commit.facts,
+            "damaged_images": sorted(self.data.damaged),
+            "git_commit": self.commit.name,
+            **self.commit.facts,
             "wandb_url": next(
                 (logger.experiment.url for logger in loggers if isinstance(logger, LenientWandbLogger)), None
             ),
         }
-        if rank.is_first:
-            gradients.write(folder.gradients)
+        if self.rank.is_first:
+            gradients.write(self.folder.gradients)
             device = trainer.strategy.root_device
-            write_responses(folder.responses, model.net.to(device), data.unaugmented(device, at_most=NUM_MEASURED))
-            write_json(folder.manifest, manifest)
-            summary = {"images_per_s": manifest["images_per_s"], "paper/error": job["paper_error"]}
-            _finish_wandb(folder, loggers, manifest["results"] | summary, exit_code=0)
-    return manifest
+            images = self.data.unaugmented(device, at_most=NUM_MEASURED)
+            write_responses(self.folder.responses, self.model.net.to(device), images)
+            write_json(self.folder.manifest, manifest)
+            summary = {"images_per_s": manifest["images_per_s"], "paper/error": self.job.paper_error}
+            self.finish_wandb(loggers, manifest["results"] | summary, exit_code=0)
+        return manifest
+
+    def finish_wandb(self, loggers: list[Logger], summary: dict[str, Any], *, exit_code: int) -> None:
+        """Close the W&B run and write down where its data is that W&B does not have."""
+        for logger in loggers:
+            if isinstance(logger, LenientWandbLogger):
+                left = finish_wandb(logger, self.folder, summary, exit_code=exit_code)
+                write_json(self.folder.status, {**self.folder.read_status(), "wandb_left": left})
 
 
-def _begin_or_go_on(
-    folder: RunDir,
-    job: dict[str, Any],
-    config: dict[str, Any],
-    model: LitClassifier,
-    data: "InMemoryData | ImageNetData",
-    *,
-    rank: Rank,
-    commit: Commit,
-) -> Path | None:
-    """The checkpoint to go on from; None where the run begins, with its origin then on record and its weights made.
-
-    Raises:
-        UserError: where code, data or hardware are not those that the run was begun with, or differ between ranks.
-    """
-    checkpoint, begun = from_first(newest_checkpoint(folder) if rank.is_first else None) or (None, None)
-    if begun:
-        resume.refuse_another(folder, {**resume.code(config), "data_checksum": data.checksum})
-        _refuse_other_hardware(begun["hardware"], config["hardware"])
-    else:
-        weights = None
-        if config["init_from"] is not None:
-            device = torch.device("cuda" if config["hardware"]["accelerator"] == "gpu" else "cpu")
-            weights = begin_as(model.net, RunDir(folder.path.with_name(job["begins_with"])), data.unaugmented(device))
-        if rank.is_first:
-            resume.record(folder, config, data_checksum=data.checksum, git_commit=commit.name, weights=weights)
-    about = {**resume.code(config), "data": data.checksum, "weights": weights_sha256(model.net)}
-    check_same({**result_keys(config), **about})
-    return checkpoint
+def step_of(checkpoint: Path | None) -> int:
+    """Return the number of steps that a checkpoint has behind it."""
+    return int(checkpoint.stem.split("-")[1]) if checkpoint else 0
 
 
-def _loggers(
-    folder: RunDir, job: dict[str, Any], config: dict[str, Any], *, splits: list[str], first_step: int
-) -> list[Logger]:
-    loggers: list[Logger] = [CsvLogger(folder, splits=splits, first_step=first_step, top5=measures_top5(config))]
-    if config["logger"]["name"] == "wandb":
-        loggers.append(wandb_logger(config, folder, name=job["name"], group=job["group"], labels=job["labels"]))
-    return loggers
-
-
-def _trainer(
-    config: dict[str, Any],
-    environment: ClusterEnvironment,
-    loggers: list[Logger],
-    callbacks: list[pl.Callback],
-    rank: Rank,
-    path: Path,
-) -> pl.Trainer:
-    hardware, schedule = config["hardware"], config["schedule"]
-    return pl.Trainer(
-        accelerator=hardware["accelerator"],
-        devices=hardware["devices"],
-        num_nodes=hardware["num_nodes"],
-        strategy=_ddp(rank.world_size) if rank.world_size > 1 else "auto",
-        plugins=[environment],
-        precision=hardware["precision"],
-        deterministic=_deterministic(config),
-        max_steps=schedule["steps"],
-        val_check_interval=eval_every(schedule) // steps_at_once(schedule, hardware),
-        check_val_every_n_epoch=None,
-        num_sanity_val_steps=0,
-        log_every_n_steps=1,  # the recorder decides when
-        logger=loggers,
-        callbacks=callbacks,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        default_root_dir=path,
-    )
-
-
-def _deterministic(config: dict[str, Any]) -> bool | Literal["warn"]:
-    """Whether PyTorch may only use operations that give the same bits again; a CPU's do, with threads fixed.
+def _deterministic(options: Run, hardware: SettledHardware) -> bool | Literal["warn"]:
+    """Return whether PyTorch may only use operations that give the same bits again; a CPU's do, with threads fixed.
 
     [deviates: comparators that pool to several pixels (alexnet, vgg16) have no such operation for that on a GPU: there
     PyTorch takes them where it has them, and warns]
     """
-    asked = bool(config["hardware"]["deterministic"]) and config["hardware"]["accelerator"] == "gpu"
-    return "warn" if asked and is_comparator(config) else asked
+    asked = hardware.deterministic and hardware.on_gpu
+    return "warn" if asked and isinstance(options.network, Comparator) else asked
 
 
 def _ddp(world_size: int) -> DDPStrategy:
@@ -219,14 +270,6 @@ def _ddp(world_size: int) -> DDPStrategy:
         # three numbers or more are then added in another order than without the interruption.
         find_unused_parameters=world_size > 2,
     )
-
-
-def _finish_wandb(folder: RunDir, loggers: list[Logger], summary: dict[str, Any], *, exit_code: int) -> None:
-    """Close the W&B run and write down where its data is that W&B does not have."""
-    for logger in loggers:
-        if isinstance(logger, LenientWandbLogger):
-            left = finish_wandb(logger, folder, summary, exit_code=exit_code)
-            write_json(folder.status, {**folder.read_status(), "wandb_left": left})
 
 
 def _quiet() -> None:

@@ -12,10 +12,10 @@ from safetensors import safe_open
 from torch import Tensor
 
 from resnet_repro.errors import UserError, first_words, printable
-from resnet_repro.networks.build import words
+from resnet_repro.networks.options import Residual
 from resnet_repro.networks.resnet import ResNet
 from resnet_repro.runs.folder import RunDir
-from resnet_repro.runs.job import Config
+from resnet_repro.runs.options import Run
 from resnet_repro.training.checkpoints import trained
 from resnet_repro.weights.names import AKAMASTER, LAYOUTS, TIMM_V2, Layout, State, refuse, their_name, zeros_behind
 
@@ -171,7 +171,7 @@ PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
 
 def _tensors(path: Path, content: Any) -> tuple[State, dict[str, Any]]:
     """What a file of PyTorch holds: a state dict, or a training script's dict around one; one of ours has a config."""
-    config, is_lightnings = _config(content), isinstance(content, dict) and "pytorch-lightning_version" in content
+    network, is_lightnings = _network(content), isinstance(content, dict) and "pytorch-lightning_version" in content
     while key := next((k for k in WRAPPINGS if isinstance(content, dict) and isinstance(content.get(k), dict)), None):
         content = content[key]
     if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
@@ -184,15 +184,18 @@ def _tensors(path: Path, content: Any) -> tuple[State, dict[str, Any]]:
         }  # the rest is of metrics and losses
     while prefix := next((p for p in PREFIXES if all(key.startswith(p) for key in state)), ""):
         state = {key.removeprefix(prefix): value for key, value in state.items()}
-    return state, words(config) if config else {}
+    return state, network.words if network else {}
 
 
-def _config(content: Any) -> Config:
-    """Of a checkpoint of one of our networks; empty of any other file."""
+def _network(content: Any) -> Residual | None:
+    """Return the network of a checkpoint of one of ours; None of any other file."""
     found: Any = content
     for key in ("hyper_parameters", "config"):
         found = found.get(key) if isinstance(found, dict) else None
-    return found if isinstance(found, dict) and "stride_on" in found.get("arch", {}) else {}
+    if not isinstance(found, dict) or "stride_on" not in found.get("arch", {}):
+        return None
+    network = Run.of_record(found).network
+    return network if isinstance(network, Residual) else None
 
 
 def _fetch(library: str, name: str) -> State:

@@ -1,0 +1,22 @@
+"""What the claims of the papers come to on a folder of runs."""
+
+from pathlib import Path
+
+from resnet_repro.papers.claims import Claim, judge
+from resnet_repro.runs.finished import read
+from resnet_repro.runs.groups import Protocol, group
+
+
+def protocol(outputs: Path) -> Protocol:
+    (only,) = group(read(outputs)[0])
+    return only
+
+
+def claim(outputs: Path, about: str, arch: str | None = None) -> Claim:
+    """Return the claim that this rule judges; of several, the one about this architecture."""
+    (only,) = (each for each in judge(protocol(outputs)) if each.rule == about and arch in (None, each.arch))
+    return only
+
+
+def verdict(outputs: Path, about: str, arch: str | None = None) -> str:
+    return claim(outputs, about, arch).verdict
