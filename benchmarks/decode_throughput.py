@@ -39,7 +39,7 @@ from torchvision.datasets import ImageFolder
 from resnet_repro.data import augment
 from resnet_repro.data.augment import Crop
 from resnet_repro.data.device_batches import Normalisation
-from resnet_repro.data.photo_batches import Damage, Source, TrainBatches
+from resnet_repro.data.photo_batches import DamagedImages, Source, TrainBatches
 from resnet_repro.data.photos import Photos
 from resnet_repro.training.hardware import keep_freed_memory
 from resnet_repro.training.manifest import machine
@@ -67,7 +67,9 @@ def ours(folder: Path, batch_size: int, num_steps: int, *, on_host: bool) -> Ite
     photos = Photos(paths, np.zeros(len(paths), np.int64), ["photos"])
     mean, scale = torch.tensor(MEAN) / torch.tensor(STD), 255 * torch.tensor(STD)
     like = Normalisation(mean[:, None, None].expand(3, 224, 224), scale[:, None, None])
-    source = (OnHost if on_host else Source)(photos, Damage(skip=False), like, torch.device("cpu"), num_threads=1)
+    source = (OnHost if on_host else Source)(
+        photos, DamagedImages(skip=False), like, torch.device("cpu"), num_threads=1
+    )
     augmentation = augment.Augmentation(augment.scale_aspect_box, 224, flip=True)
     return TrainBatches(source, augmentation, batch_size=batch_size, seed=0, num_steps=num_steps, colour=0.0)
 

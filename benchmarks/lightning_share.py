@@ -40,7 +40,7 @@ from resnet_repro.networks.build import build
 from resnet_repro.networks.fused import fuse
 from resnet_repro.runs.job import Job
 from resnet_repro.runs.options import Run
-from resnet_repro.training.cuda_graph import WholeStep, WholeStepSGD
+from resnet_repro.training.cuda_graph import GraphedSGD, GraphedStep
 from resnet_repro.training.hardware import keep_freed_memory
 from resnet_repro.training.manifest import machine, weights_sha256
 from resnet_repro.training.metrics import LossAndError
@@ -119,9 +119,9 @@ def usual_step(net: nn.Module, batches: DeviceBatches, words: dict[str, Any]) ->
 
 
 def whole_step(net: nn.Module, batches: DeviceBatches, words: dict[str, Any]) -> Callable[[Any, float], None]:
-    sgd = WholeStepSGD(net.parameters(), **words, fused=True)
+    sgd = GraphedSGD(net.parameters(), **words, fused=True)
     nothing = torch.zeros((4, batches.draw_args["batch_size"]), dtype=torch.int64)
-    whole = WholeStep(net, sgd, batches.batch, nothing, LossAndError())
+    whole = GraphedStep(net, sgd, batches.batch, nothing, LossAndError())
 
     def step(choices: Tensor, lr: float) -> None:
         whole.set_inputs(choices[0], lr)

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from resnet_repro.data import shards
-from resnet_repro.data.bucket import PATIENCE, at
+from resnet_repro.data.bucket import PATIENCE, open_storage
 from resnet_repro.data.shard_batches import PackedFiles, StreamedSource
-from resnet_repro.data.shards import AtHand, read_index
+from resnet_repro.data.shards import ShardCache, read_index
 from resnet_repro.errors import UserError
 from tests.helpers.s3_server import BadLine, S3Server
 from tests.helpers.shards import batches, source
@@ -47,9 +47,10 @@ def test_a_cache_of_one_shard_gives_the_same_batches(s3_server: S3Server, packed
 
 def test_copies_have_no_name_and_go_with_the_process(s3_server: S3Server, bucket: str, tmp_path: Path) -> None:
     code = (
-        "import os, sys; from resnet_repro.data.shards import AtHand, at, read_index; storage = at(sys.argv[1]); "
+        "import os, sys; from resnet_repro.data.bucket import open_storage; "
+        "from resnet_repro.data.shards import ShardCache, read_index; storage = open_storage(sys.argv[1]); "
         "shards = read_index(storage).splits['train'].shards; "
-        "hand = AtHand(storage, shards, cache_gb=1, folder=sys.argv[2], num_threads=1, num_needed=1); "
+        "hand = ShardCache(storage, shards, cache_gb=1, folder=sys.argv[2], num_threads=1, num_needed=1); "
         "print(len(hand[0].image(0)), os.listdir(sys.argv[2])); sys.stdout.flush(); os.kill(os.getpid(), 9)"
     )
     result = subprocess.run([sys.executable, "-c", code, bucket, tmp_path], capture_output=True, text=True, check=False)
@@ -65,11 +66,11 @@ def test_a_transfer_that_breaks_off_goes_on_where_it_did(
     url = s3_server.put(tmp_path, "large")
     line = BadLine(s3_server.url, num_cuts=2, after=1_500_000)
     monkeypatch.setenv("AWS_ENDPOINT_URL", line.url)
-    assert at(url).read("shard.bin") == content
+    assert open_storage(url).read("shard.bin") == content
     assert line.num_cuts == 0
     line.num_cuts, line.after = 99, 500_000
     with pytest.raises(UserError, match="out of reach"):
-        at(url).read("shard.bin")
+        open_storage(url).read("shard.bin")
 
 
 def test_an_outage_of_seconds_ends_no_run(s3_server: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,24 +78,24 @@ def test_an_outage_of_seconds_ends_no_run(s3_server: S3Server, bucket: str, monk
     line.is_down = True
     monkeypatch.setenv("AWS_ENDPOINT_URL", line.url)
     with pytest.raises(UserError, match="out of reach"):
-        at(bucket).read(shards.INDEX)
+        open_storage(bucket).read(shards.INDEX)
     mended = threading.Timer(5, setattr, (line, "is_down", False))
     mended.start()
-    assert at(bucket, patience=PATIENCE).read(shards.INDEX)
+    assert open_storage(bucket, patience=PATIENCE).read(shards.INDEX)
     assert mended.finished.is_set()
 
 
 def test_a_shard_that_is_not_what_was_packed_is_named(s3_server: S3Server, packed_photos: Path) -> None:
     url = s3_server.put(packed_photos, "damaged")
-    shard = read_index(at(url)).splits["train"].shards[0]
+    shard = read_index(open_storage(url)).splits["train"].shards[0]
     s3_server.client.put_object(Bucket="photos", Key=f"damaged/{shard.name}", Body=b"x" * shard.num_bytes)
     with pytest.raises(UserError, match=rf"^s3://photos/damaged/{shard.name} is not what was packed: copy it there"):
         source(url).photos.paths[0].read_bytes()
 
 
 def test_copies_that_find_no_room_are_told_so(s3_server: S3Server, bucket: str, tmp_path: Path) -> None:
-    storage = at(bucket)
+    storage = open_storage(bucket)
     shards = read_index(storage).splits["train"].shards
-    at_hand = AtHand(storage, shards, cache_gb=1, folder=str(tmp_path / "nowhere"), num_threads=1, num_needed=1)
+    at_hand = ShardCache(storage, shards, cache_gb=1, folder=str(tmp_path / "nowhere"), num_threads=1, num_needed=1)
     with pytest.raises(UserError, match=r"can be kept in .*nowhere \(No such file or directory\): free some space"):
         at_hand[0]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from resnet_repro.data import shards
-from resnet_repro.data.bucket import at
+from resnet_repro.data.bucket import open_storage
 from resnet_repro.errors import UserError
 from resnet_repro.runs.folder import read_json
 from resnet_repro.training.checkpoints import Checkpoint, Stopped
@@ -162,7 +162,7 @@ def test_a_bucket_that_cannot_be_read_is_refused_in_one_line(
 def test_a_bucket_without_boto3_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "boto3", None)
     with pytest.raises(UserError) as error:
-        at("s3://photos/some/where")
+        open_storage("s3://photos/some/where")
     assert str(error.value) == (
         "data.root=s3://photos/some/where needs boto3: pip install 'resnet_repro[streaming]', or give a folder"
     )

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from resnet_repro.data import photos, shards
-from resnet_repro.data.bucket import at
-from resnet_repro.data.shards import AtHand, read_index
+from resnet_repro.data.bucket import open_storage
+from resnet_repro.data.shards import ShardCache, read_index
 from resnet_repro.errors import UserError
 from tests.helpers import commands
 from tests.helpers.photo_files import MINI, make_tree, needs_mini
@@ -40,12 +40,12 @@ def command(*arguments: str | Path, home: Path) -> tuple[int, str]:
 @pytest.mark.parametrize("src", [pytest.param(MINI, marks=needs_mini), None])
 def test_shards_hold_the_bytes_and_the_label_of_every_image_once(src: Path | None, tree: Path, tmp_path: Path) -> None:
     src = src or tree
-    storage = at(str(packed(src, tmp_path / "packed", shard_mb=0.3 if src == MINI else 0.0025)))
+    storage = open_storage(str(packed(src, tmp_path / "packed", shard_mb=0.3 if src == MINI else 0.0025)))
     index = read_index(storage)
     for split in photos.ARCHIVES:
         files = index.splits[split].shards
         assert len(files) > 5
-        at_hand = AtHand(storage, files, cache_gb=0, folder=None, num_threads=1, num_needed=1)
+        at_hand = ShardCache(storage, files, cache_gb=0, folder=None, num_threads=1, num_needed=1)
         images = [at_hand[n].image(i) for n, shard in enumerate(files) for i in range(shard.num_images)]
         theirs = photos.find(src, split)
         wanted = [(path.read_bytes(), label) for path, label in zip(theirs.paths, theirs.labels, strict=True)]
@@ -72,7 +72,7 @@ def test_the_same_images_make_the_same_shards_with_any_number_of_threads(tree: P
 
 
 def test_every_shard_has_images_of_many_classes(tree: Path, tmp_path: Path) -> None:
-    storage = at(str(packed(tree, tmp_path / "packed")))
+    storage = open_storage(str(packed(tree, tmp_path / "packed")))
     index = read_index(storage)
     labels = index.labels(storage, "train")
     ends = np.cumsum([shard.num_images for shard in index.splits["train"].shards])
@@ -133,7 +133,7 @@ def test_a_damaged_image_is_named_or_left_out_and_counted_as_asked(tmp_path: Pat
     assert f"left out: {path} cannot be read" in said
     assert "train: 21 images" in said
     assert "1 damaged images were left out" in said
-    assert read_index(at(str(tmp_path / "second"))).left_out == ["train/dog/5.JPEG"]
+    assert read_index(open_storage(str(tmp_path / "second"))).left_out == ["train/dog/5.JPEG"]
 
 
 def test_packing_without_litdata_says_what_to_install(
@@ -181,6 +181,6 @@ def test_shards_of_another_format_are_refused(tree: Path, tmp_path: Path) -> Non
 def test_labels_that_are_not_those_that_were_packed_are_refused(tree: Path, tmp_path: Path) -> None:
     root = packed(tree, tmp_path / "packed")
     np.save(root / "train" / "labels.npy", np.zeros(22, np.int64))
-    storage = at(str(root))
+    storage = open_storage(str(root))
     with pytest.raises(UserError, match=r"train/labels.npy is not what was packed"):
         read_index(storage).labels(storage, "train")

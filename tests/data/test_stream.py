@@ -13,7 +13,7 @@ import torch
 from resnet_repro.data import augment, photos
 from resnet_repro.data.device_batches import Normalisation
 from resnet_repro.data.jpeg import Damaged
-from resnet_repro.data.photo_batches import MAX_IN_A_ROW, Damage, EvalBatches, Source, TrainBatches, in_threads
+from resnet_repro.data.photo_batches import MAX_IN_A_ROW, DamagedImages, EvalBatches, Source, TrainBatches, in_threads
 from resnet_repro.errors import UserError
 from tests.helpers.photo_files import make_tree, scene
 
@@ -30,7 +30,7 @@ def source(root: Path, *, skip: bool = False, num_threads: int = 1, rank: int = 
     found = photos.find(root, "train")
     found = found._replace(labels=np.arange(len(found.paths)))  # so that a label tells which image it is
     like = Normalisation(torch.zeros(3, SIZE, SIZE), 255.0)
-    return Source(found, Damage(skip), like, CPU, num_threads, rank, world_size)
+    return Source(found, DamagedImages(skip), like, CPU, num_threads, rank, world_size)
 
 
 def batches(root: Path, *, seed: int = 3, num_steps: int = 12, **kwargs) -> TrainBatches:
@@ -175,7 +175,7 @@ class OnAFailingDisk(NamedTuple):
 
 
 def test_a_disk_that_fails_ends_a_run_that_skips_damaged_images() -> None:
-    damage = Damage(skip=True)
+    damage = DamagedImages(skip=True)
     for number in range(MAX_IN_A_ROW - 1):
         assert damage.read(OnAFailingDisk(f"{number}.jpg")) is None
     with pytest.raises(
@@ -185,7 +185,7 @@ def test_a_disk_that_fails_ends_a_run_that_skips_damaged_images() -> None:
 
 
 def test_any_number_of_images_may_be_damaged_one_by_one() -> None:
-    damage = Damage(skip=True)
+    damage = DamagedImages(skip=True)
     for number in range(MAX_IN_A_ROW):
         assert damage.read(OnAFailingDisk(f"{number}.jpg")) is None
         assert damage.read(OnAFailingDisk("", fails=False)) is not None

@@ -16,7 +16,7 @@ from resnet_repro.data.photo_batches import EvalBatches, Source
 from resnet_repro.errors import UserError
 from resnet_repro.evaluation import measure
 from resnet_repro.evaluation.evaluate import main
-from resnet_repro.evaluation.measure import PhotographViews, examine
+from resnet_repro.evaluation.measure import PhotographViews, evaluate_runs
 from resnet_repro.evaluation.request import make_request
 from resnet_repro.papers.rows import TESTS, printed_errors, registry
 from resnet_repro.runs.finished import read_record
@@ -66,7 +66,7 @@ def small(tmp_path: Path) -> Path:
 
 
 def record(way: str, path: Path, job: Job, rank: Rank) -> None:
-    found = examine(make_request(options(path, f"test={way}", "hardware=ddp_2cpu")), rank)
+    found = evaluate_runs(make_request(options(path, f"test={way}", "hardware=ddp_2cpu")), rank)
     write_json(path / f"found-{rank.rank}.json", found)
 
 

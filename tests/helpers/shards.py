@@ -6,12 +6,12 @@ import numpy as np
 import torch
 
 from resnet_repro.data import augment
-from resnet_repro.data.bucket import at
+from resnet_repro.data.bucket import open_storage
 from resnet_repro.data.device_batches import Normalisation
 from resnet_repro.data.pack import pack
-from resnet_repro.data.photo_batches import Damage, TrainBatches
+from resnet_repro.data.photo_batches import DamagedImages, TrainBatches
 from resnet_repro.data.shard_batches import PackedFiles, PackedPhotos, StreamedSource
-from resnet_repro.data.shards import AtHand, read_index
+from resnet_repro.data.shards import ShardCache, read_index
 from resnet_repro.launch.checks import claim
 from resnet_repro.runs.job import make_job
 from tests.helpers.photo_runs import SMALL
@@ -46,13 +46,13 @@ def source(
     root: Path | str, *, window: int = 8, rank: int = 0, world_size: int = 1, cache_gb: float = 1
 ) -> StreamedSource:
     """The training images, each labelled by its number."""
-    storage = at(str(root))
+    storage = open_storage(str(root))
     shards = read_index(storage).splits["train"].shards
-    at_hand = AtHand(storage, shards, cache_gb=cache_gb, folder=None, num_threads=1, num_needed=1)
+    at_hand = ShardCache(storage, shards, cache_gb=cache_gb, folder=None, num_threads=1, num_needed=1)
     files = PackedFiles(at_hand, first=0, num_images=[shard.num_images for shard in shards])
     like = Normalisation(torch.zeros(3, 16, 16), 255.0)
     numbered = PackedPhotos(files, np.arange(len(files)))
-    return StreamedSource(numbered, Damage(False), like, CPU, 1, rank, world_size, window=window)
+    return StreamedSource(numbered, DamagedImages(False), like, CPU, 1, rank, world_size, window=window)
 
 
 def batches(found: StreamedSource, *, seed: int = 3, num_steps: int = 12, batch_size: int = 4) -> TrainBatches:

@@ -35,7 +35,7 @@ JOB = """
 import io, os, signal, sys
 from pathlib import Path
 from resnet_repro.training.recorder import Checkpoint
-from resnet_repro.training.checkpoints import WholeFiles
+from resnet_repro.training.checkpoints import AtomicCheckpointIO
 from resnet_repro.runs.folder import RunDir
 from resnet_repro.launch.worker import work
 

@@ -17,8 +17,8 @@ from resnet_repro.networks.resnet import ResNet
 from resnet_repro.runs.folder import RunDir
 from resnet_repro.runs.options import Hardware, SettledHardware
 from resnet_repro.training import hardware
-from resnet_repro.training.classifier import LitClassifier
-from resnet_repro.training.cuda_graph import WholeStep, WholeStepSGD
+from resnet_repro.training.classifier import GraphedClassifier
+from resnet_repro.training.cuda_graph import GraphedSGD, GraphedStep
 from resnet_repro.training.metrics import LossAndError
 from resnet_repro.training.run import run
 from tests.helpers.runs import assert_a_stop_changes_nothing, prepared
@@ -67,11 +67,11 @@ def train_usually(net: nn.Module, device: str, dtype: torch.dtype) -> Iterator[f
 
 
 def train_whole(net: nn.Module, device: str, dtype: torch.dtype) -> Iterator[float]:
-    sgd = WholeStepSGD(net.parameters(), **SGD, fused=True)
+    sgd = GraphedSGD(net.parameters(), **SGD, fused=True)
     data, whole = batches(device, steps_at_once=4), None
     for step, choices in enumerate(chain.from_iterable(data)):
         with torch.autocast(device, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):  # as Lightning does
-            whole = whole or WholeStep(net, sgd, data.batch, choices, LossAndError().to(device))
+            whole = whole or GraphedStep(net, sgd, data.batch, choices, LossAndError().to(device))
             whole.set_inputs(choices, rate(step))
             sgd.step()
         yield whole.loss.item()
@@ -95,10 +95,10 @@ def test_warming_up_at_the_start_and_later_changes_no_bit(device: str) -> None:
     results = []
     for warms_up in (False, True):
         net = network(device, shortcut="dropout")
-        sgd = WholeStepSGD(net.parameters(), **SGD, fused=True)
+        sgd = GraphedSGD(net.parameters(), **SGD, fused=True)
         data, whole, metric = batches(device, steps_at_once=1), None, LossAndError().to(device)
         for step, (choices,) in enumerate(data):
-            whole = whole or WholeStep(net, sgd, data.batch, choices, metric)
+            whole = whole or GraphedStep(net, sgd, data.batch, choices, metric)
             whole.set_inputs(choices, rate(step))
             if warms_up and step in (0, 5):
                 before = copy.deepcopy(net.state_dict())
@@ -177,9 +177,11 @@ def test_steps_taken_at_once_are_those_taken_one_by_one_bitwise(
     options = ("depth=8", warmup, "schedule.steps=400", "schedule.log_every=20", "schedule.eval_every=80")
     ours, one_by_one = (prepared(tmp_path / name, *options, "hardware.graph=true") for name in ("ours", "single"))
     numbers: list[int] = []
-    takes = LitClassifier._whole_steps
+    takes = GraphedClassifier.training_step
     monkeypatch.setattr(
-        LitClassifier, "_whole_steps", lambda self, choices: numbers.append(len(choices)) or takes(self, choices)
+        GraphedClassifier,
+        "training_step",
+        lambda self, batch, batch_idx: numbers.append(len(batch)) or takes(self, batch, batch_idx),
     )
     manifest = run(ours)
     monkeypatch.setattr("resnet_repro.training.run.steps_at_once", lambda *_: 1)

@@ -185,7 +185,7 @@ class Bucket:
 Storage = Folder | Bucket
 
 
-def at(root: str, *, patience: float = 0.0) -> Storage:
+def open_storage(root: str, *, patience: float = 0.0) -> Storage:
     """What `data.root` names; a bucket is asked for so many seconds before it counts as out of reach.
 
     Raises:

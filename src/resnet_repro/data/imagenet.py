@@ -11,7 +11,7 @@ from resnet_repro.data import augment, photos
 from resnet_repro.data.device_batches import Normalisation
 from resnet_repro.data.image_set import fixed_order
 from resnet_repro.data.options import Batching, Photographs
-from resnet_repro.data.photo_batches import Damage, EvalBatches, Labelled, Source, TrainBatches
+from resnet_repro.data.photo_batches import DamagedImages, EvalBatches, Labelled, Source, TrainBatches
 from resnet_repro.errors import UserError, printable
 from resnet_repro.machine import num_cores
 
@@ -32,7 +32,7 @@ class ImageNetData(pl.LightningDataModule):
         self.train, self.val, self.checksum = self._find()
         self.num_train = len(self.train.labels)
         self.splits = ["val"]
-        self.damage = Damage(skip=self.data.skip_damaged)
+        self.damage = DamagedImages(skip=self.data.skip_damaged)
         self.crop = self.data.crop
         self.mode = self.data.interpolation
         self.make_centre = partial(
@@ -75,7 +75,7 @@ class ImageNetData(pl.LightningDataModule):
         """The centre crops of the training images in a fixed random order: of all of them, or of so many, evenly
         spaced.
         """
-        source = self._source(self.train, device, self.normalisation)
+        source = self.source(self.train, device, self.normalisation)
         which = self._mixed(self._some(at_most))
         return EvalBatches(source, self.make_centre, batch_size=self.batching.eval_batch_size, which=which)
 
@@ -87,12 +87,14 @@ class ImageNetData(pl.LightningDataModule):
         """In a random order that is the same every time: a batch of few classes has less variance than all of them."""
         return [images[position] for position in fixed_order(len(images)).tolist()]
 
-    def _source(self, found: Labelled, device: torch.device, like: Normalisation) -> Source:
+    def source(self, found: Labelled, device: torch.device, like: Normalisation | None = None) -> Source:
+        """Return images of one split, normalised as in training unless `like` says otherwise."""
+        like = self.normalisation if like is None else like
         return Source(found, self.damage, like.to(device), device, self.num_threads)
 
     def _shared(self, found: Labelled) -> Source:
         assert self.trainer is not None
-        source = self._source(found, self.trainer.strategy.root_device, self.normalisation)
+        source = self.source(found, self.trainer.strategy.root_device, self.normalisation)
         source.rank, source.world_size = self.trainer.global_rank, self.trainer.world_size
         return source
 
@@ -104,7 +106,7 @@ class ImageNetData(pl.LightningDataModule):
         default, as all 1.28 million would take longer than an epoch's share of anything else]
         """
         nothing = Normalisation(torch.zeros(3, self.crop, self.crop), 1.0)
-        source = self._source(self.train, torch.device("cpu"), nothing)
+        source = self.source(self.train, torch.device("cpu"), nothing)
         which = self._some(self.data.num_mean_images)
         total = torch.zeros((3, self.crop, self.crop), dtype=torch.int64)  # exact, so in whatever order
         squares, num = torch.zeros(3, dtype=torch.int64), 0

@@ -16,7 +16,7 @@ from resnet_repro.data import jpeg, photos
 from resnet_repro.data.bucket import INSTALL
 from resnet_repro.data.image_set import fixed_order
 from resnet_repro.data.jpeg import Damaged
-from resnet_repro.data.photo_batches import Damage, in_threads
+from resnet_repro.data.photo_batches import DamagedImages, in_threads
 from resnet_repro.data.photos import Photos, Split
 from resnet_repro.data.shards import FORMAT, INDEX
 from resnet_repro.errors import UserError, printable
@@ -76,14 +76,14 @@ Content = tuple[int, bytes | None]
 def _contents(images: Photos, *, skip_damaged: bool, num_threads: int) -> Iterator[Content]:
     """Every image's, in a random order: lying class by class, they would need to be shuffled all at once to mix."""
     order = fixed_order(len(images.paths)).tolist()
-    damage = Damage(skip=skip_damaged)
+    damage = DamagedImages(skip=skip_damaged)
     calls: list[Callable[[], Content]] = [partial(_checked, number, images.paths[number], damage) for number in order]
     groups = (calls[begin : begin + GROUP] for begin in range(0, len(calls), GROUP))
     for group in in_threads(groups, num_threads=num_threads):
         yield from group
 
 
-def _checked(number: int, path: Path, damage: Damage) -> Content:
+def _checked(number: int, path: Path, damage: DamagedImages) -> Content:
     try:
         content = jpeg.content(path)
         jpeg.pixels(content, path)

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice, repeat
-from typing import Protocol, TypeVar, runtime_checkable
+from itertools import islice
+from typing import Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from resnet_repro.data import augment
-from resnet_repro.data.augment import Augmentation, Crop, Draw
+from resnet_repro.data.augment import Augmentation, Crop
 from resnet_repro.data.device_batches import Normalisation
 from resnet_repro.data.jpeg import Choose, Damaged, File, everything, read
 from resnet_repro.errors import UserError, printable
@@ -52,7 +52,7 @@ def _call_all(calls: list[Callable[[], T]]) -> list[T]:
 
 
 @dataclass
-class Damage:
+class DamagedImages:
     """What becomes of an image that cannot be read: the run's end, or it is left out, and told once.
 
     Where many in a row cannot be read, the disk or the network is what is damaged: that ends a run in any case.
@@ -102,12 +102,20 @@ class Labelled(Protocol):
     def labels(self) -> np.ndarray: ...
 
 
+class Reading(NamedTuple, Generic[T]):
+    """An image to read: its number, what is made of its pixels, and which of them are needed."""
+
+    which: int
+    make: Callable[[UInt8[Tensor, "3 h w"]], T]
+    choose: Choose = everything
+
+
 @dataclass
 class Source:
     """Photographs, how they are read, and which of them this rank sees: what training and evaluation share."""
 
     photos: Labelled
-    damage: Damage
+    damage: DamagedImages
     normalisation: Normalisation
     device: torch.device
     num_threads: int
@@ -127,6 +135,21 @@ class Source:
 
     def expect(self, images: Sequence[int] | np.ndarray) -> None:
         """Be told which images are read next, in order. Files that lie there need no preparation."""
+
+    def read(self, groups: Iterable[list[Reading[T]]]) -> Iterator[list[tuple[T, int]]]:
+        """Yield what threads make of each group's images, and their labels, in order, the next groups under way.
+
+        A group lacks its damaged images, and may be empty.
+        """
+        calls: Iterator[list[Callable[[], tuple[T, int] | None]]] = (
+            [partial(self._read, each) for each in group] for group in groups
+        )
+        for samples in in_threads(calls, num_threads=self.num_threads):
+            yield [sample for sample in samples if sample is not None]
+
+    def _read(self, reading: Reading[T]) -> tuple[T, int] | None:
+        pixels = self.damage.read(self.photos.paths[reading.which], reading.choose)
+        return None if pixels is None else (reading.make(pixels), int(self.photos.labels[reading.which]))
 
     def send(self, crops: list[Crop], labels: list[int]) -> tuple[Float[Tensor, "n 3 s s"], Int[Tensor, " n"]]:
         """The images to the device as uint8, ready for the network there, and their labels."""
@@ -189,12 +212,11 @@ class TrainBatches:
         self.source.damage.paths.update(state["damaged"])
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for samples in in_threads(self._steps(), num_threads=self.source.num_threads):
-            found = [sample for sample in samples if sample is not None]
+        for samples in self.source.read(self._steps()):
             self.step += 1  # what was handed out, not what threads are ahead
-            yield self.source.send([crop for crop, _ in found], [label for _, label in found])
+            yield self.source.send([crop for crop, _ in samples], [label for _, label in samples])
 
-    def _steps(self) -> Iterator[list[Callable[[], tuple[Crop, int] | None]]]:
+    def _steps(self) -> Iterator[list[Reading[Crop]]]:
         share = self.batch_size // self.source.world_size
         mine = slice(self.source.rank * share, (self.source.rank + 1) * share)
         epoch = -1
@@ -205,13 +227,11 @@ class TrainBatches:
             left = images[step % self.steps_per_epoch :]
             self.source.expect(left.ravel())
             draws = augment.draws(self.seed, step, batch_size=self.batch_size, colour=self.colour, jitter=self.jitter)
-            yield [*map(partial, repeat(self._sample), left[0].tolist(), draws[mine])]
-
-    def _sample(self, which: int, draw: Draw) -> tuple[Crop, int] | None:
-        pixels = self.source.damage.read(self.source.photos.paths[which], self.augmentation.box(draw))
-        if pixels is None:
-            return None
-        return self.augmentation.crop(pixels, draw), int(self.source.photos.labels[which])
+            augmentation = self.augmentation
+            yield [
+                Reading(which, partial(augmentation.crop, draw=draw), augmentation.box(draw))
+                for which, draw in zip(left[0].tolist(), draws[mine], strict=True)
+            ]
 
 
 def epoch_order(epoch: int, *, seed: int, num_images: int) -> Int[np.ndarray, " n"]:
@@ -241,22 +261,18 @@ class EvalBatches:
 
     def crops(self) -> Iterator[list[tuple[Crop, int]]]:
         """The batches as they are on the host; one is smaller by its damaged images, or empty."""
-        for samples in in_threads(self._batches(), num_threads=self.source.num_threads):
-            yield [sample for sample in samples if sample is not None]
+        yield from self.source.read(self._batches())
 
-    def _batches(self) -> Iterator[list[Callable[[], tuple[Crop, int] | None]]]:
+    def _batches(self) -> Iterator[list[Reading[Crop]]]:
         for begin in range(0, len(self.indices), self.batch_size):
             left = self.indices[begin:]
             self.source.expect(left)
-            yield [partial(self._sample, index) for index in left[: self.batch_size]]
+            yield [Reading(index, self._crop) for index in left[: self.batch_size]]
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         for found in self.crops():
             if found:
                 yield self.source.send([crop for crop, _ in found], [label for _, label in found])
 
-    def _sample(self, index: int) -> tuple[Crop, int] | None:
-        image = self.source.damage.read(self.source.photos.paths[index])
-        if image is None:
-            return None
-        return Crop(self.make(image), False, np.zeros(3, np.float32)), int(self.source.photos.labels[index])
+    def _crop(self, image: UInt8[Tensor, "3 h w"]) -> Crop:
+        return Crop(self.make(image), False, np.zeros(3, np.float32))

@@ -8,18 +8,18 @@ import numpy as np
 import torch
 from jaxtyping import Int
 
-from resnet_repro.data.bucket import PATIENCE, at
+from resnet_repro.data.bucket import PATIENCE, open_storage
 from resnet_repro.data.device_batches import Normalisation
 from resnet_repro.data.imagenet import ImageNetData
 from resnet_repro.data.options import Batching, Shards
 from resnet_repro.data.photo_batches import Labelled, Source
-from resnet_repro.data.shards import AtHand, Shard, read_index
+from resnet_repro.data.shards import Shard, ShardCache, read_index
 
 
 class PackedFile(NamedTuple):
     """An image in a shard."""
 
-    shards: AtHand
+    shards: ShardCache
     shard: int
     position: int
 
@@ -33,7 +33,7 @@ class PackedFile(NamedTuple):
 class PackedFiles(Sequence[PackedFile]):
     """The images of shards `first`, `first + 1`, ..., in their order."""
 
-    def __init__(self, shards: AtHand, *, first: int, num_images: list[int]) -> None:
+    def __init__(self, shards: ShardCache, *, first: int, num_images: list[int]) -> None:
         self.shards, self.first = shards, first
         self.begins = np.cumsum([0, *num_images])
         """int64 [n + 1], the first image of each shard, and the number of all."""
@@ -115,11 +115,11 @@ class StreamedImageNetData(ImageNetData):
         super().__init__(data, batching)
 
     def _find(self) -> tuple[Labelled, Labelled, str]:
-        storage = at(self.data.root, patience=PATIENCE)
+        storage = open_storage(self.data.root, patience=PATIENCE)
         index = read_index(storage)
         splits = [index.splits["train"], index.splits["val"]]
         shards = [shard for packed in splits for shard in packed.shards]
-        at_hand = AtHand(
+        at_hand = ShardCache(
             storage,
             shards,
             cache_gb=self.data.cache_gb,
@@ -142,7 +142,8 @@ class StreamedImageNetData(ImageNetData):
         """As they lie: packing has put them in a random order, which is the same every time."""
         return images
 
-    def _source(self, found: Labelled, device: torch.device, like: Normalisation) -> Source:
+    def source(self, found: Labelled, device: torch.device, like: Normalisation | None = None) -> Source:
+        like = self.normalisation if like is None else like
         return StreamedSource(found, self.damage, like.to(device), device, self.num_threads, window=self.data.shuffle)
 
 

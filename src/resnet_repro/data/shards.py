@@ -22,7 +22,7 @@ from typing import IO, NamedTuple
 
 import numpy as np
 
-from resnet_repro.data.bucket import Bucket, Folder, Storage, at, damaged
+from resnet_repro.data.bucket import Bucket, Folder, Storage, damaged, open_storage
 from resnet_repro.data.photos import Counts, Split
 from resnet_repro.errors import UserError
 
@@ -105,7 +105,7 @@ def count(root: str) -> Counts:
     Raises:
         UserError: as `read_index`; a shard that is not there, or not whole.
     """
-    storage = at(root)
+    storage = open_storage(root)
     index = read_index(storage)
     if not isinstance(storage, Bucket):
         for shard in (shard for packed in index.splits.values() for shard in packed.shards):
@@ -117,7 +117,7 @@ def count(root: str) -> Counts:
 
 def count_there(root: str) -> Counts | None:
     """As `count`; None where a folder is not there. A bucket is asked in any case."""
-    storage = at(root)
+    storage = open_storage(root)
     return None if isinstance(storage, Folder) and not (storage.root / INDEX).is_file() else count(root)
 
 
@@ -142,7 +142,7 @@ class OpenShard:
         self.file.close()
 
 
-class AtHand:
+class ShardCache:
     """The shards that can be read now: open files of a folder, or copies of a bucket's, of which few are kept.
 
     Copies are files without a name in `folder`, by default the system's for such. It takes them back with the process,

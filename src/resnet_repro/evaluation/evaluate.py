@@ -84,10 +84,10 @@ def _be_rank(request: Request, failure: Path, rank: Rank) -> None:
 
 
 def _examine(request: Request, rank: Rank) -> None:
-    from resnet_repro.evaluation.measure import examine
+    from resnet_repro.evaluation.measure import evaluate_runs
 
     start = time.monotonic()
-    found = examine(request, rank)
+    found = evaluate_runs(request, rank)
     if rank.is_first:
         entries = [entry(request, found, split) for split in found["splits"]]
         show(request, entries, Console(soft_wrap=True), seconds=time.monotonic() - start)

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -15,11 +15,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from resnet_repro.data.device_batches import EvalBatches
 from resnet_repro.data.imagenet import ImageNetData
 from resnet_repro.data.in_memory import InMemoryData, open_data
-from resnet_repro.data.jpeg import File
-from resnet_repro.data.photo_batches import in_threads
+from resnet_repro.data.photo_batches import Reading
 from resnet_repro.errors import UserError
 from resnet_repro.evaluation.record import Request
-from resnet_repro.evaluation.views import Image, Views, grouped, probabilities, views
+from resnet_repro.evaluation.views import Views, grouped, probabilities, views
 from resnet_repro.runs.folder import RunDir
 from resnet_repro.runs.ranks import Rank
 from resnet_repro.training.checkpoints import trained
@@ -62,7 +61,7 @@ class PhotographViews:
     """
 
     def __init__(self, data: ImageNetData, test: str, device: torch.device, rank: Rank) -> None:
-        self.data, self.device, self.rank = data, device, rank
+        self.source, self.device, self.rank = data.source(data.val, device), device, rank
         self.views = partial(views, test=test, crop=data.crop, side=data.data.test_side, mode=data.mode)
         self.batch_size = max(1, data.batching.eval_batch_size // CROPS[test])
         self.by_pixel = data.normalisation.to(device)
@@ -72,22 +71,19 @@ class PhotographViews:
         return len(self._begins())
 
     def __iter__(self) -> Iterator[Views]:
-        paths, labels = self.data.val.paths, self.data.val.labels.tolist()
-        groups: Iterable[list[Callable[[], tuple[list[Image], int] | None]]] = (
-            [partial(self._sample, *each) for each in zip(paths[at], labels[at], strict=True)]
-            for at in (slice(begin, begin + self.batch_size) for begin in self._begins())
-        )
-        for samples in in_threads(groups, num_threads=self.data.num_threads):
-            if found := [sample for sample in samples if sample is not None]:
-                images, of = zip(*found, strict=True)
+        num_images, size = len(self.source.photos.labels), self.batch_size
+        batches = (range(begin, min(begin + size, num_images)) for begin in self._begins())
+        for samples in self.source.read([Reading(which, self.views) for which in batch] for batch in batches):
+            if samples:
+                images, of = zip(*samples, strict=True)
                 yield self._send(grouped(images, torch.tensor(of)))
 
     def _begins(self) -> range:
-        return range(self.rank.rank * self.batch_size, len(self.data.val.paths), self.rank.world_size * self.batch_size)
-
-    def _sample(self, file: File, label: int) -> tuple[list[Image], int] | None:
-        image = self.data.damage.read(file)
-        return None if image is None else (self.views(image), label)
+        return range(
+            self.rank.rank * self.batch_size,
+            len(self.source.photos.labels),
+            self.rank.world_size * self.batch_size,
+        )
 
     def _send(self, batch: Views) -> Views:
         """To the device as uint8, and there as the network takes it."""
@@ -100,7 +96,7 @@ class PhotographViews:
         return Views(groups, batch.labels.to(self.device))
 
 
-def examine(request: Request, rank: Rank) -> dict[str, Any]:
+def evaluate_runs(request: Request, rank: Rank) -> dict[str, Any]:
     """Do what was asked for; every rank makes this call, takes its share of the batches, and gets the whole result.
 
     Returns:

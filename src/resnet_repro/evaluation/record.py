@@ -40,7 +40,7 @@ class Request:
 
 
 def entry(request: Request, found: dict[str, Any], split: str) -> dict[str, Any]:
-    """What is recorded of a split: how it was tested, what `tester.examine` has found, the paper's errors beside it."""
+    """What is recorded of a split: how it was tested, what `evaluate_runs` has found, the paper's errors beside it."""
     manifests = request.manifests
     alone = manifests[0] if len(manifests) == 1 and found["data_checksum"] == manifests[0]["data_checksum"] else None
     return {

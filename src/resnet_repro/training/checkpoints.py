@@ -25,7 +25,7 @@ from resnet_repro.training.process_group import any_rank, gather
 from resnet_repro.training.schedule import eval_every
 
 
-class WholeFiles(TorchCheckpointIO):
+class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes a checkpoint under another name beside its place, and puts it there when it is complete and on the disk.
 
     (Lightning's own way through the system's folder for temporary files leaves a copy there when it is killed, and is
@@ -88,7 +88,7 @@ class Checkpoint(pl.Callback):
         self._mine: dict[str, Any] | None = None
 
     def setup(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
-        trainer.strategy.checkpoint_io = WholeFiles()
+        trainer.strategy.checkpoint_io = AtomicCheckpointIO()
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -6,14 +6,14 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Tensor
 
 from resnet_repro.data.device_batches import DeviceBatches
 from resnet_repro.networks.build import build
 from resnet_repro.runs.options import Run
-from resnet_repro.training.cuda_graph import WholeStep, WholeStepSGD
+from resnet_repro.training.cuda_graph import GraphedSGD, GraphedStep
 from resnet_repro.training.metrics import LossAndError
 from resnet_repro.training.process_group import share_buffers
 from resnet_repro.training.schedule import WARMUP_JUDGED_EVERY, Plateau, last_rate, learning_rate
@@ -48,11 +48,8 @@ class LitClassifier(pl.LightningModule):
         self.net = build(options.network, image=options.data.image, num_classes=options.data.num_classes)
         self.splits = splits
         self.train_metric, self.warmup_metric = LossAndError(), LossAndError()
-        self.whole_step_metric = LossAndError()
         self.eval_metrics = torch.nn.ModuleList(LossAndError(top5=options.data.measures_top5) for _ in splits)
         self.trains_on = options.init_from is not None
-        self.automatic_optimization = not options.hardware.graph  # else `WholeStep` does it all
-        self.whole_step: WholeStep | None = None
         self.lr = 0.0
         """Rate of the newest update."""
         self.warmup_ended_at: int | None = None
@@ -62,9 +59,7 @@ class LitClassifier(pl.LightningModule):
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n classes"]:
         return self.net(x)
 
-    def training_step(self, batch: Sequence[Tensor] | Tensor, batch_idx: int) -> Tensor:
-        if isinstance(batch, Tensor):
-            return self._whole_steps(batch)
+    def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:
         images, labels = batch
         logits = self.net(images)
         loss = F.cross_entropy(logits, labels)
@@ -72,30 +67,6 @@ class LitClassifier(pl.LightningModule):
         if self.awaits_error:
             self.warmup_metric.update(logits.detach(), labels, loss.detach())
         return loss
-
-    def _whole_steps(self, choices: Int[Tensor, "steps k batch"]) -> Tensor:
-        """Take a step with the batch of each of these random choices; the loss of the last.
-
-        What Lightning does around a step of its own, 1.5 ms, a GPU would wait for at every one.
-        """
-        optimizer = self.optimizers()
-        assert isinstance(optimizer, LightningOptimizer)
-        if self.whole_step is None:
-            assert isinstance(optimizer.optimizer, WholeStepSGD)
-            batches = self.trainer.train_dataloader
-            assert isinstance(batches, DeviceBatches)
-            self.whole_step = WholeStep(
-                self.net, optimizer.optimizer, batches.batch, choices[0], self.whole_step_metric
-            )
-        for each in choices:
-            self.lr = self._rate()
-            self.whole_step.set_inputs(each, self.lr)
-            optimizer.step()  # by Lightning's hand, which counts
-        measured = self.whole_step.take_measured()
-        self.train_metric.merge_state(measured)
-        if self.awaits_error:
-            self.warmup_metric.merge_state(measured)
-        return self.whole_step.loss
 
     def validation_step(self, batch: Sequence[Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
         images, labels = batch
@@ -110,12 +81,12 @@ class LitClassifier(pl.LightningModule):
     # --- optimiser and schedule ---------------------------------------------------------------------------------------
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        s = self.schedule
-        options = {key: getattr(s, key) for key in ("lr", "momentum", "weight_decay", "nesterov")}
-        groups = parameter_groups(self.net, decay=s.decay)
-        if self.automatic_optimization:
-            return torch.optim.SGD(groups, **options)
-        return WholeStepSGD(groups, **options, fused=True)  # its rate may be a tensor on the device
+        return torch.optim.SGD(parameter_groups(self.net, decay=self.schedule.decay), **self.sgd_options)
+
+    @property
+    def sgd_options(self) -> dict[str, Any]:
+        """The schedule's options of the optimiser."""
+        return {key: getattr(self.schedule, key) for key in ("lr", "momentum", "weight_decay", "nesterov")}
 
     @property
     def awaits_error(self) -> bool:
@@ -127,10 +98,12 @@ class LitClassifier(pl.LightningModule):
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         if self.awaits_error and self.global_step and self.global_step % WARMUP_JUDGED_EVERY == 0:
             self._judge_warmup()
-        if self.automatic_optimization:
-            self.lr = self._rate()
-            for group in self.trainer.optimizers[0].param_groups:
-                group["lr"] = self.lr
+        self.lr = self._rate()
+        for group in self.trainer.optimizers[0].param_groups:
+            self._set_rate(group)
+
+    def _set_rate(self, group: dict[str, Any]) -> None:
+        group["lr"] = self.lr
 
     def _rate(self) -> float:
         """Of the next update."""
@@ -166,3 +139,42 @@ class LitClassifier(pl.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.warmup_ended_at, self.plateau = checkpoint["warmup_ended_at"], Plateau(*checkpoint["plateau"])
+
+
+class GraphedClassifier(LitClassifier):
+    """Takes its steps whole, as `hardware.graph=true` asks for: each batch is the random choices of several steps.
+
+    What Lightning does around a step of its own, 1.5 ms, a GPU would wait for at every one.
+    """
+
+    def __init__(self, options: Run, *, splits: list[str]) -> None:
+        super().__init__(options, splits=splits)
+        self.automatic_optimization = False  # `GraphedStep` does it all
+        self.graphed_step: GraphedStep | None = None
+        self.graphed_metric = LossAndError()
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Take a step with the batch of each of these choices, int64 [steps, k, batch]; return the loss of the last."""
+        optimizer = self.optimizers()
+        assert isinstance(optimizer, LightningOptimizer)
+        if self.graphed_step is None:
+            assert isinstance(optimizer.optimizer, GraphedSGD)
+            batches = self.trainer.train_dataloader
+            assert isinstance(batches, DeviceBatches)
+            self.graphed_step = GraphedStep(self.net, optimizer.optimizer, batches.batch, batch[0], self.graphed_metric)
+        for choices in batch:
+            self.lr = self._rate()
+            self.graphed_step.set_inputs(choices, self.lr)
+            optimizer.step()  # by Lightning's hand, which counts
+        measured = self.graphed_step.take_measured()
+        self.train_metric.merge_state(measured)
+        if self.awaits_error:
+            self.warmup_metric.merge_state(measured)
+        return self.graphed_step.loss
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        groups = parameter_groups(self.net, decay=self.schedule.decay)
+        return GraphedSGD(groups, **self.sgd_options, fused=True)  # its rate may be a tensor on the device
+
+    def _set_rate(self, group: dict[str, Any]) -> None:
+        """Do nothing: each step has its own rate."""

@@ -20,7 +20,7 @@ from resnet_repro.training.layers import ChannelMoments
 Batches = Iterable[tuple[Tensor, Tensor]]
 
 
-def begin_as(deep: nn.Module, run: RunDir, images: Batches) -> dict[str, Any]:
+def copy_function_from(deep: nn.Module, run: RunDir, images: Batches) -> dict[str, Any]:
     """Give a deep network the function that a finished run's shallower one computes, and compare the two.
 
     Args:

@@ -16,15 +16,15 @@ NUM_WARM_UPS = 3
 """Steps before a recording, as PyTorch advises."""
 
 
-class WholeStepSGD(torch.optim.SGD):
-    """SGD whose `step` runs forward and backward pass, too, once a `WholeStep` has taken it over."""
+class GraphedSGD(torch.optim.SGD):
+    """SGD whose `step` runs forward and backward pass, too, once a `GraphedStep` has taken it over."""
 
-    whole_step: Callable[[], None] | None = None
+    graphed_step: Callable[[], None] | None = None
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        if self.whole_step is None:
+        if self.graphed_step is None:
             return super().step(closure)
-        self.whole_step()
+        self.graphed_step()
         return None if closure is None else closure()  # Lightning's: calls the hooks that look at gradients
 
     def update(self) -> None:
@@ -32,7 +32,7 @@ class WholeStepSGD(torch.optim.SGD):
         super().step()
 
 
-class WholeStep:
+class GraphedStep:
     """Augmentation, forward pass, backward pass, update and error of a batch, with every tensor at a fixed address.
 
     On a GPU these are recorded once and replayed; what is in the host's hands, the batch's random choices and the
@@ -48,7 +48,7 @@ class WholeStep:
     """
 
     def __init__(
-        self, net: nn.Module, sgd: WholeStepSGD, batch: Batch, choices: Int[Tensor, "k batch"], metric: Metric
+        self, net: nn.Module, sgd: GraphedSGD, batch: Batch, choices: Int[Tensor, "k batch"], metric: Metric
     ) -> None:
         self.net, self.sgd, self.batch, self.choices, self.metric = net, sgd, batch, choices.clone(), metric
         self.device = choices.device
@@ -56,7 +56,7 @@ class WholeStep:
             group["lr"] = torch.tensor(float(group["lr"]), device=self.device)
         self.loss: Float[Tensor, ""]
         """Of the newest batch."""
-        sgd.whole_step = self._recorded() if self.device.type == "cuda" else self._work
+        sgd.graphed_step = self._recorded() if self.device.type == "cuda" else self._work
 
     def set_inputs(self, choices: Int[Tensor, "k batch"], lr: float) -> None:
         """Of the next `sgd.step()`."""

@@ -25,8 +25,8 @@ from resnet_repro.runs.job import Job, result_keys
 from resnet_repro.runs.options import Run, SettledHardware
 from resnet_repro.runs.ranks import Rank
 from resnet_repro.training.checkpoints import Checkpoint, newest_checkpoint
-from resnet_repro.training.classifier import LitClassifier
-from resnet_repro.training.constructed import begin_as
+from resnet_repro.training.classifier import GraphedClassifier, LitClassifier
+from resnet_repro.training.constructed import copy_function_from
 from resnet_repro.training.hardware import compile_regions, keep_freed_memory, settle
 from resnet_repro.training.layers import GradientNorms, write_responses
 from resnet_repro.training.loggers import CsvLogger, LenientWandbLogger, finish_wandb, wandb_logger
@@ -105,7 +105,7 @@ class Training:
         pl.seed_everything(options.seed, verbose=False)
         at_once = steps_at_once(options.schedule, hardware) if hardware.graph else None
         data = open_data(options.data, options.batching(steps_at_once=at_once))
-        model = LitClassifier(options, splits=data.splits)
+        model = (GraphedClassifier if hardware.graph else LitClassifier)(options, splits=data.splits)
         if hardware.channels_last:
             model.net.to(memory_format=torch.channels_last)
         if hardware.fused:
@@ -136,7 +136,7 @@ class Training:
             if self.job.begins_with is not None:
                 device = torch.device("cuda" if self.hardware.on_gpu else "cpu")
                 shallow = RunDir(self.folder.path.with_name(self.job.begins_with))
-                weights = begin_as(self.model.net, shallow, self.data.unaugmented(device))
+                weights = copy_function_from(self.model.net, shallow, self.data.unaugmented(device))
             if self.rank.is_first:
                 resume.record(
                     self.folder,
