@@ -54,7 +54,7 @@ class JobLauncher(Launcher):
         from resnet_repro.launch import local, slurm
         from resnet_repro.launch.experiment import make_jobs, print_tables
         from resnet_repro.launch.plan import show_plan
-        from resnet_repro.runs.ranks import given
+        from resnet_repro.runs.ranks import rank_from_environment
 
         self._refuse_another_launcher(commands)
         os.environ |= self._variables(commands)
@@ -69,7 +69,7 @@ class JobLauncher(Launcher):
             )
         if self.slurm:
             status = slurm.run_jobs(request.jobs, self.slurm)
-        elif rank := given():
+        elif rank := rank_from_environment():
             if self.config.hydra.sweeper.max_batch_size is not None:
                 raise UserError(f"hydra.sweeper.max_batch_size is of several runs, and {rank.started_by} is for one")
             return sweep.run_as(rank, request.jobs)

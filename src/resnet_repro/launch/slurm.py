@@ -22,7 +22,7 @@ from resnet_repro.launch.rank_processes import STOPPED
 from resnet_repro.launch.sweep import announce, claim_all, conclude
 from resnet_repro.runs.folder import InUse, RunDir, read_failure, read_json, write_json
 from resnet_repro.runs.job import Job
-from resnet_repro.runs.ranks import given
+from resnet_repro.runs.ranks import rank_from_environment
 
 ASK_EVERY_S = 10.0
 """Between two questions to SLURM's controller, which all users of a cluster share."""
@@ -53,7 +53,7 @@ def run_jobs(jobs: list[Job], options: dict[str, Any], *, console: Console | Non
             SLURM refuses the jobs.
     """
     console = console or Console(soft_wrap=True)
-    if rank := given():
+    if rank := rank_from_environment():
         raise UserError(f"{rank.started_by} has started this process already: take hardware=ddp_8gpu or the like")
     if shutil.which("sbatch") is None:
         raise UserError("hardware=slurm_... needs SLURM's sbatch and there is none: go to a cluster or leave it out")

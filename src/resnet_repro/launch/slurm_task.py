@@ -13,7 +13,7 @@ from submitit.helpers import DelayedSubmission
 from resnet_repro.launch.rank_processes import STOPPED
 from resnet_repro.launch.worker import train
 from resnet_repro.runs.folder import RunDir, read_json
-from resnet_repro.runs.ranks import Rank, given
+from resnet_repro.runs.ranks import Rank, rank_from_environment
 
 WAIT_S = 900.0
 """For SLURM to end or to requeue a job whose state is saved."""
@@ -46,7 +46,7 @@ class SlurmTask:
         run = RunDir(path)
         with os.fdopen(os.dup(sys.stdout.fileno()), "w") as out:  # SLURM's own log
             tell = partial(print, "failed:", file=out, flush=True)
-            status = train(run, read_json(run.job), given() or Rank(), log=True, tell=tell)
+            status = train(run, read_json(run.job), rank_from_environment() or Rank(), log=True, tell=tell)
         if status == STOPPED:
             signal.signal(signal.SIGUSR2, requeue)
             if is_announced:

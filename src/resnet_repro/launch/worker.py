@@ -19,7 +19,7 @@ from resnet_repro.launch.sockets import make_room
 from resnet_repro.machine import STOP_SIGNALS
 from resnet_repro.runs.folder import InUse, RunDir, read_failure, read_json, write_failure, write_json
 from resnet_repro.runs.ranks import Rank
-from resnet_repro.runs.wandb_account import end_wandb_soon
+from resnet_repro.runs.wandb_account import kill_wandb_after
 
 PRELOAD = ["resnet_repro.training.run", "wandb", "wandb.sdk.launch", "sklearn.datasets"]
 """Everything that a job imports sooner or later, for a fork server to import once."""
@@ -52,7 +52,7 @@ def work(
     num_ranks = job["config"]["hardware"]["devices"]
     if num_ranks > 1:
         sys.exit(_start_ranks(run, job, num_ranks, reasons, fork=fork_ranks))
-    _be_rank(path, job, reasons, Rank())
+    _run_rank(path, job, reasons, Rank())
 
 
 def _keep_niceness() -> None:
@@ -64,7 +64,7 @@ def _keep_niceness() -> None:
             Path("/proc/self/autogroup").write_text(str(niceness), encoding="ascii")
 
 
-def _be_rank(path: Path, job: dict[str, Any], reasons: Connection | None, rank: Rank) -> None:
+def _run_rank(path: Path, job: dict[str, Any], reasons: Connection | None, rank: Rank) -> None:
     follow_parent()
     sys.exit(train(RunDir(path), job, rank, log=True, tell=reasons.send if reasons else print))
 
@@ -107,7 +107,7 @@ def train(run: RunDir, job: dict[str, Any], rank: Rank, *, log: bool, tell: Tell
     except OSError as error:
         tell(failure(error))
         if log:
-            _say_no_more()
+            _silence_output()
         return FULL if _is_full(error) else UNWRITABLE
 
 
@@ -132,7 +132,7 @@ def _train(run: RunDir, job: dict[str, Any], rank: Rank) -> int:
         traceback.print_exc()
         return _fail(run, rank, f"{type(error).__name__}: {error}".splitlines()[0])
     finally:
-        end_wandb_soon()
+        kill_wandb_after()
     return DONE
 
 
@@ -165,7 +165,7 @@ def _print_into(path: Path) -> None:
         stream.reconfigure(encoding="utf-8", errors="backslashreplace")  # whatever a terminal would take
 
 
-def _say_no_more() -> None:
+def _silence_output() -> None:
     """Let what Python still wants to print go nowhere: a failure to write it would become the exit status."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
@@ -177,7 +177,7 @@ def _say_no_more() -> None:
 
 def _start_ranks(run: RunDir, job: dict[str, Any], num_ranks: int, reasons: Connection | None, *, fork: bool) -> int:
     """Run a job as that many processes, watch over them, and tell what came of the job."""
-    end = run_ranks(_be_rank, (run.path, job, reasons), num_ranks, fork=fork)
+    end = run_ranks(_run_rank, (run.path, job, reasons), num_ranks, fork=fork)
     exitcode = end.exitcode
     if end.killer and end.was_stopped:
         state, reason, exitcode = "stopped", "stopped while it started", STOPPED
