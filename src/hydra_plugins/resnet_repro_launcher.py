@@ -35,8 +35,8 @@ class JobLauncher(Launcher):
         """`resnet_repro.cli._Task`."""
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        from resnet_repro.launch.exit_status import STOPPED
         from resnet_repro.launch.experiment import commands_of
-        from resnet_repro.launch.rank_processes import STOPPED
 
         commands = list(itertools.chain.from_iterable(map(self._expanded, job_overrides)))
         self.commands = {tuple(command) for command in commands}

@@ -12,7 +12,7 @@ import pytest
 from pytorch_lightning.utilities import rank_zero_only
 
 from resnet_repro.launch import rank_processes
-from resnet_repro.launch.rank_processes import IN_USE
+from resnet_repro.launch.exit_status import IN_USE
 from resnet_repro.runs.folder import RunDir
 from resnet_repro.runs.ranks import LEFT_OVER, forget_left_over, rank_from_environment
 from resnet_repro.training.run import run as train

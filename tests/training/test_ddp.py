@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from resnet_repro.data.in_memory import InMemoryData
-from resnet_repro.launch.rank_processes import DONE
+from resnet_repro.launch.exit_status import DONE
 from resnet_repro.launch.worker import PRELOAD
 from resnet_repro.runs.folder import RunDir, read_json
 from resnet_repro.runs.ranks import Rank

@@ -14,8 +14,8 @@ from resnet_repro.errors import UserError
 from resnet_repro.evaluation.record import Request, entry, record, show
 from resnet_repro.evaluation.request import _check_classes, make_request
 from resnet_repro.launch import checks, placement
-from resnet_repro.launch.rank_processes import FAILED, STOPPED, follow_parent, run_ranks
-from resnet_repro.launch.worker import start_tracker
+from resnet_repro.launch.exit_status import FAILED, STOPPED
+from resnet_repro.launch.rank_processes import follow_parent, run_ranks, start_tracker
 from resnet_repro.machine import STOP_SIGNALS
 from resnet_repro.output import make_lenient
 from resnet_repro.runs.job import Config, Job

@@ -16,11 +16,12 @@ from rich.console import Console
 
 from resnet_repro import machine
 from resnet_repro.launch import checks, placement
+from resnet_repro.launch.exit_status import STOPPED
 from resnet_repro.launch.progress import Display, Outcome
-from resnet_repro.launch.rank_processes import STOPPED
+from resnet_repro.launch.rank_processes import start_tracker
 from resnet_repro.launch.sockets import make_room
 from resnet_repro.launch.sweep import announce, claim_all, conclude, outcome
-from resnet_repro.launch.worker import PRELOAD, start_tracker, work
+from resnet_repro.launch.worker import PRELOAD, work
 from resnet_repro.machine import STOP_SIGNALS
 from resnet_repro.runs.job import Job
 

@@ -1,4 +1,4 @@
-"""The processes of one run, a rank each, and how they end."""
+"""Processes that share one task, one per rank: start them, end them together, say how. Knows nothing of run folders."""
 
 import math
 import multiprocessing as mp
@@ -8,18 +8,16 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
+from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkContext, SpawnContext
 from multiprocessing.process import BaseProcess, parent_process
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from resnet_repro.launch.exit_status import DONE, FAILED, STOPPED
 from resnet_repro.machine import STOP_SIGNALS
 from resnet_repro.runs.ranks import Rank
-
-DONE, FAILED, UNWRITABLE, FULL, IN_USE, STOPPED = 0, 1, 73, 74, 75, 130
-"""Exit statuses; after the first two as sysexits.h (CANTCREAT, IOERR, TEMPFAIL) and shells have them."""
-
 
 GRACE_S = 5.0
 """What the other ranks have to end by themselves after one has failed."""
@@ -27,6 +25,16 @@ GRACE_S = 5.0
 
 SAVING_S = 120.0
 """What a run has to save its state after its launching process is gone."""
+
+
+def start_tracker() -> None:
+    """Start multiprocessing's resource tracker so that no signal that stops a run ends it.
+
+    Called before those signals are blocked for the processes that are started: this lifts the block.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    resource_tracker.ensure_running()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
 
 def follow_parent() -> None:

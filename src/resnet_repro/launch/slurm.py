@@ -17,8 +17,8 @@ from rich.console import Console
 
 from resnet_repro.errors import UserError, first_words
 from resnet_repro.launch import checks
+from resnet_repro.launch.exit_status import STOPPED
 from resnet_repro.launch.progress import Display, Outcome
-from resnet_repro.launch.rank_processes import STOPPED
 from resnet_repro.launch.sweep import announce, claim_all, conclude
 from resnet_repro.runs.folder import InUse, RunDir, read_failure, read_json, write_json
 from resnet_repro.runs.job import Job

@@ -10,7 +10,7 @@ from types import FrameType
 
 from submitit.helpers import DelayedSubmission
 
-from resnet_repro.launch.rank_processes import STOPPED
+from resnet_repro.launch.exit_status import STOPPED
 from resnet_repro.launch.worker import train
 from resnet_repro.runs.folder import RunDir, read_json
 from resnet_repro.runs.ranks import Rank, rank_from_environment

@@ -10,8 +10,8 @@ from rich.console import Console
 
 from resnet_repro.errors import UserError
 from resnet_repro.launch import checks, plan
+from resnet_repro.launch.exit_status import FULL, IN_USE, UNWRITABLE
 from resnet_repro.launch.progress import Outcome, announcement, print_results, print_wandb_hint
-from resnet_repro.launch.rank_processes import FULL, IN_USE, UNWRITABLE
 from resnet_repro.launch.worker import DISK_FULL, train
 from resnet_repro.runs.folder import RunDir
 from resnet_repro.runs.job import Job

@@ -1,22 +1,23 @@
-"""A job's own process, or processes. Cheap to import: what is heavy is imported in them, or once in the fork server."""
+"""What a job's process does: train its rank of the run, and write into the run's folder what came of it.
+
+Cheap to import: each process imports torch itself, or the fork server does so once for all.
+"""
 
 import errno
 import io
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
-from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 from resnet_repro.errors import UserError, failure
-from resnet_repro.launch.rank_processes import DONE, FAILED, FULL, IN_USE, STOPPED, UNWRITABLE, follow_parent, run_ranks
+from resnet_repro.launch.exit_status import DONE, FAILED, FULL, IN_USE, STOPPED, UNWRITABLE
+from resnet_repro.launch.rank_processes import follow_parent, run_ranks
 from resnet_repro.launch.sockets import make_room
-from resnet_repro.machine import STOP_SIGNALS
 from resnet_repro.runs.folder import InUse, RunDir, read_failure, read_json, write_failure, write_json
 from resnet_repro.runs.ranks import Rank
 from resnet_repro.runs.wandb_account import kill_wandb_after
@@ -67,16 +68,6 @@ def _keep_niceness() -> None:
 def _run_rank(path: Path, job: dict[str, Any], reasons: Connection | None, rank: Rank) -> None:
     follow_parent()
     sys.exit(train(RunDir(path), job, rank, log=True, tell=reasons.send if reasons else print))
-
-
-def start_tracker() -> None:
-    """Start multiprocessing's resource tracker so that no signal that stops a run ends it.
-
-    Called before those signals are blocked for the processes that are started: this lifts the block.
-    """
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-    resource_tracker.ensure_running()
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
 
 def train(run: RunDir, job: dict[str, Any], rank: Rank, *, log: bool, tell: Tell) -> int:
