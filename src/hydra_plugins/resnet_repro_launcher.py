@@ -15,7 +15,6 @@ from hydra.types import HydraContext, RunMode, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from resnet_repro.errors import UserError
-from resnet_repro.launch import sweep
 
 OmegaConf.register_new_resolver("home", lambda folder: str(Path(str(folder)).expanduser()), replace=True)
 
@@ -51,7 +50,7 @@ class JobLauncher(Launcher):
 
     def _run(self, commands: list[list[str]]) -> int:
         """Do what these jobs ask for: run, plan or show them; the exit status."""
-        from resnet_repro.launch import local, slurm
+        from resnet_repro.launch import local, slurm, torchrun
         from resnet_repro.launch.experiment import make_jobs, print_tables
         from resnet_repro.launch.plan import show_plan
         from resnet_repro.runs.ranks import rank_from_environment
@@ -72,7 +71,7 @@ class JobLauncher(Launcher):
         elif rank := rank_from_environment():
             if self.config.hydra.sweeper.max_batch_size is not None:
                 raise UserError(f"hydra.sweeper.max_batch_size is of several runs, and {rank.started_by} is for one")
-            return sweep.run_as(rank, request.jobs)
+            return torchrun.run_as(rank, request.jobs)
         else:
             status = local.run_jobs(request.jobs)
         print_tables(request)

@@ -19,7 +19,7 @@ from resnet_repro.errors import UserError, first_words
 from resnet_repro.launch import checks
 from resnet_repro.launch.exit_status import STOPPED
 from resnet_repro.launch.progress import Display, Outcome
-from resnet_repro.launch.sweep import announce, claim_all, conclude
+from resnet_repro.launch.sweep import State, announce, claim_all, conclude, watch
 from resnet_repro.runs.folder import InUse, RunDir, read_failure, read_json, write_json
 from resnet_repro.runs.job import Job
 from resnet_repro.runs.ranks import rank_from_environment
@@ -80,7 +80,7 @@ def run_jobs(jobs: list[Job], options: dict[str, Any], *, console: Console | Non
     if ready:
         console.print(f"Submitted to SLURM: {_list(numbers[job] for job in ready)}", highlight=False)
     try:
-        _watch(numbers, Display(console, jobs), outcomes)
+        watch(SlurmQueue(numbers), Display(console, jobs), outcomes)
     except KeyboardInterrupt:
         left = sorted({number.split("_")[0] for job, number in numbers.items() if job not in outcomes})
         console.print(
@@ -171,33 +171,41 @@ def _is_alive(state: QueueState | None) -> bool:
     return state is not None and state[0] not in ENDED
 
 
-def _watch(numbers: dict[Job, str], display: Display, outcomes: dict[Job, Outcome]) -> None:
-    """Show the jobs until every one has ended, and note what came of each."""
-    states: dict[str, QueueState] = {}
-    last_asked, last_said = -ASK_EVERY_S, ""
-    with display:
-        while waiting := [job for job in numbers if job not in outcomes]:
-            if is_news := time.monotonic() - last_asked >= ASK_EVERY_S:
-                last_asked = time.monotonic()
-                answer = _ask(numbers[job] for job in waiting)
-                is_news, states = answer is not None, states if answer is None else answer
-            for job in waiting:
-                state = states.get(numbers[job])
-                if RunDir(job.dir).is_done or (is_news and not _is_alive(state)):
-                    outcomes[job] = _outcome(job, numbers[job], state)
-                    display.finish(job, outcomes[job])
-                elif state and state[0] == "RUNNING":
-                    if job not in display.tasks:
-                        display.start(job)
-                    display.update(job)
-                elif job in display.tasks and is_news and state and state[0] == "PENDING":
-                    display.put_back(job)
-            reasons = Counter(why for job in waiting if job not in outcomes for why in _waits(states.get(numbers[job])))
-            said = ", ".join(f"{count} ({why})" for why, count in sorted(reasons.items()))
-            if said and said != last_said:
-                display.say(f"  waiting in SLURM's queue: {said}")
-            last_said = said
-            time.sleep(0.2)
+class SlurmQueue:
+    """The backend of SLURM (`resnet_repro.launch.sweep.Backend`): jobs that were submitted, as `squeue` shows them.
+
+    Nothing is to be stopped here: the jobs belong to SLURM.
+    """
+
+    def __init__(self, numbers: dict[Job, str]) -> None:
+        self.numbers = dict(numbers)
+        """SLURM's number of each job that has not ended."""
+        self.answer: dict[str, QueueState] = {}
+        self.last_asked = -ASK_EVERY_S
+        self.note = ""
+
+    def poll(self) -> dict[Job, State]:
+        """Ask SLURM if it is time to, and read the runs' folders."""
+        if is_news := time.monotonic() - self.last_asked >= ASK_EVERY_S:
+            self.last_asked = time.monotonic()
+            answer = _ask(self.numbers.values())
+            is_news, self.answer = answer is not None, self.answer if answer is None else answer
+        states = {job: self._state(job, number, is_news=is_news) for job, number in self.numbers.items()}
+        self.numbers = {job: self.numbers[job] for job in states if not isinstance(states[job], Outcome)}
+        reasons = Counter(why for number in self.numbers.values() for why in _waits(self.answer.get(number)))
+        counts = ", ".join(f"{count} ({why})" for why, count in sorted(reasons.items()))
+        self.note = f"  waiting in SLURM's queue: {counts}" if counts else ""
+        return states
+
+    def wait(self) -> None:
+        time.sleep(0.2)
+
+    def _state(self, job: Job, number: str, *, is_news: bool) -> State:
+        state = self.answer.get(number)
+        if RunDir(job.dir).is_done or (is_news and not _is_alive(state)):
+            return _outcome(job, number, state)
+        states: dict[str, State] = {"RUNNING": "running", "PENDING": "queued"}
+        return states.get(state[0], "unclear") if state else "unclear"
 
 
 def _waits(state: QueueState | None) -> list[str]:

@@ -1,21 +1,61 @@
-"""What every sweep does, here or through SLURM: claim folders, announce, conclude; and a run started by torchrun."""
+"""What local sweeps and sweeps through SLURM share: claim folders, announce, watch, conclude."""
 
 import shlex
 import signal
 import sys
 import time
 from pathlib import Path
+from typing import Literal, Protocol, runtime_checkable
 
 from rich.console import Console
 
-from resnet_repro.errors import UserError
 from resnet_repro.launch import checks, plan
 from resnet_repro.launch.exit_status import FULL, IN_USE, UNWRITABLE
-from resnet_repro.launch.progress import Outcome, announcement, print_results, print_wandb_hint
-from resnet_repro.launch.worker import DISK_FULL, train
+from resnet_repro.launch.progress import Display, Outcome, announcement, print_results, print_wandb_hint
+from resnet_repro.launch.worker import DISK_FULL
 from resnet_repro.runs.folder import RunDir
 from resnet_repro.runs.job import Job
-from resnet_repro.runs.ranks import Rank
+
+State = Outcome | Literal["running", "queued", "unclear"]
+"""What a backend says of a job: that it runs, that it waits (again) for a machine, neither, or what came of it."""
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """Where jobs run: processes of this machine, or SLURM."""
+
+    note: str
+    """A line for people about the jobs as a whole; printed when it changes."""
+
+    def poll(self) -> dict[Job, State]:
+        """Do what is due, and return the state of every job that is on its way.
+
+        A job whose outcome was returned once is left out from then on. Nothing is on its way any more: empty.
+        """
+
+    def wait(self) -> None:
+        """Wait a moment, or until there is something new."""
+
+
+def watch(backend: Backend, display: Display, outcomes: dict[Job, Outcome]) -> None:
+    """Show a backend's jobs until all have ended, and add what came of each to `outcomes`."""
+    last_note = ""
+    with display:
+        while states := backend.poll():
+            for job, state in states.items():
+                if isinstance(state, Outcome):
+                    outcomes[job] = state
+                    display.finish(job, state)
+                elif state == "running":
+                    if job not in display.tasks:
+                        display.start(job)
+                    display.update(job)
+                elif state == "queued" and job in display.tasks:
+                    display.put_back(job)
+            if backend.note not in ("", last_note):
+                display.say(backend.note)
+            last_note = backend.note
+            backend.wait()
 
 
 def outcome(job: Job, exitcode: int, reason: str, *, was_stopped: bool) -> Outcome:
@@ -65,42 +105,3 @@ def conclude(console: Console, jobs: list[Job], outcomes: dict[Job, Outcome], *,
     print_results(console, everything, seconds=seconds)
     print_wandb_hint(console, jobs)
     return 0 if {o.state for o in everything.values()} == {"done"} else 1
-
-
-def run_as(rank: Rank, jobs: list[Job]) -> int:
-    """Take this process's part in the one run that torchrun or srun has started it for.
-
-    Returns:
-        Exit status of this process, as of `resnet_repro.launch.worker.train`.
-
-    Raises:
-        UserError: where the command asks for another number of runs or of processes.
-    """
-    if len(jobs) != 1:
-        raise UserError(
-            f"{rank.started_by} has started the processes of one run and this command has {len(jobs)}: "
-            f"give every option one value, or leave {rank.started_by} out"
-        )
-    (job,) = jobs
-    num_nodes = job.config["hardware"]["num_nodes"]
-    if job.num_devices * num_nodes != rank.world_size:
-        raise UserError(
-            f"{rank.started_by} has started {rank.world_size} processes, and hardware.devices={job.num_devices} on "
-            f"hardware.num_nodes={num_nodes} needs {job.num_devices * num_nodes}: make them agree"
-        )
-    about = {"group": "", "command": "", **job.description}
-    if rank.is_first:
-        checks.check_folders(jobs)
-        checks.check_services(jobs)
-        group, command = time.strftime("%Y-%m-%d_%H-%M-%S"), shlex.join([rank.started_by, *sys.argv])
-        about = checks.claim(job, group=group, command=command)
-    start = time.monotonic()
-    reasons = [""]
-    status = train(RunDir(job.dir), about, rank, log=False, tell=reasons.append)
-    if rank.is_first:
-        console = Console(soft_wrap=True)
-        print_results(
-            console, {job: outcome(job, status, reasons[-1], was_stopped=False)}, seconds=time.monotonic() - start
-        )
-        print_wandb_hint(console, jobs)
-    return status

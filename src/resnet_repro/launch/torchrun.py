@@ -1,0 +1,55 @@
+"""One run whose processes torchrun or srun has started: the part that this process takes in it."""
+
+import shlex
+import sys
+import time
+
+from rich.console import Console
+
+from resnet_repro.errors import UserError
+from resnet_repro.launch import checks
+from resnet_repro.launch.progress import print_results, print_wandb_hint
+from resnet_repro.launch.sweep import outcome
+from resnet_repro.launch.worker import train
+from resnet_repro.runs.folder import RunDir
+from resnet_repro.runs.job import Job
+from resnet_repro.runs.ranks import Rank
+
+
+def run_as(rank: Rank, jobs: list[Job]) -> int:
+    """Take this process's part in the one run that torchrun or srun has started it for.
+
+    Returns:
+        Exit status of this process, as of `resnet_repro.launch.worker.train`.
+
+    Raises:
+        UserError: where the command asks for another number of runs or of processes.
+    """
+    if len(jobs) != 1:
+        raise UserError(
+            f"{rank.started_by} has started the processes of one run and this command has {len(jobs)}: "
+            f"give every option one value, or leave {rank.started_by} out"
+        )
+    (job,) = jobs
+    num_nodes = job.config["hardware"]["num_nodes"]
+    if job.num_devices * num_nodes != rank.world_size:
+        raise UserError(
+            f"{rank.started_by} has started {rank.world_size} processes, and hardware.devices={job.num_devices} on "
+            f"hardware.num_nodes={num_nodes} needs {job.num_devices * num_nodes}: make them agree"
+        )
+    about = {"group": "", "command": "", **job.description}
+    if rank.is_first:
+        checks.check_folders(jobs)
+        checks.check_services(jobs)
+        group, command = time.strftime("%Y-%m-%d_%H-%M-%S"), shlex.join([rank.started_by, *sys.argv])
+        about = checks.claim(job, group=group, command=command)
+    start = time.monotonic()
+    reasons = [""]
+    status = train(RunDir(job.dir), about, rank, log=False, tell=reasons.append)
+    if rank.is_first:
+        console = Console(soft_wrap=True)
+        print_results(
+            console, {job: outcome(job, status, reasons[-1], was_stopped=False)}, seconds=time.monotonic() - start
+        )
+        print_wandb_hint(console, jobs)
+    return status
