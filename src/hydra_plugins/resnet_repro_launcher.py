@@ -1,20 +1,29 @@
-"""Hydra's way in: hands the jobs that its sweeper composed to `resnet_repro.launch`."""
+"""Hydra's way in: a launcher that hands the jobs of a sweeper to `resnet_repro.launch`, and the usual sweeper."""
 
 import itertools
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper, BasicSweeperConf
+from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, RunMode, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from resnet_repro.errors import UserError
+from resnet_repro.errors import NotDone, UserError
+from resnet_repro.runs.option_names import about_launcher
+
+if TYPE_CHECKING:
+    from resnet_repro.launch.experiment import Request
+    from resnet_repro.launch.sweep import Result
+    from resnet_repro.runs.job import Job
 
 OmegaConf.register_new_resolver("home", lambda folder: str(Path(str(folder)).expanduser()), replace=True)
 
@@ -29,30 +38,53 @@ class JobLauncher(Launcher):
         self.slurm = {key: OmegaConf.to_container(v) if OmegaConf.is_config(v) else v for key, v in slurm.items()}
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Take what Hydra hands over.
+
+        Raises:
+            UserError: if a config file chooses another launcher (`resnet_repro.cli` refuses the option).
+        """
+        choice = config.hydra.runtime.choices["hydra/launcher"]
+        if choice not in ("basic", "slurm"):  # basic: nobody has chosen
+            raise UserError(about_launcher(f"hydra/launcher={choice}"))
         self.config, self.loader = config, hydra_context.config_loader
         self.task: Any = task_function
         """`resnet_repro.cli._Task`."""
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Run a batch of jobs, and return what came of each list of overrides.
+
+        Returns:
+            COMPLETED with the last validation error of the run in %, its test error if it has no validation images,
+            None if the list stands for several runs or nothing was run; FAILED with a `NotDone`.
+
+        Raises:
+            UserError: if nothing was run because an option is wrong.
+            SystemExit: if the batch was stopped: no sweeper goes on after a Ctrl-C.
+        """
         from resnet_repro.launch.exit_status import STOPPED
         from resnet_repro.launch.experiment import commands_of
 
-        commands = list(itertools.chain.from_iterable(map(self._expanded, job_overrides)))
+        expanded = [self._expanded(overrides) for overrides in job_overrides]
+        commands = list(itertools.chain.from_iterable(expanded))
         self.commands = {tuple(command) for command in commands}
         if self.task.only_lists:
+            self._refuse_adaptive_sweeper("--cfg")
             self.task([row for command in commands for row in commands_of(self._compose, command)])
-        else:
-            status = self._run(commands)
-            if status == STOPPED:
-                sys.exit(STOPPED)
-            self.task(status)
-        return [JobReturn(overrides=overrides, status=JobStatus.COMPLETED) for overrides in job_overrides]
+            return [JobReturn(overrides=overrides, status=JobStatus.COMPLETED) for overrides in job_overrides]
+        request, result = self._run(commands)
+        if result.status == STOPPED:
+            sys.exit(STOPPED)
+        self.task(result.status)
+        jobs_of = iter(request.jobs_of)
+        jobs_of_each = [[job for _ in commands for job in next(jobs_of)] for commands in expanded]
+        return [_returned(*each, result) for each in zip(job_overrides, jobs_of_each, strict=True)]
 
-    def _run(self, commands: list[list[str]]) -> int:
-        """Do what these jobs ask for: run, plan or show them; the exit status."""
+    def _run(self, commands: list[list[str]]) -> tuple["Request", "Result"]:
+        """Do what these jobs ask for: run, plan or show them."""
         from resnet_repro.launch import local, slurm, torchrun
         from resnet_repro.launch.experiment import make_jobs, print_tables
         from resnet_repro.launch.plan import show_plan
+        from resnet_repro.launch.sweep import Result
         from resnet_repro.runs.ranks import rank_from_environment
 
         self._refuse_another_launcher(commands)
@@ -61,25 +93,38 @@ class JobLauncher(Launcher):
         if request.summary:
             from resnet_repro.report.network_table import show  # torch
 
-            return show(request.jobs)
+            self._refuse_adaptive_sweeper("summary=true")
+            return request, Result(show(request.jobs), {})
         if request.plan:
-            return show_plan(
-                request.jobs, parallel=slurm.num_parallel(request.jobs, self.slurm) if self.slurm else None
-            )
+            self._refuse_adaptive_sweeper("plan=true")
+            parallel = slurm.num_parallel(request.jobs, self.slurm) if self.slurm else None
+            return request, Result(show_plan(request.jobs, parallel=parallel), {})
         if self.slurm:
-            status = slurm.run_jobs(request.jobs, self.slurm)
+            result = slurm.run_jobs(request.jobs, self.slurm)
         elif rank := rank_from_environment():
+            self._refuse_adaptive_sweeper(rank.started_by)
             if self.config.hydra.sweeper.max_batch_size is not None:
                 raise UserError(f"hydra.sweeper.max_batch_size is of several runs, and {rank.started_by} is for one")
-            return torchrun.run_as(rank, request.jobs)
+            return request, torchrun.run_as(rank, request.jobs)
         else:
-            status = local.run_jobs(request.jobs)
+            result = local.run_jobs(request.jobs)
         print_tables(request)
-        return status
+        return request, result
+
+    def _refuse_adaptive_sweeper(self, word: str) -> None:
+        """Refuse what has to know all jobs before the first one runs, if another sweeper than ours chooses them."""
+        if self.config.hydra.sweeper._target_ != GridSweeperConf._target_:
+            name = self.config.hydra.runtime.choices["hydra/sweeper"]
+            raise UserError(
+                f"{word} needs to know all jobs beforehand, and hydra/sweeper={name} chooses them as it goes: "
+                "leave one of the two out"
+            )
 
     def _expanded(self, overrides: Sequence[str]) -> list[list[str]]:
         """The jobs that one of the sweeper's stands for: an experiment may sweep, and then names values of its own."""
-        mine, everyones = (config.hydra.sweeper.params or {} for config in (self._load(tuple(overrides)), self.config))
+        mine, everyones = (
+            config.hydra.sweeper.get("params") or {} for config in (self._load(tuple(overrides)), self.config)
+        )
         names = {override.lstrip("+~").split("=")[0] for override in overrides}
         swept = {key: value for key, value in mine.items() if key not in names and value != everyones.get(key)}
         parsed = OverridesParser.create(self.loader).parse_overrides([f"{key}={swept[key]}" for key in swept])
@@ -133,3 +178,63 @@ def _options(config: DictConfig) -> dict[Any, Any]:
     options = OmegaConf.to_container(config.hydra.launcher, resolve=True)
     assert isinstance(options, dict)
     return {key: value for key, value in options.items() if key != "submitit_folder"}
+
+
+def _returned(overrides: Sequence[str], jobs: Sequence["Job"], result: "Result") -> JobReturn:
+    """What a sweeper is told of a list of overrides that stands for these jobs."""
+    from resnet_repro.launch.sweep import final_error
+
+    returned = JobReturn(overrides=overrides, status=JobStatus.COMPLETED)
+    outcomes = {job.dir: outcome for job, outcome in result.outcomes.items()}
+    jobs = [job for job in {job.dir: job for job in jobs}.values() if job.dir in outcomes]
+    if not_done := [job for job in jobs if outcomes[job.dir].state != "done"]:
+        job = not_done[0]
+        returned.status = JobStatus.FAILED
+        returned.return_value = NotDone(f"{job.name}: {outcomes[job.dir].reason or outcomes[job.dir].state}")
+    elif len(jobs) == 1:
+        returned.working_dir = str(jobs[0].dir)
+        returned.return_value = final_error(jobs[0])
+    return returned
+
+
+# --- the usual sweeper ------------------------------------------------------------------------------------------------
+
+
+class GridSweeper(BasicSweeper):
+    """Every combination of the values, as Hydra's basic sweeper, which ends at the first batch with a job that failed.
+
+    This one runs the batches behind it as well.
+    """
+
+    def sweep(self, arguments: list[str]) -> list[Sequence[JobReturn]]:
+        """Run the jobs, `max_batch_size` at a time.
+
+        Raises:
+            UserError: if `max_batch_size` is no number of jobs.
+        """
+        assert self.config is not None
+        assert self.hydra_context is not None
+        assert self.launcher is not None
+        size = self.max_batch_size
+        if size is not None and size < 1:
+            raise UserError(f"hydra.sweeper.max_batch_size={size} is not a number of jobs, at least 1, or null")
+        parser = OverridesParser.create(self.hydra_context.config_loader)
+        overrides = parser.parse_overrides([*self._parse_config(), *arguments])
+        folder = Path(self.config.hydra.sweep.dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(self.config, folder / "multirun.yaml")
+        returned, num_jobs = [], 0
+        for batch in self.split_arguments(overrides, size):
+            returned.append(self.launcher.launch(batch, initial_job_idx=num_jobs))
+            num_jobs += len(batch)
+        return returned
+
+
+@dataclass
+class GridSweeperConf(BasicSweeperConf):
+    _target_: str = f"{GridSweeper.__module__}.{GridSweeper.__name__}"
+
+
+# Under the name of Hydra's own, and not as a choice in conf/config.yaml: that would win over a file of somebody's that
+# chooses Optuna's.
+ConfigStore.instance().store(group="hydra/sweeper", name="basic", node=GridSweeperConf, provider="resnet_repro")

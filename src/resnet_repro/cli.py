@@ -15,9 +15,16 @@ from tempfile import TemporaryDirectory
 from typing import Any, NoReturn
 
 from resnet_repro.conf_dir import config_dir
-from resnet_repro.errors import UserError, failure, first_words
+from resnet_repro.errors import NotDone, UserError, failure, first_words
 from resnet_repro.output import make_lenient
-from resnet_repro.runs.option_names import about_unknown, about_unknown_choice, check, option_names, refuse_no_choice
+from resnet_repro.runs.option_names import (
+    about_launcher,
+    about_unknown,
+    about_unknown_choice,
+    check,
+    option_names,
+    refuse_no_choice,
+)
 from resnet_repro.runs.ranks import forget_left_over
 
 
@@ -48,6 +55,9 @@ def errors_for_people(config_name: str = "config") -> Iterator[None]:
             sys.exit(130)
         if isinstance(error, UserError):
             _exit(str(error))
+        if isinstance(error, NotDone):
+            print(f"error: the sweeper has ended the sweep at a job that is not done: {error}", file=sys.stderr)
+            sys.exit(1)
         if isinstance(error, (HydraException, OmegaConfBaseException)):
             _exit(explain(error, config_name))
         if isinstance(error, OSError):
@@ -275,10 +285,11 @@ def _flags(config_name: str) -> Namespace:
     if flags.info and (flags.multirun or flags.cfg):
         raise UserError("--info is of one job and stands alone: leave -m and --cfg out, give every option one value")
     for option in flags.overrides:
-        if option.startswith(("hydra.mode=", "hydra/launcher=")) and option != "hydra/launcher=slurm":
-            raise UserError(
-                f"{option}: leave it out; several values make several runs, and hardware= says where they run"
-            )
+        if option.startswith("hydra.mode="):
+            raise UserError(f"{option}: leave it out; one value of an option makes one run, several make several")
+        name = option.lstrip("+~")
+        if name.startswith(("hydra/launcher", "hydra.launcher._target_")) and option != "hydra/launcher=slurm":
+            raise UserError(about_launcher(option))
     return flags
 
 

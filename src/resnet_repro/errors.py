@@ -7,6 +7,10 @@ class UserError(Exception):
     """A mistake its user can mend. The text is one line: what was given, the rule, what to do instead."""
 
 
+class NotDone(Exception):
+    """A job that was run and is not done. The text is one line: its name and the reason."""
+
+
 def printable(text: object) -> str:
     """The text as any log takes it: what is no character to print, as in the names of some files, is escaped."""
     text = str(text)

@@ -30,6 +30,8 @@ class Request:
     plan: bool = False
     summary: bool = False
     jobs: list[Job] = field(default_factory=list)
+    jobs_of: list[list[Job]] = field(default_factory=list)
+    """The jobs that each list of overrides stands for; one job may stand in several."""
     tables: dict[str, dict[Published, list[Job]]] = field(default_factory=dict)
 
 
@@ -60,9 +62,12 @@ def make_jobs(compose: Compose, commands: Sequence[Sequence[str]]) -> Request:
             misnamed.add(ours["arch"]["name"])  # of a comparator of the same command: arch=plain,torchvision
             ours["arch"] = ours["arch"] | {"name": usual["arch"]["name"]}
         job = make_job(ours, usual=usual, only_tells=config["plan"] or config["summary"])
-        return once.setdefault(f"{job.dir} {sorted(result_keys(job.config).items(), key=str)}", job)
+        job = once.setdefault(f"{job.dir} {sorted(result_keys(job.config).items(), key=str)}", job)
+        request.jobs_of[-1].append(job)
+        return job
 
     for command in commands:
+        request.jobs_of.append([])
         config, groups = composed(*command)
         request.plan, request.summary = config["plan"], config["summary"]
         if "experiment" not in config:

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import time
+from dataclasses import replace
 from itertools import chain
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, SpawnContext
@@ -20,7 +21,7 @@ from resnet_repro.launch.exit_status import STOPPED
 from resnet_repro.launch.progress import Display, Outcome
 from resnet_repro.launch.rank_processes import start_tracker
 from resnet_repro.launch.sockets import make_room
-from resnet_repro.launch.sweep import State, announce, claim_all, conclude, outcome, watch
+from resnet_repro.launch.sweep import Result, State, announce, claim_all, conclude, outcome, watch
 from resnet_repro.launch.worker import PRELOAD, work
 from resnet_repro.machine import STOP_SIGNALS
 from resnet_repro.runs.job import Job
@@ -142,11 +143,11 @@ def _received(reasons: Connection) -> str:
         return ""
 
 
-def run_jobs(jobs: list[Job], *, console: Console | None = None) -> int:
+def run_jobs(jobs: list[Job], *, console: Console | None = None) -> Result:
     """Do what a command asked for: skip the runs that are done, go on with those begun, make the others.
 
     Returns:
-        Exit status: 0 when every job is done, 1 when one is not, 130 when it was stopped.
+        What came of the jobs. Exit status: 0 when every job is done, 1 when one is not, 130 when it was stopped.
 
     Raises:
         UserError: before anything starts, where the machine, the data or a run folder is not what is asked for.
@@ -168,11 +169,11 @@ def run_jobs(jobs: list[Job], *, console: Console | None = None) -> int:
     if todo:
         with processes:
             watch(processes, Display(console, jobs), outcomes)
-    status = conclude(console, jobs, outcomes, seconds=time.monotonic() - start)
+    result = conclude(console, jobs, outcomes, seconds=time.monotonic() - start)
     if processes.num_stops_asked:
         console.print("Stopped. To go on, run the same command again.")
-        return STOPPED
-    return status
+        return replace(result, status=STOPPED)
+    return result
 
 
 def start_method(jobs: list[Job]) -> ForkServerContext | SpawnContext:

@@ -19,7 +19,7 @@ from resnet_repro.errors import UserError, first_words
 from resnet_repro.launch import checks
 from resnet_repro.launch.exit_status import STOPPED
 from resnet_repro.launch.progress import Display, Outcome
-from resnet_repro.launch.sweep import State, announce, claim_all, conclude, watch
+from resnet_repro.launch.sweep import Result, State, announce, claim_all, conclude, watch
 from resnet_repro.runs.folder import InUse, RunDir, read_failure, read_json, write_json
 from resnet_repro.runs.job import Job
 from resnet_repro.runs.ranks import rank_from_environment
@@ -37,7 +37,7 @@ QueueState = tuple[str, str]
 """What `squeue` says of a job: its state, and why it waits."""
 
 
-def run_jobs(jobs: list[Job], options: dict[str, Any], *, console: Console | None = None) -> int:
+def run_jobs(jobs: list[Job], options: dict[str, Any], *, console: Console | None = None) -> Result:
     """Submit what is neither done nor in the queue already, and watch until all of it has ended.
 
     Args:
@@ -46,7 +46,7 @@ def run_jobs(jobs: list[Job], options: dict[str, Any], *, console: Console | Non
         console: where to print.
 
     Returns:
-        Exit status, as of `resnet_repro.launch.local.run_jobs`; 130 when Ctrl-C ended the watching.
+        As `resnet_repro.launch.local.run_jobs`; the exit status is 130 when Ctrl-C ended the watching.
 
     Raises:
         UserError: before anything is submitted, where the command or a run folder is not what it should be; where
@@ -87,7 +87,7 @@ def run_jobs(jobs: list[Job], options: dict[str, Any], *, console: Console | Non
             f"The runs go on in SLURM. The same command shows them again, `scancel {' '.join(left)}` stops them.",
             highlight=False,
         )
-        return STOPPED
+        return Result(STOPPED, outcomes)
     return conclude(console, jobs, outcomes, seconds=time.monotonic() - start)
 
 

@@ -4,6 +4,7 @@ import shlex
 import signal
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
@@ -13,8 +14,19 @@ from resnet_repro.launch import checks, plan
 from resnet_repro.launch.exit_status import FULL, IN_USE, UNWRITABLE
 from resnet_repro.launch.progress import Display, Outcome, announcement, print_results, print_wandb_hint
 from resnet_repro.launch.worker import DISK_FULL
-from resnet_repro.runs.folder import RunDir
+from resnet_repro.runs.folder import RunDir, read_json
 from resnet_repro.runs.job import Job
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of a command, or of a batch of its jobs."""
+
+    status: int
+    """The exit status."""
+    outcomes: dict[Job, Outcome]
+    """Empty if the command only told of jobs: `plan=true`, `summary=true`."""
+
 
 State = Outcome | Literal["running", "queued", "unclear"]
 """What a backend says of a job: that it runs, that it waits (again) for a machine, neither, or what came of it."""
@@ -99,9 +111,19 @@ def announce(console: Console, jobs: list[Job], todo: list[Job], parallel: int) 
     return estimator
 
 
-def conclude(console: Console, jobs: list[Job], outcomes: dict[Job, Outcome], *, seconds: float) -> int:
-    """Show what came of every job; the exit status, 0 when all of them are done."""
+def conclude(console: Console, jobs: list[Job], outcomes: dict[Job, Outcome], *, seconds: float) -> Result:
+    """Print what came of every job and return it; the exit status is 0 if all of them are done, else 1."""
     everything = {job: outcomes.get(job) or Outcome("done" if RunDir(job.dir).is_done else "waiting") for job in jobs}
     print_results(console, everything, seconds=seconds)
     print_wandb_hint(console, jobs)
-    return 0 if {o.state for o in everything.values()} == {"done"} else 1
+    return Result(0 if {o.state for o in everything.values()} == {"done"} else 1, everything)
+
+
+def final_error(job: Job) -> float | None:
+    """Return the last validation error in % of a finished run, its test error if it has no validation images.
+
+    None if it has neither.
+    """
+    results = read_json(RunDir(job.dir).manifest)["results"]
+    error = results.get("val/error", results.get("test/error"))
+    return None if error is None else float(error)

@@ -9,18 +9,18 @@ from rich.console import Console
 from resnet_repro.errors import UserError
 from resnet_repro.launch import checks
 from resnet_repro.launch.progress import print_results, print_wandb_hint
-from resnet_repro.launch.sweep import outcome
+from resnet_repro.launch.sweep import Result, outcome
 from resnet_repro.launch.worker import train
 from resnet_repro.runs.folder import RunDir
 from resnet_repro.runs.job import Job
 from resnet_repro.runs.ranks import Rank
 
 
-def run_as(rank: Rank, jobs: list[Job]) -> int:
+def run_as(rank: Rank, jobs: list[Job]) -> Result:
     """Take this process's part in the one run that torchrun or srun has started it for.
 
     Returns:
-        Exit status of this process, as of `resnet_repro.launch.worker.train`.
+        What came of the run, with the exit status of this process: that of `resnet_repro.launch.worker.train`.
 
     Raises:
         UserError: where the command asks for another number of runs or of processes.
@@ -46,10 +46,10 @@ def run_as(rank: Rank, jobs: list[Job]) -> int:
     start = time.monotonic()
     reasons = [""]
     status = train(RunDir(job.dir), about, rank, log=False, tell=reasons.append)
-    if rank.is_first:
-        console = Console(soft_wrap=True)
-        print_results(
-            console, {job: outcome(job, status, reasons[-1], was_stopped=False)}, seconds=time.monotonic() - start
-        )
-        print_wandb_hint(console, jobs)
-    return status
+    if not rank.is_first:  # rank 0 may still be writing what came of the run
+        return Result(status, {})
+    outcomes = {job: outcome(job, status, reasons[-1], was_stopped=False)}
+    console = Console(soft_wrap=True)
+    print_results(console, outcomes, seconds=time.monotonic() - start)
+    print_wandb_hint(console, jobs)
+    return Result(status, outcomes)

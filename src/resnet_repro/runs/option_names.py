@@ -157,6 +157,14 @@ def about_unknown_choice(group: str, choice: str, known: Iterable[str]) -> str:
     return f"{group}={choice} is not known; use one of {', '.join(known)}{hint}"
 
 
+def about_launcher(option: str) -> str:
+    """One line on an option that asks Hydra for another launcher."""
+    return (
+        f"{option}: this program has its own launcher; leave it out: hardware=cpu or gpu runs jobs on this machine, "
+        f"hardware=slurm_8gpu through SLURM"
+    )
+
+
 def refuse_no_choice(argument: str, config_name: str) -> None:
     """Refuse a group without a choice, with several that are no sweep, or added to where it stands already.
 
