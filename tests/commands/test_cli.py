@@ -20,6 +20,8 @@ from tests.helpers.commands import ROOT, environment, imported_modules, run
         (["-m", "depth=20,57"], "depth=57 is not 6n+2 (basic units); nearest are 56 and 62"),
         (["dpeth=20"], "dpeth is not an option; did you mean depth?"),
         (["schedule.stepz=3"], "schedule.stepz is not an option; did you mean schedule.steps?"),
+        (["+trainer.max_epochs=3"], "trainer.max_epochs is not an option; max_epochs is schedule.steps here, a number"),
+        (["trainer=gpu"], "trainer is not an option; trainer is hardware here"),
         (["data=digits", "data.batch_size=16"], "data.batch_size is not an option; batch_size is schedule.batch_size"),
         (
             ["data=digits", "+data.crop=28"],
