@@ -29,16 +29,16 @@ OmegaConf.register_new_resolver("home", lambda folder: str(Path(str(folder)).exp
 
 
 class JobLauncher(Launcher):
-    """Runs each job in a process of its own that knows no Hydra; as a SLURM job where it is given SLURM's options.
+    """Runs each job in a process of its own, without Hydra; as a SLURM job if there are options for SLURM.
 
-    Under Hydra's basic launcher every rank that Lightning starts would run the whole sweep again.
+    With Hydra's basic launcher, every rank that Lightning starts would run the whole sweep again.
     """
 
     def __init__(self, **slurm: Any) -> None:
         self.slurm = {key: OmegaConf.to_container(v) if OmegaConf.is_config(v) else v for key, v in slurm.items()}
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Take what Hydra hands over.
+        """Keep what Hydra hands over.
 
         Raises:
             UserError: if a config file chooses another launcher (`resnet_repro.cli` refuses the option).
@@ -104,7 +104,7 @@ class JobLauncher(Launcher):
         elif rank := rank_from_environment():
             self._refuse_adaptive_sweeper(rank.started_by)
             if self.config.hydra.sweeper.max_batch_size is not None:
-                raise UserError(f"hydra.sweeper.max_batch_size is of several runs, and {rank.started_by} is for one")
+                raise UserError(f"hydra.sweeper.max_batch_size is for several runs; leave it out of {rank.started_by}")
             return request, torchrun.run_as(rank, request.jobs)
         else:
             result = local.run_jobs(request.jobs)
@@ -121,7 +121,7 @@ class JobLauncher(Launcher):
             )
 
     def _expanded(self, overrides: Sequence[str]) -> list[list[str]]:
-        """The jobs that one of the sweeper's stands for: an experiment may sweep, and then names values of its own."""
+        """Return the jobs of a list of overrides: an experiment may itself sweep over values."""
         mine, everyones = (
             config.hydra.sweeper.get("params") or {} for config in (self._load(tuple(overrides)), self.config)
         )
@@ -137,36 +137,36 @@ class JobLauncher(Launcher):
         return [[*chosen, *overrides] for chosen in itertools.product(*values)]
 
     def _refuse_another_launcher(self, commands: Sequence[Sequence[str]]) -> None:
-        """One command submits one array of like jobs: a launcher is made before its jobs are known."""
+        """Refuse jobs with different options for SLURM: one command submits one array of like jobs."""
         for overrides in commands:
-            asked, ours = (_options(config) for config in (self._load(tuple(overrides)), self.config))
-            if asked != ours:
+            options, ours = (_options(config) for config in (self._load(tuple(overrides)), self.config))
+            if options != ours:
                 raise UserError("the runs of one command through SLURM share their hardware: give hardware one value")
 
     def _variables(self, commands: Sequence[Sequence[str]]) -> dict[str, str]:
-        """`hydra.job.env_set`, for this process and all that it starts, on other machines too."""
-        asked = [dict(self._load(tuple(overrides)).hydra.job.env_set) for overrides in commands]
-        if any(variables != asked[0] for variables in asked):
+        """Return `hydra.job.env_set`, for this process and all that it starts, on other machines too."""
+        settings = [dict(self._load(tuple(overrides)).hydra.job.env_set) for overrides in commands]
+        if any(variables != settings[0] for variables in settings):
             raise UserError(
-                "hydra.job.env_set is the same for all runs of a command: give it one value, or a command a run"
+                "hydra.job.env_set is the same for all runs of a command: give it one value, or use a command per run"
             )
-        return {str(key): str(value) for key, value in asked[0].items()}
+        return {str(key): str(value) for key, value in settings[0].items()}
 
     @cached_property
     def _load(self) -> Any:
-        """From a job's overrides to its config, Hydra's own settings included; a tenth of a second each."""
+        """The function from a job's overrides to its config with Hydra's own settings; takes a tenth of a second."""
         return lru_cache(1_000)(lambda overrides: self.loader.load_sweep_config(self.config, list(overrides)))
 
     def _compose(self, overrides: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The config of these overrides as plain containers, and which option each config group took."""
+        """Return the config of these overrides as plain containers, and the choice of each config group."""
         if tuple(overrides) in self.commands:
             composed = self._load(tuple(overrides))
-        else:  # what a job is named against: where that asks for no SLURM, it has none of SLURM's options
-            of_hydra = [
+        else:  # the defaults that a job's name leaves out: without hardware=slurm_... they take no options for SLURM
+            hydra_options = [
                 o for o in self.config.hydra.overrides.hydra if not o.lstrip("+~").startswith("hydra.launcher.")
             ]
             name = self.config.hydra.job.config_name
-            composed = self.loader.load_configuration(name, [*of_hydra, *overrides], RunMode.RUN)
+            composed = self.loader.load_configuration(name, [*hydra_options, *overrides], RunMode.RUN)
         ours = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
         config = OmegaConf.to_container(ours, resolve=True, throw_on_missing=True)
         assert isinstance(config, dict)
@@ -174,14 +174,14 @@ class JobLauncher(Launcher):
 
 
 def _options(config: DictConfig) -> dict[Any, Any]:
-    """The launcher's options, but for the folder of what SLURM prints."""
+    """Return the launcher's options, except the folder of what SLURM prints."""
     options = OmegaConf.to_container(config.hydra.launcher, resolve=True)
     assert isinstance(options, dict)
     return {key: value for key, value in options.items() if key != "submitit_folder"}
 
 
 def _returned(overrides: Sequence[str], jobs: Sequence["Job"], result: "Result") -> JobReturn:
-    """What a sweeper is told of a list of overrides that stands for these jobs."""
+    """Return what came of a list of overrides, which stands for these jobs."""
     from resnet_repro.launch.sweep import final_error
 
     returned = JobReturn(overrides=overrides, status=JobStatus.COMPLETED)
@@ -201,9 +201,9 @@ def _returned(overrides: Sequence[str], jobs: Sequence["Job"], result: "Result")
 
 
 class GridSweeper(BasicSweeper):
-    """Every combination of the values, as Hydra's basic sweeper, which ends at the first batch with a job that failed.
+    """Runs every combination of the values, as Hydra's basic sweeper, which ends after a batch with a failed job.
 
-    This one runs the batches behind it as well.
+    This one runs the remaining batches as well.
     """
 
     def sweep(self, arguments: list[str]) -> list[Sequence[JobReturn]]:
@@ -235,6 +235,6 @@ class GridSweeperConf(BasicSweeperConf):
     _target_: str = f"{GridSweeper.__module__}.{GridSweeper.__name__}"
 
 
-# Under the name of Hydra's own, and not as a choice in conf/config.yaml: that would win over a file of somebody's that
-# chooses Optuna's.
+# This takes the name of Hydra's own sweeper. If conf/config.yaml chose it by another name, that choice would win over a
+# config file of somebody's own that chooses Optuna's sweeper.
 ConfigStore.instance().store(group="hydra/sweeper", name="basic", node=GridSweeperConf, provider="resnet_repro")

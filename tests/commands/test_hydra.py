@@ -26,15 +26,15 @@ SMALL = ("data=digits", "depth=8", "schedule.steps=3", "logger=csv", "hardware.f
             ["hydra.sweeper.max_batch_size=0"],
             "max_batch_size=0 is not a number of jobs, at least 1",
         ),
-        ("train.py", ["-m", "depth=20,56", "--info"], "--info is of one job and stands alone"),
+        ("train.py", ["-m", "depth=20,56", "--info"], "--info shows one job and stands alone"),
         ("train.py", ["--resolve"], "--resolve flag can only be used in conjunction with --cfg"),
-        ("train.py", ["--package", "arch"], "--package arch says what --cfg shows: give both, or none"),
+        ("train.py", ["--package", "arch"], "--package arch narrows what --cfg shows: give both, or none"),
         ("train.py", ["--experimental-rerun", "x.pickle"], "the same command again goes on with its runs"),
         ("train.py", ["hydra.searchpath=[file:///nowhere]"], "path=/nowhere is not available"),
         ("train.py", ["hydra.job.env_copy=[NO_SUCH]"], "Hydra does not take these options: 'NO_SUCH'"),
         ("train.py", ["--nonsense"], "unrecognized arguments: --nonsense"),
-        ("report.py", ["-m", "outputs=a,b"], "report.py does one thing a command: leave -m out"),
-        ("evaluate.py", ["-m", "test=1crop,10crop"], "evaluate.py does one thing a command: leave -m out"),
+        ("report.py", ["-m", "outputs=a,b"], "report.py does one thing per command: leave -m out"),
+        ("evaluate.py", ["-m", "test=1crop,10crop"], "evaluate.py does one thing per command: leave -m out"),
     ],
 )
 def test_a_flag_that_cannot_be_heeded_is_refused(script: str, options: list[str], message: str, tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_a_config_group_of_ones_own_and_a_variable_reach_the_jobs(own_group: Pat
     assert not (tmp_path / "outputs" / "wandb").exists()
 
 
-def test_a_launcher_that_a_file_of_ones_own_chooses_is_refused(own_group: Path, tmp_path: Path) -> None:
+def test_a_launcher_chosen_in_a_config_file_is_refused(own_group: Path, tmp_path: Path) -> None:
     (own_group / "arch" / "mine.yaml").write_text(
         "# @package _global_\ndefaults: [resnet_v2@arch, {override /hydra/launcher: submitit_local}]\n"
     )

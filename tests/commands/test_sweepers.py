@@ -1,4 +1,4 @@
-"""Other sweepers than ours, as Optuna's: each chooses its next jobs from what came of the last."""
+"""Sweepers such as Optuna's, which choose their next jobs by the results of the last."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ SMALL = ("data=digits", "arch=plain", "depth=8", "schedule.steps=3", "logger=csv
 NAME = "plain-8-s{seed}__steps=3__fused=False"
 
 SWEEPER = '''
-"""A sweeper as a plugin has it: three jobs, the seed of each made of the last one's error."""
+"""A sweeper of three jobs. The seed of each is made of the last job's error."""
 
 from dataclasses import dataclass
 
@@ -53,14 +53,15 @@ ConfigStore.instance().store(group="hydra/sweeper", name="chain", node=ChainConf
 
 @pytest.fixture
 def chain(tmp_path: Path) -> dict[str, str]:
-    """The variables with which Hydra finds the plugin of this sweeper."""
+    """The environment variables with which Hydra finds this sweeper's plugin."""
     plugins = tmp_path / "site" / "hydra_plugins"
     plugins.mkdir(parents=True)
     (plugins / "chain.py").write_text(SWEEPER)
     return {"PYTHONPATH": str(plugins.parent)}
 
 
-def told(output: str) -> list[str]:
+def messages(output: str) -> list[str]:
+    """Return what the sweeper has printed."""
     return [line.removeprefix("sweeper: ") for line in output.splitlines() if line.startswith("sweeper: ")]
 
 
@@ -71,23 +72,21 @@ def test_a_sweeper_chooses_each_job_by_the_error_of_the_last(split: str, chain: 
     assert status == 0, output
     runs = sorted(manifests(tmp_path / "outputs").values(), key=lambda manifest: manifest["started"])
     errors = [manifest["results"][f"{split}/error"] for manifest in runs]
-    assert told(output) == [f"told {error!r}" for error in errors]
+    assert messages(output) == [f"told {error!r}" for error in errors]
     assert [manifest["config"]["seed"] for manifest in runs] == [0, *(round(100 * error) for error in errors[:2])]
 
 
-def test_a_job_that_fails_is_told_to_the_sweeper_with_its_reason(chain: dict[str, str], tmp_path: Path) -> None:
+def test_a_failed_job_tells_the_sweeper_its_reason(chain: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "outputs/digits" / NAME.format(seed=0) / "metrics.csv").mkdir(parents=True)  # where a file has to go
     status, output = run("train.py", *SMALL, "hydra/sweeper=chain", home=tmp_path, variables=chain)
     assert status == 1, output
-    first, second, _ = told(output)
+    first, second, _ = messages(output)
     assert first.startswith(f"failed, {NAME.format(seed=0)}: IsADirectoryError: ")
     error = manifests(tmp_path / "outputs")[NAME.format(seed=1000)]["results"]["test/error"]
     assert second == f"told {error!r}"
 
 
-def test_a_sweeper_that_ends_at_a_failed_job_ends_the_command_in_one_line(
-    chain: dict[str, str], tmp_path: Path
-) -> None:
+def test_a_sweeper_may_end_the_command_at_a_failed_job(chain: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "outputs/digits" / NAME.format(seed=0) / "metrics.csv").mkdir(parents=True)
     options = (*SMALL, "hydra/sweeper=chain", "hydra.sweeper.reads_failures=true")
     status, output = run("train.py", *options, home=tmp_path, variables=chain)
@@ -97,11 +96,11 @@ def test_a_sweeper_that_ends_at_a_failed_job_ends_the_command_in_one_line(
     assert not manifests(tmp_path / "outputs")
 
 
-def test_of_several_runs_a_sweeper_is_told_no_error(chain: dict[str, str], tmp_path: Path) -> None:
+def test_several_runs_have_no_error_for_a_sweeper(chain: dict[str, str], tmp_path: Path) -> None:
     options = ("experiment=v1_fig1", "experiment.seeds=[0]", *SMALL[:1], *SMALL[3:], "hydra/sweeper=chain")
     status, output = run("train.py", *options, home=tmp_path, variables=chain)
     assert status == 0, output
-    assert told(output) == ["told None"] * 3
+    assert messages(output) == ["told None"] * 3
     assert len(manifests(tmp_path / "outputs")) == 2 * 3
 
 

@@ -43,7 +43,7 @@ def watched(*rounds: tuple[dict[Job, State], str]) -> tuple[list[str], dict[Job,
     return console.file.getvalue().splitlines(), outcomes, backend
 
 
-def test_each_change_of_a_jobs_state_is_told_once(tmp_path: Path) -> None:
+def test_each_change_of_a_jobs_state_is_printed_once(tmp_path: Path) -> None:
     a, b = job("a", tmp_path), job("b", tmp_path)
     failed = Outcome("failed", "a broken disk")
     lines, outcomes, backend = watched(
@@ -70,7 +70,7 @@ def test_each_change_of_a_jobs_state_is_told_once(tmp_path: Path) -> None:
     assert backend.num_waits == 7
 
 
-def test_a_job_that_ends_unseen_is_told_all_the_same(tmp_path: Path) -> None:
+def test_a_job_that_ends_unseen_is_still_reported(tmp_path: Path) -> None:
     a = job("a", tmp_path)
     lines, outcomes, _ = watched(({a: Outcome("failed", "gone")}, ""), ({}, ""))
     assert lines == ["✗ a: gone (0 of 1 done)"]

@@ -1,4 +1,4 @@
-"""What a command would do, found out before anything starts. Imports no torch."""
+"""Refuse what a command cannot do, before anything starts; give each run its folder."""
 
 import shutil
 import time
@@ -18,10 +18,10 @@ from resnet_repro.runs.wandb_account import is_logged_in
 
 
 def check_services(jobs: list[Job]) -> None:
-    """Refuse a data folder or a W&B login that is not there; unpack ImageNet, fetch CIFAR where that is allowed.
+    """Check data folders and the W&B login. Unpack ImageNet, and download CIFAR if that is allowed.
 
     Raises:
-        UserError: one line that says what to do.
+        UserError: if data or the login is missing.
     """
     for config in (job.config["logger"] for job in jobs):
         if config["name"] == "wandb" and config["mode"] == "online" and not is_logged_in():
@@ -29,8 +29,8 @@ def check_services(jobs: list[Job]) -> None:
     sources = [job.config["data"] for job in jobs if "root" in job.config["data"]]
     for root in sorted({data["root"] for data in sources if is_streamed(data)}):
         shards.count(root)
-    files = (data for data in sources if of_photos(data) and not is_streamed(data))
-    for root in sorted({Path(data["root"]).expanduser() for data in files}):
+    trees = (data for data in sources if of_photos(data) and not is_streamed(data))
+    for root in sorted({Path(data["root"]).expanduser() for data in trees}):
         photos.unpack(root)
         photos.count(root)
     keys = ("name", "root", "val_size", "download")
@@ -41,13 +41,13 @@ def check_services(jobs: list[Job]) -> None:
 
 
 def check_beginnings(jobs: list[Job], *, in_order: bool) -> None:
-    """Refuse a run that begins with another's weights where that one is not finished and will not be by then.
+    """Check that the weights which runs begin with exist, or will exist by then.
 
     Args:
-        in_order: whether a run of this command is made before those that begin with its weights.
+        in_order: whether this command makes a run before the runs that begin with its weights.
 
     Raises:
-        UserError: one line that says what to do.
+        UserError: if a run begins with the weights of a run that is not finished.
     """
     made = {job.dir for job in jobs if in_order}
     for job in jobs:
@@ -61,10 +61,11 @@ def check_beginnings(jobs: list[Job], *, in_order: bool) -> None:
 
 
 def check_folders(jobs: list[Job]) -> None:
-    """Refuse before anything is touched: two jobs with one folder, a folder of another run or code, one in use.
+    """Check the folders of jobs, and touch nothing.
 
     Raises:
-        UserError: one line that says what to do.
+        UserError: if two different jobs share a folder, or a folder belongs to another run, to other code or to a
+            process that still runs.
     """
     for number, job in enumerate(jobs):
         twin = next((other for other in jobs[:number] if other.dir == job.dir), None)
@@ -85,10 +86,10 @@ def check_folders(jobs: list[Job]) -> None:
 
 
 def claim(job: Job, *, group: str, command: str) -> dict[str, Any]:
-    """Give a job its folder and write down what was asked; a begun run keeps its sweep, a done one all.
+    """Give a job its folder and write job.json. A begun run keeps its sweep; a finished run keeps everything.
 
     Returns:
-        What `job.json` now says.
+        The content of job.json.
     """
     run = RunDir(job.dir)
     if run.path.exists() and not job.config["resume"]:
@@ -99,11 +100,8 @@ def claim(job: Job, *, group: str, command: str) -> dict[str, Any]:
     if run.is_done:
         return before
     run.path.mkdir(parents=True, exist_ok=True)
-    # what reports say of such a run is known here: no job imports what reports
+    # Reports need these labels. They are computed here because no job imports the code of reports.
     labels = {"labels": identity(job.description), "paper_error": printed_error(job.description)}
     asked = {"group": group, "command": command} | before | job.description | labels
     write_json(run.job, asked)
     return asked
-
-
-# --- how long ---------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Runs jobs, each in a process of its own, several at a time; shows how far they are and what came of them."""
+"""The jobs of a command as processes of this machine, several at a time."""
 
 import multiprocessing as mp
 import os
@@ -34,14 +34,14 @@ class Running(NamedTuple):
     process: BaseProcess
     gpus: list[str]
     reasons: Connection
-    """Gets what the process could not write into the run's folder."""
+    """Where the process says what it could not write into the run's folder."""
 
 
 class LocalProcesses:
     """The backend of this machine (`resnet_repro.launch.sweep.Backend`): each job is a process, several run at a time.
 
-    A job that fails does not touch the others. Inside `with`, stop signals are passed on to the runs instead of ending
-    this process.
+    A job that fails does not affect the others. Inside `with`, stop signals do not end this process: they are passed on
+    to the runs.
     """
 
     def __init__(self, jobs: list[Job], parallel: int) -> None:
@@ -62,7 +62,7 @@ class LocalProcesses:
             signal.signal(signum, handler)
 
     def poll(self) -> dict[Job, State]:
-        """Pass on stops, collect the processes that have ended, start as many jobs as may run now."""
+        """Pass on stops, collect processes that have ended, and start as many jobs as may run now."""
         self._pass_on_stops()
         states: dict[Job, State] = {}
         for each in [each for each in self.running if each.process.exitcode is not None]:
@@ -77,7 +77,7 @@ class LocalProcesses:
             wait([each.process.sentinel for each in self.running], timeout=0.2)
 
     def _ready(self) -> Job | None:
-        """The first job that begins with no other's weights, or whose other has ended, well or not."""
+        """Return the first job that may start: the run whose weights it begins with, if any, has ended, well or not."""
         ahead = {job.dir for job in (*self.waiting, *(each.job for each in self.running))}
         return next((job for job in self.waiting if job.waits_for not in ahead), None)
 
@@ -85,13 +85,13 @@ class LocalProcesses:
         gpus: list[str] = []
         if placement.on_gpu(job):
             taken = list(chain.from_iterable(each.gpus for each in self.running))
-            gpus = sorted(machine.gpus(), key=taken.count)[: job.num_devices]  # those with the fewest jobs
-        # The server runs no operation, so a job that came from it may be forked again, into its ranks.
+            gpus = sorted(machine.gpus(), key=taken.count)[: job.num_devices]  # the GPUs with the fewest jobs
+        # The fork server runs no operation, so a job that it forked may itself fork its ranks.
         reasons, writer = self.context.Pipe(duplex=False)
         kwargs = {"fork_ranks": isinstance(self.context, ForkServerContext), "reasons": writer}
         process = self.context.Process(target=work, args=(job.dir, gpus or None), kwargs=kwargs, name=job.name)
-        # A Ctrl-C reaches the whole terminal. What is started here (the fork server too) must not be hit by it while
-        # it still imports; `work` lifts the block, and this process gets the signal as soon as it is lifted here.
+        # A Ctrl-C reaches every process of the terminal. It must not hit the new process, or the fork server, while
+        # that still imports: `work` unblocks the signals there. This process gets them right after the start.
         signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         try:
             process.start()
@@ -113,7 +113,7 @@ class LocalProcesses:
             self.num_stops_asked += 1
 
     def _pass_on_stops(self) -> None:
-        """The first Ctrl-C lets every run save its state; the second does not wait for that."""
+        """Ask the runs to stop: the first Ctrl-C lets every run save its state, the second does not wait for that."""
         if self.num_stops_asked == self.num_stops_passed_on:
             return
         self.num_stops_passed_on = self.num_stops_asked
@@ -127,16 +127,16 @@ class LocalProcesses:
 
 
 def _kill(process: BaseProcess) -> None:
-    """The job's process and, where it has several, its ranks: they are one process group."""
+    """Kill a job's process and its ranks, which are one process group."""
     assert process.pid is not None
     try:
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:  # it has not come so far as to form one
+    except ProcessLookupError:  # the process has not formed its group yet
         process.kill()
 
 
 def _received(reasons: Connection) -> str:
-    """What the job's process had to say that it could not write into its folder."""
+    """Return what a job's process said that it could not write into its folder."""
     try:
         return str(reasons.recv()) if reasons.poll() else ""
     except EOFError:
@@ -144,13 +144,13 @@ def _received(reasons: Connection) -> str:
 
 
 def run_jobs(jobs: list[Job], *, console: Console | None = None) -> Result:
-    """Do what a command asked for: skip the runs that are done, go on with those begun, make the others.
+    """Run the jobs of a command: skip finished runs, go on with begun ones, start the others.
 
     Returns:
-        What came of the jobs. Exit status: 0 when every job is done, 1 when one is not, 130 when it was stopped.
+        What came of the jobs. The exit status is 0 if every job is done, 1 if one is not, 130 after a stop.
 
     Raises:
-        UserError: before anything starts, where the machine, the data or a run folder is not what is asked for.
+        UserError: before anything starts, if the machine, the data or a run folder does not fit the command.
     """
     console = console or Console(soft_wrap=True)
     checks.check_folders(jobs)
@@ -177,9 +177,9 @@ def run_jobs(jobs: list[Job], *, console: Console | None = None) -> Result:
 
 
 def start_method(jobs: list[Job]) -> ForkServerContext | SpawnContext:
-    """How a process is made: forked from a server that has imported everything once, where that is safe.
+    """Return how to start processes: forked from a server that has imported everything once, if that is safe.
 
-    Safe means Linux and no GPU: the server runs no operation, so it has no threads and no CUDA context to inherit.
+    It is safe on Linux and without a GPU: the server runs no operation, so no thread or CUDA context is inherited.
     """
     make_room()
     start_tracker()

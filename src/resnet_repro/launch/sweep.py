@@ -40,9 +40,9 @@ class Backend(Protocol):
     """A line for people about the jobs as a whole; printed when it changes."""
 
     def poll(self) -> dict[Job, State]:
-        """Do what is due, and return the state of every job that is on its way.
+        """Do what is due, and return the state of every job that is on its way; an empty dict if none is any more.
 
-        A job whose outcome was returned once is left out from then on. Nothing is on its way any more: empty.
+        An outcome is returned once; after that the job is left out.
         """
 
     def wait(self) -> None:
@@ -71,7 +71,13 @@ def watch(backend: Backend, display: Display, outcomes: dict[Job, Outcome]) -> N
 
 
 def outcome(job: Job, exitcode: int, reason: str, *, was_stopped: bool) -> Outcome:
-    """What came of a job that ran just now: from its folder, the exit status of its process and what that has told."""
+    """Return what came of a job that ran just now.
+
+    Args:
+        exitcode: of the job's process; negative if a signal ended it.
+        reason: what the process said that it could not write into the run's folder.
+        was_stopped: whether the sweep was asked to stop.
+    """
     run = RunDir(job.dir)
     if run.is_done:
         return Outcome("done")
@@ -93,7 +99,7 @@ def outcome(job: Job, exitcode: int, reason: str, *, was_stopped: bool) -> Outco
 
 
 def claim_all(jobs: list[Job]) -> list[Job]:
-    """Give every job its folder, as one sweep; those that are not done yet."""
+    """Give every job its folder, as one sweep, and return the jobs that are not done yet."""
     checks.check_services(jobs)
     group, command = time.strftime("%Y-%m-%d_%H-%M-%S"), shlex.join(["python", *sys.argv])
     for job in jobs:
@@ -102,12 +108,11 @@ def claim_all(jobs: list[Job]) -> list[Job]:
 
 
 def announce(console: Console, jobs: list[Job], todo: list[Job], parallel: int) -> plan.Estimator:
-    """Say what is about to be done and about how long it will take."""
+    """Say what the command is about to do and about how long it will take; return the estimator of that."""
     estimator = plan.Estimator(Path(jobs[0].config["outputs"]))
     seconds = estimator.wall_seconds(todo, parallel)
-    console.print(
-        announcement(jobs, todo, parallel, seconds, is_guess=any(map(estimator.is_guess, todo))), highlight=False
-    )
+    is_guess = any(map(estimator.is_guess, todo))
+    console.print(announcement(jobs, todo, parallel, seconds, is_guess=is_guess), highlight=False)
     return estimator
 
 

@@ -1,4 +1,4 @@
-"""One run whose processes torchrun or srun has started: the part that this process takes in it."""
+"""One run whose processes torchrun or srun has started: the part of this process."""
 
 import shlex
 import sys
@@ -17,13 +17,14 @@ from resnet_repro.runs.ranks import Rank
 
 
 def run_as(rank: Rank, jobs: list[Job]) -> Result:
-    """Take this process's part in the one run that torchrun or srun has started it for.
+    """Train this process's rank of the one run for which torchrun or srun has started it.
 
     Returns:
-        What came of the run, with the exit status of this process: that of `resnet_repro.launch.worker.train`.
+        The exit status of this process, that of `resnet_repro.launch.worker.train`; on rank 0 also what came of the
+        run.
 
     Raises:
-        UserError: where the command asks for another number of runs or of processes.
+        UserError: if the command asks for another number of runs or of processes.
     """
     if len(jobs) != 1:
         raise UserError(
@@ -46,7 +47,7 @@ def run_as(rank: Rank, jobs: list[Job]) -> Result:
     start = time.monotonic()
     reasons = [""]
     status = train(RunDir(job.dir), about, rank, log=False, tell=reasons.append)
-    if not rank.is_first:  # rank 0 may still be writing what came of the run
+    if not rank.is_first:  # rank 0 may still be writing its result
         return Result(status, {})
     outcomes = {job: outcome(job, status, reasons[-1], was_stopped=False)}
     console = Console(soft_wrap=True)

@@ -25,24 +25,25 @@ from resnet_repro.runs.wandb_account import kill_wandb_after
 PRELOAD = ["resnet_repro.training.run", "wandb", "wandb.sdk.launch", "sklearn.datasets"]
 """Everything that a job imports sooner or later, for a fork server to import once."""
 
-
 Tell = Callable[[str], None]
 """Takes the reason why a run cannot even write into its folder."""
 
-
 DISK_FULL = "the disk is full; free some space and run the same command again to go on"
 
-
 PATIENCE_S = 10.0
-"""What a run waits for a folder that another process holds: a run that was told to stop saves its state first."""
+"""Seconds that a run waits for a folder which another process holds: a run that stops saves its state first."""
 
 
 def work(
     path: Path, gpus: list[str] | None = None, *, fork_ranks: bool = False, reasons: Connection | None = None
 ) -> None:
-    """Run the job in `path` to its end, on those GPUs alone. The exit status tells what came of it, status.json why.
+    """Run the job in `path` to its end, then exit. The exit status says what came of the job, status.json why.
 
-    Where the folder cannot be written, `reasons` gets the reason.
+    Args:
+        path: the run's folder.
+        gpus: the only GPUs that the job may use; None: all.
+        fork_ranks: whether the job's process may be forked into its ranks.
+        reasons: gets the reason if the folder cannot be written.
     """
     os.setsid()  # Ctrl-C goes to the launching process alone, which passes it on
     _keep_niceness()
@@ -57,8 +58,9 @@ def work(
 
 
 def _keep_niceness() -> None:
-    """Have the run of `nice python train.py` be as nice: Linux may schedule each session as a group of its own, and
-    niceness counts only among the processes of a group.
+    """Make a run as nice as the command that started it.
+
+    Linux may schedule each session as a group of its own, and niceness counts only within a group.
     """
     if niceness := max(os.nice(0), 0):
         with suppress(OSError):  # no such groups here
@@ -71,19 +73,22 @@ def _run_rank(path: Path, job: dict[str, Any], reasons: Connection | None, rank:
 
 
 def train(run: RunDir, job: dict[str, Any], rank: Rank, *, log: bool, tell: Tell) -> int:
-    """This process's part in a run. Rank 0 owns the folder, whoever started the ranks.
+    """Train this process's rank of a run. Rank 0 owns the folder, whoever started the ranks.
 
     Args:
-        log: print into train.log instead of where this process prints.
-        tell: gets the reason where the folder is in use or cannot be written.
+        run: the run's folder.
+        job: the content of its job.json.
+        rank: which rank this process is.
+        log: whether to print into train.log instead of this process's own output.
+        tell: gets the reason if the folder is in use or cannot be written.
 
     Returns:
         The exit status.
     """
     try:
         with run.owned(patience_s=PATIENCE_S) if rank.is_first else nullcontext("") as how_held:
-            if run.is_done and rank.world_size == 1:  # several have to learn it together: resnet_repro.training.run
-                return DONE  # another sweep has made it in the meantime
+            if run.is_done and rank.world_size == 1:  # several ranks learn it together, in resnet_repro.training.run
+                return DONE  # another sweep has finished the run in the meantime
             if rank.is_first:
                 run.remove_parts()
                 run.failure.unlink(missing_ok=True)
@@ -119,7 +124,7 @@ def _train(run: RunDir, job: dict[str, Any], rank: Rank) -> int:
         return _fail(run, rank, str(error))
     except Exception as error:
         if _is_full(error):
-            return _fail(run, rank, DISK_FULL)  # raises again where not even this finds room
+            return _fail(run, rank, DISK_FULL)  # raises again if even this does not fit on the disk
         traceback.print_exc()
         return _fail(run, rank, f"{type(error).__name__}: {error}".splitlines()[0])
     finally:
@@ -128,10 +133,10 @@ def _train(run: RunDir, job: dict[str, Any], rank: Rank) -> int:
 
 
 def _fail(run: RunDir, rank: Rank, reason: str) -> int:
-    """Tell why: the first rank to fail has the reason, the others see no more than that it is gone."""
+    """Record why a run failed. Only the first rank to fail knows the reason; the others see that it is gone."""
     where = f"rank {rank.rank}: " if rank.world_size > 1 else ""
     print(f"failed: {where}{reason}", flush=True)
-    with suppress(OSError):  # another rank was first, or the folder is what is wrong
+    with suppress(OSError):  # another rank was first, or the folder cannot be written
         write_failure(run.failure, where + reason)
     if rank.is_first:
         _say(run, "failed", read_failure(run.failure) if run.failure.exists() else reason)
@@ -153,11 +158,11 @@ def _print_into(path: Path) -> None:
         os.dup2(log.fileno(), sys.stderr.fileno())
     for stream in (sys.stdout, sys.stderr):
         assert isinstance(stream, io.TextIOWrapper)
-        stream.reconfigure(encoding="utf-8", errors="backslashreplace")  # whatever a terminal would take
+        stream.reconfigure(encoding="utf-8", errors="backslashreplace")  # whatever the terminal's encoding is
 
 
 def _silence_output() -> None:
-    """Let what Python still wants to print go nowhere: a failure to write it would become the exit status."""
+    """Discard everything that Python still prints: if that could not be written, the exit status would change."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.dup2(nowhere, sys.stderr.fileno())
@@ -167,17 +172,17 @@ def _silence_output() -> None:
 
 
 def _start_ranks(run: RunDir, job: dict[str, Any], num_ranks: int, reasons: Connection | None, *, fork: bool) -> int:
-    """Run a job as that many processes, watch over them, and tell what came of the job."""
+    """Run a job as one process per rank, and record what came of it."""
     end = run_ranks(_run_rank, (run.path, job, reasons), num_ranks, fork=fork)
     exitcode = end.exitcode
     if end.killer and end.was_stopped:
         state, reason, exitcode = "stopped", "stopped while it started", STOPPED
     elif end.killer:
         state, reason, exitcode = "failed", f"rank {end.rank} was killed by {end.killer}", FAILED
-    elif run.failure.exists():  # rank 0 may have been ended before it could tell
+    elif run.failure.exists():  # rank 0 may have ended before it could write the reason
         state, reason = "failed", read_failure(run.failure)
     else:
         return exitcode
-    with suppress(OSError):  # the exit status tells, too
+    with suppress(OSError):  # the exit status says it, too
         _say(run, state, reason)
     return exitcode
