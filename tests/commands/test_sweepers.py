@@ -1,10 +1,12 @@
 """Sweepers such as Optuna's, which choose their next jobs by the results of the last."""
 
+import signal
 from pathlib import Path
 
 import pytest
 
-from tests.helpers.commands import manifests, run
+from resnet_repro.launch.exit_status import STOPPED
+from tests.helpers.commands import manifests, run, start, wait_for_step
 
 SMALL = ("data=digits", "arch=plain", "depth=8", "schedule.steps=3", "logger=csv", "hardware.fused=false")
 NAME = "plain-8-s{seed}__steps=3__fused=False"
@@ -102,6 +104,17 @@ def test_several_runs_have_no_error_for_a_sweeper(chain: dict[str, str], tmp_pat
     assert status == 0, output
     assert messages(output) == ["told None"] * 3
     assert len(manifests(tmp_path / "outputs")) == 2 * 3
+
+
+def test_a_stop_ends_another_sweeper_at_once(chain: dict[str, str], tmp_path: Path) -> None:
+    options = (*SMALL, "schedule.steps=20000", "hydra/sweeper=chain")
+    process = start("train.py", *options, home=tmp_path, variables=chain)
+    wait_for_step(tmp_path / "outputs", 5, num_runs=1)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == STOPPED, output
+    assert messages(output) == []
+    assert len(list(tmp_path.glob("outputs/digits/*/job.json"))) == 1
 
 
 @pytest.mark.parametrize("word", ["plan=true", "summary=true", "--cfg=job"])
