@@ -44,9 +44,6 @@ def errors_for_people(config_name: str = "config") -> Iterator[None]:
     if os.environ.get("HYDRA_FULL_ERROR") == "1":
         yield
         return
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
-
     os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise instead of printing pages
     try:
         yield
@@ -58,6 +55,9 @@ def errors_for_people(config_name: str = "config") -> Iterator[None]:
         if isinstance(error, NotDone):
             print(f"error: the sweeper has ended the sweep at a job that is not done: {error}", file=sys.stderr)
             sys.exit(1)
+        from hydra.errors import HydraException  # here, so that a Ctrl-C during the import is caught
+        from omegaconf.errors import OmegaConfBaseException
+
         if isinstance(error, (HydraException, OmegaConfBaseException)):
             _exit(explain(error, config_name))
         if isinstance(error, OSError):
