@@ -8,11 +8,11 @@ COMMANDS = {each.__name__: each for each in (cli.train, cli.evaluate, cli.report
 
 
 def main() -> None:
-    """Run the command that the first argument names, with the others."""
+    """Run the command that the first argument names, with the other arguments."""
     name = sys.argv[1] if len(sys.argv) > 1 else ""
     if name not in COMMANDS:
-        given = f"{name} is no command" if name else "no command was given"
-        sys.exit(f"error: {given}; use python -m resnet_repro {' | '.join(COMMANDS)}")
+        mistake = f"{name} is no command" if name else "no command was given"
+        sys.exit(f"error: {mistake}; use python -m resnet_repro {' | '.join(COMMANDS)}")
     del sys.argv[1]
     COMMANDS[name]()
 

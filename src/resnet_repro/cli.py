@@ -1,4 +1,4 @@
-"""The command line: Hydra's, with every mistake told in one line. Imports no torch."""
+"""The command line: Hydra's, but every mistake is one line. Imports no torch."""
 
 import itertools
 import os
@@ -15,32 +15,36 @@ from tempfile import TemporaryDirectory
 from typing import Any, NoReturn
 
 from resnet_repro.conf_dir import config_dir
-from resnet_repro.errors import UserError, failure, first_words
+from resnet_repro.errors import NotDone, UserError, failure, first_words
 from resnet_repro.output import make_lenient
-from resnet_repro.runs.option_names import about_unknown, about_unknown_choice, check, option_names, refuse_no_choice
+from resnet_repro.runs.option_names import (
+    about_launcher,
+    about_unknown,
+    about_unknown_choice,
+    check,
+    option_names,
+    refuse_no_choice,
+)
 from resnet_repro.runs.ranks import forget_left_over
 
 
 @contextmanager
 def errors_for_people(config_name: str = "config") -> Iterator[None]:
-    """Turn a mistake of the command's user into one line and exit status 2; HYDRA_FULL_ERROR=1 shows the stack.
+    """Turn a mistake of the user into one line and exit status 2; HYDRA_FULL_ERROR=1 shows the stack.
 
-    From then on, nothing that the command prints can end it, what it starts runs the code that it runs, and rank
-    variables of another program mean nothing.
+    Also, from then on nothing that the command prints can end it, the processes that it starts run the same code, and
+    rank variables that another program has left behind are ignored.
 
     Args:
-        config_name: of the file in conf/ that says which options the command has.
+        config_name: of the file in conf/ that holds the options of the command.
     """
     make_lenient()
     _hand_on_code()
-    forget_left_over()  # before a library is imported that heeds them
+    forget_left_over()  # before a library that reads them is imported
     if os.environ.get("HYDRA_FULL_ERROR") == "1":
         yield
         return
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
-
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # has Hydra raise instead of printing pages
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise instead of printing pages
     try:
         yield
     except BaseException as error:
@@ -48,28 +52,34 @@ def errors_for_people(config_name: str = "config") -> Iterator[None]:
             sys.exit(130)
         if isinstance(error, UserError):
             _exit(str(error))
+        if isinstance(error, NotDone):
+            print(f"error: the sweeper has ended the sweep at a job that is not done: {error}", file=sys.stderr)
+            sys.exit(1)
+        from hydra.errors import HydraException  # here, so that a Ctrl-C during the import is caught
+        from omegaconf.errors import OmegaConfBaseException
+
         if isinstance(error, (HydraException, OmegaConfBaseException)):
             _exit(explain(error, config_name))
         if isinstance(error, OSError):
             name = Path(str(error.filename)).name
             is_temporary = "temporary directory" in str(error) or name.startswith(("tmp", "pymp-", "resnet_repro-"))
             another = "TMPDIR=FOLDER in the environment" if is_temporary else "outputs=FOLDER"
-            _exit(f"{failure(error)}; if the folder is the matter, choose another with {another}")
-        if said := _said_by_hydra(error):
-            _exit(said)
+            _exit(f"{failure(error)}; if the folder is the problem, choose another with {another}")
+        if line := _complaint_of_hydra(error):
+            _exit(line)
         raise
 
 
 def _hand_on_code() -> None:
-    """Have every Python that this process starts, here or through SLURM, run this very code, whichever is installed."""
+    """Make every Python that this process starts, here or through SLURM, run this code, whichever is installed."""
     folder = str(Path(__file__).parents[1])
-    before = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    if folder not in (*site.getsitepackages(), before[0]):
-        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [folder, *before]))
+    folders = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    if folder not in (*site.getsitepackages(), folders[0]):
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [folder, *folders]))
 
 
-def _said_by_hydra(error: BaseException) -> str:
-    """What Hydra has against its own flags and settings where it says so by none of its own exceptions."""
+def _complaint_of_hydra(error: BaseException) -> str:
+    """Return what Hydra says against its own flags and settings by a built-in exception; empty for other errors."""
     kinds = (ValueError, AssertionError, KeyError, UserWarning)
     *_, last = (frame for frame in traceback.extract_tb(error.__traceback__) if "<frozen" not in frame.filename)
     if not isinstance(error, kinds) or "hydra" not in Path(last.filename).parts:
@@ -79,9 +89,9 @@ def _said_by_hydra(error: BaseException) -> str:
 
 
 def _is_ctrl_c(error: BaseException) -> bool:
-    """Whether it is a Ctrl-C, or what a library's clean-up made of one: Hydra closes a file that was never opened."""
-    before = error.__context__
-    return isinstance(error, KeyboardInterrupt) or (before is not None and _is_ctrl_c(before))
+    """Return whether an error is a Ctrl-C, or came of one: Hydra's clean-up closes a file that was never opened."""
+    cause = error.__context__
+    return isinstance(error, KeyboardInterrupt) or (cause is not None and _is_ctrl_c(cause))
 
 
 def _exit(line: str) -> NoReturn:
@@ -90,7 +100,7 @@ def _exit(line: str) -> NoReturn:
 
 
 def explain(error: Exception, config_name: str) -> str:
-    """One line for what Hydra found wrong with the options."""
+    """Return one line on what Hydra finds wrong with the options."""
     from hydra.errors import MissingConfigException, OverrideParseException
     from omegaconf.errors import InterpolationResolutionError
 
@@ -98,31 +108,31 @@ def explain(error: Exception, config_name: str) -> str:
         group, _, choice = error.missing_cfg_file.rpartition("/")
         return about_unknown_choice(group, choice, error.options or [])
     if isinstance(error, OverrideParseException):
-        written = _how_to_quote(error.override) or "options are written depth=20 or depth=20,56"
-        return f"cannot read the option '{error.override}'; {written}"
+        rule = _how_to_quote(error.override) or "options are written depth=20 or depth=20,56"
+        return f"cannot read the option '{error.override}'; {rule}"
     text = str(error)
     for words in ("Could not override '", "Could not delete from config. '"):
         if text.startswith(words):
             return about_unknown(text.removeprefix(words).split("'")[0], config_name)
     if text.startswith("Could not append to config. An item is already at '"):
         key = text.split("'")[1]
-        return f"+{key} adds what is there already; write {key}=VALUE"
+        return f"+{key} adds an option that exists already; write {key}=VALUE"
     if isinstance(error, InterpolationResolutionError):
-        return f"{error.full_key} cannot be made out ({text.splitlines()[0]}); write a value"
+        return f"{error.full_key} cannot be resolved ({text.splitlines()[0]}); write a value"
     return first_words(error, at_most=300)
 
 
 def _how_to_quote(option: str) -> str:
-    """How to write an option whose value has signs that mean something to Hydra, or to the shell: in both their quotes.
+    """Return how to quote an option whose value has characters that mean something to Hydra or to the shell.
 
-    Empty where quotes do not help.
+    Empty if quotes do not help.
     """
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
     name, _, value = option.partition("=")
     if value.startswith(("[", "{")):
-        return "texts inside of a list are quoted, too: 'key=[\"a=b\"]'"
+        return "text inside a list is quoted, too: 'key=[\"a=b\"]'"
     escaped = value.replace('"', '\\"')
     quoted = f'{name}="{escaped}"'
     try:
@@ -147,12 +157,10 @@ def train() -> None:
             _show_configs(flags)
             return
         only_tells = any(argument in ("plan=true", "summary=true") for argument in flags.overrides)
-        with _nothing_kept() if only_tells else nullcontext():
-            statuses = _run_hydra("config").given  # resnet_repro_launcher has run the jobs, a batch at a time
+        with _temporary_sweep_dir() if only_tells else nullcontext():
+            statuses = _run_hydra("config").calls  # resnet_repro_launcher has run the jobs, a batch at a time
         if not all(isinstance(status, int) for status in statuses):
-            raise UserError(
-                "no run was made, as Hydra was told to use another mode or launcher: leave these settings out"
-            )
+            raise UserError("nothing was run: a setting gives Hydra another mode or launcher; leave that setting out")
         sys.exit(max(statuses, default=0))
 
 
@@ -178,7 +186,7 @@ def evaluate() -> None:
     """`python evaluate.py`"""
     with errors_for_people("evaluate"):
         if slurm := [argument for argument in sys.argv if argument.startswith("hardware=slurm")]:
-            raise UserError(f"{slurm[0]}: a test is not submitted to SLURM; use hardware=gpu inside of a job of yours")
+            raise UserError(f"{slurm[0]}: a test is not submitted to SLURM; use hardware=gpu inside a SLURM job")
         sys.argv[1:] = map(quoted, sys.argv[1:])
         config = _the_config("evaluate")
         from resnet_repro.evaluation.evaluate import main
@@ -211,7 +219,7 @@ def keep() -> None:
 
 
 def quoted(argument: str) -> str:
-    """`run=A,B` as Hydra takes it: names of runs have an equals sign in them, which it would read as its own."""
+    """Return `run=A,B` in quotes: Hydra would read the equals signs in names of runs as its own."""
     if not argument.startswith("run="):
         return argument
     folders = (folder.strip(" '\"") for folder in argument.removeprefix("run=").strip("[]").split(","))
@@ -219,24 +227,25 @@ def quoted(argument: str) -> str:
 
 
 def _the_config(config_name: str) -> dict[str, Any]:
-    """What a command that does one thing is asked for, its folders expanded, its environment set.
+    """Return the config of a command that does one thing, its folders expanded; set its environment variables.
 
     Raises:
-        UserError: at a key that the command does not read, or a value of a wrong type.
+        UserError: if the command does not read an option, or a value has a wrong type.
     """
     if _flags(config_name).multirun:
-        raise UserError(f"{Path(sys.argv[0]).name} does one thing a command: leave -m out, give each option one value")
+        script = Path(sys.argv[0]).name
+        raise UserError(f"{script} does one thing per command: leave -m out, give each option one value")
     import hydra
     from omegaconf import OmegaConf
 
     from resnet_repro.runs.job import expanded
 
     task = _run_hydra(config_name)
-    of_hydra = [argument for argument in sys.argv[1:] if _is_of_hydra(argument)]
+    hydra_options = [argument for argument in sys.argv[1:] if _is_hydra_option(argument)]
     groups = [f"{group}={name}" for group, name in task.choices.items() if "/" not in group]
     with hydra.initialize_config_dir(str(config_dir()), version_base="1.3"):
-        own = hydra.compose(config_name, [*of_hydra, *groups])
-    config, usual = (OmegaConf.to_container(c, resolve=True, throw_on_missing=True) for c in (*task.given, own))
+        defaults = hydra.compose(config_name, [*hydra_options, *groups])
+    config, usual = (OmegaConf.to_container(c, resolve=True, throw_on_missing=True) for c in (*task.calls, defaults))
     assert isinstance(config, dict)
     assert isinstance(usual, dict)
     options = {str(key): value for key, value in config.items()}
@@ -248,10 +257,10 @@ def _the_config(config_name: str) -> dict[str, Any]:
 
 
 def _flags(config_name: str) -> Namespace:
-    """The command line as Hydra reads it, its flags put before its options, where Hydra wants them.
+    """Parse the command line, and move its flags before its options, where Hydra wants them.
 
     Raises:
-        UserError: where it has flags that are none, or not together.
+        UserError: if a flag does not exist, or two do not go together.
     """
     _refuse_dashes(sys.argv[1:], config_name)
     from hydra._internal.utils import get_args_parser
@@ -269,34 +278,35 @@ def _flags(config_name: str) -> Namespace:
         words.remove(option)
     sys.argv[1:] = words + flags.overrides
     if flags.experimental_rerun:
-        raise UserError("--experimental-rerun is not for this program: the same command again goes on with its runs")
+        raise UserError("--experimental-rerun does not work here: the same command again goes on with its runs")
     if flags.package and not flags.cfg:
-        raise UserError(f"--package {flags.package} says what --cfg shows: give both, or none")
+        raise UserError(f"--package {flags.package} narrows what --cfg shows: give both, or none")
     if flags.info and (flags.multirun or flags.cfg):
-        raise UserError("--info is of one job and stands alone: leave -m and --cfg out, give every option one value")
+        raise UserError("--info shows one job and stands alone: leave -m and --cfg out, give every option one value")
     for option in flags.overrides:
-        if option.startswith(("hydra.mode=", "hydra/launcher=")) and option != "hydra/launcher=slurm":
-            raise UserError(
-                f"{option}: leave it out; several values make several runs, and hardware= says where they run"
-            )
+        if option.startswith("hydra.mode="):
+            raise UserError(f"{option}: leave it out; one value of an option makes one run, several make several")
+        name = option.lstrip("+~")
+        if name.startswith(("hydra/launcher", "hydra.launcher._target_")) and option != "hydra/launcher=slurm":
+            raise UserError(about_launcher(option))
     return flags
 
 
 class _Task:
-    """What Hydra calls: with the config, or by way of our launcher with what came of each batch of jobs."""
+    """What Hydra calls with the config, and our launcher with the exit status of each batch of jobs."""
 
     def __init__(self, *, only_lists: bool = False) -> None:
         self.only_lists = only_lists
-        """Whether the launcher is to hand on the overrides of its jobs instead of running them."""
-        self.given: list[Any] = []
+        """Whether the launcher calls this with the overrides of its jobs instead of running them."""
+        self.calls: list[Any] = []
         self.variables: dict[str, str] = {}
         self.choices: dict[str, str] = {}
-        """The option that each config group took."""
-        self.__module__ = __name__  # by which Hydra looks for the program
+        """The choice of each config group."""
+        self.__module__ = __name__  # where Hydra looks for the program
 
-    def __call__(self, given: Any) -> None:
-        self.given.append(given)
-        if not isinstance(given, (int, list)):  # the launcher sets the variables of its jobs itself
+    def __call__(self, value: Any) -> None:
+        self.calls.append(value)
+        if not isinstance(value, (int, list)):  # the launcher sets the variables of its jobs itself
             from hydra.core.hydra_config import HydraConfig
 
             self.variables = dict(HydraConfig.get().job.env_set)
@@ -304,46 +314,46 @@ class _Task:
 
 
 def _run_hydra(config_name: str, *, only_lists: bool = False) -> _Task:
-    """Have Hydra do what the command line says; the task that it has called, at least once."""
+    """Have Hydra do what the command line says, and return the task that Hydra has called, at least once."""
     import hydra
 
-    warnings.filterwarnings("error", message="provider=hydra.searchpath.* is not available")  # as a mistake is told
+    warnings.filterwarnings("error", message="provider=hydra.searchpath.* is not available")  # it is a mistake
     task = _Task(only_lists=only_lists)
     hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=config_name)(task)()
-    if not task.given:  # Hydra has shown the config or its help, as it was asked to
+    if not task.calls:  # Hydra has shown the config or its help, and is done
         sys.exit(0)
     os.environ |= task.variables
     return task
 
 
-def _is_of_hydra(option: str) -> bool:
+def _is_hydra_option(option: str) -> bool:
     return option.lstrip("+~").startswith(("hydra.", "hydra/"))
 
 
 def _show_configs(flags: Namespace) -> None:
-    """Do what `--cfg` asks for, for each job of the command: Hydra itself knows only commands of one."""
+    """Show what `--cfg` asks for, for each job of the command; Hydra itself shows it for one job only."""
     names = ("config_dir", "config_name", "config_path")
     shared = [f"--{name.replace('_', '-')}={value}" for name in names if (value := getattr(flags, name))]
     sys.argv[1:] = [*shared, "--multirun", *flags.overrides]
-    with _nothing_kept():
-        commands = list(itertools.chain.from_iterable(_run_hydra("config", only_lists=True).given))
-    shown = [
+    with _temporary_sweep_dir():
+        commands = list(itertools.chain.from_iterable(_run_hydra("config", only_lists=True).calls))
+    show = [
         f"--cfg={flags.cfg}",
         *([f"--package={flags.package}"] if flags.package else []),
         *["--resolve"] * flags.resolve,
     ]
-    of_hydra = [override for override in flags.overrides if _is_of_hydra(override)]
+    hydra_options = [override for override in flags.overrides if _is_hydra_option(override)]
     for command in commands:
         if len(commands) > 1:
             print("---", "#", *command)
-        sys.argv[1:] = [*shared, *shown, *of_hydra, *command]
-        with suppress(SystemExit):  # with which it ends where it has shown one
+        sys.argv[1:] = [*shared, *show, *hydra_options, *command]
+        with suppress(SystemExit):  # Hydra exits when it has shown a config
             _run_hydra("config")
 
 
 @contextmanager
-def _nothing_kept() -> Iterator[None]:
-    """Have the sweeper write what it always writes into a folder that goes away: the command makes no run."""
+def _temporary_sweep_dir() -> Iterator[None]:
+    """Have the sweeper write its files into a temporary folder, for a command that makes no run."""
     with TemporaryDirectory(prefix="resnet_repro-") as folder:
         sys.argv.append(f'hydra.sweep.dir="{folder}"')
         yield

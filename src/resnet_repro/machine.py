@@ -1,4 +1,4 @@
-"""What this machine has: GPUs, their memory, CPU cores, and the signals that ask a run to stop. Imports no torch."""
+"""What this machine has: GPUs, their memory and CPU cores; and the signals that ask a run to stop."""
 
 import ctypes
 import math
@@ -10,7 +10,7 @@ from pathlib import Path
 
 @cache
 def gpus() -> list[str]:
-    """The CUDA devices that the driver shows, as CUDA_VISIBLE_DEVICES names them; asked without torch."""
+    """Return the CUDA devices that the driver shows, by their names in CUDA_VISIBLE_DEVICES; torch is not needed."""
     count = ctypes.c_int(0)
     driver = _driver()
     if driver is None or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
@@ -21,7 +21,7 @@ def gpus() -> list[str]:
 
 @cache
 def smallest_gpu() -> int:
-    """Bytes of memory of the smallest visible GPU, whatever others use of it."""
+    """Return the bytes of memory of the smallest visible GPU, including what other processes use."""
     driver = _driver()
     assert driver is not None, "there is no GPU"
     sizes = []
@@ -35,7 +35,7 @@ def smallest_gpu() -> int:
 
 @cache
 def _driver() -> ctypes.CDLL | None:
-    """CUDA's driver, asked for nothing that makes a context."""
+    """Return CUDA's driver, None if there is none. Call nothing of it that makes a context."""
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:
@@ -44,15 +44,15 @@ def _driver() -> ctypes.CDLL | None:
 
 
 def num_cores() -> int:
-    """CPU cores that this process may use: by affinity, by the quota of a container, and by what SLURM allocated."""
-    granted = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    allocated = os.environ.get("SLURM_CPUS_ON_NODE", "")
-    limits = [*cpu_quotas(), int(allocated) if allocated.isdigit() else granted]
-    return max(1, math.ceil(min(granted, *limits)))
+    """Return how many CPU cores this process may use: by affinity, a container's quota and SLURM's allocation."""
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    allocation = os.environ.get("SLURM_CPUS_ON_NODE", "")
+    limits = [*cpu_quotas(), int(allocation) if allocation.isdigit() else affinity]
+    return max(1, math.ceil(min(affinity, *limits)))
 
 
 def cpu_quotas(groups: Path = Path("/proc/self/cgroup"), mount: Path = Path("/sys/fs/cgroup")) -> list[float]:
-    """Cores' worth of time that Linux grants this process's control groups, of version 1 or 2, and those above them.
+    """Return the CPU quotas, in cores, of this process's control groups (version 1 or 2) and of the groups above them.
 
     joblib's cpu_count sees the quota of a container, but not of a group below the mount, as systemd and SLURM make
     them, and takes 0.2 s to import.
@@ -63,11 +63,11 @@ def cpu_quotas(groups: Path = Path("/proc/self/cgroup"), mount: Path = Path("/sy
         if controllers and "cpu" not in controllers.split(","):
             continue
         own = mount / controllers / group.lstrip("/")
-        for folder in (own, *own.parents[: len(Path(group).parts) - 1]):  # in a container, the mount alone is there
+        for folder in (own, *own.parents[: len(Path(group).parts) - 1]):  # in a container, only the mount exists
             version_2 = " ".join(_lines(folder / "cpu.max")).split()
             version_1 = _lines(folder / "cpu.cfs_quota_us") + _lines(folder / "cpu.cfs_period_us")
             for quota, period in filter(None, [version_2, version_1]):
-                if quota.isdigit():  # else max, or -1
+                if quota.isdigit():  # max or -1: no quota
                     quotas.append(int(quota) / int(period))
     return quotas
 
@@ -80,4 +80,4 @@ def _lines(file: Path) -> list[str]:
 
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
-"""What asks a run to save its state and end: a person's Ctrl-C, and what schedulers send before they end a job."""
+"""Signals that ask a run to save its state and end: Ctrl-C, and what schedulers send before they end a job."""

@@ -1,4 +1,4 @@
-"""Standard output and error that fail nobody: signs they cannot take become ASCII, a closed pipe takes the rest."""
+"""Standard output and error that never raise: unencodable characters become ASCII, a closed pipe discards the rest."""
 
 import codecs
 import io
@@ -28,11 +28,11 @@ ASCII = {
     "ß": "ss",
     **{sign: f"^{n}" for n, sign in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")},
 }
-"""What stands for the signs that our tables and sentences have. Any other letter loses its accent."""
+"""Replacements for the signs in our tables and sentences. Any other letter loses its accent."""
 
 
 def in_ascii(error: UnicodeError) -> tuple[str, int]:
-    """What an encoder writes for text that it cannot encode; a byte of a file name that is no text is escaped."""
+    """Replace text that an encoder cannot encode. Bytes of a file name that are no text are escaped."""
     assert isinstance(error, UnicodeEncodeError)
     return "".join(map(_plain, error.object[error.start : error.end])), error.end
 
@@ -48,7 +48,7 @@ codecs.register_error("resnet_repro.ascii", in_ascii)
 
 
 class _Lenient(io.FileIO):
-    """A file descriptor that leads nowhere from the first failure on: the reader is gone, the disk is full."""
+    """A file descriptor that leads nowhere after its first failure, as when the reader is gone or the disk is full."""
 
     def write(self, content: Any, /) -> int:
         try:
@@ -61,7 +61,12 @@ class _Lenient(io.FileIO):
 
 
 def lenient(stream: TextIO | None, number: int) -> TextIO:
-    """A stream like the standard one of that number, which is None where a shell has closed it; it never raises."""
+    """Return a stream like the standard one of that number, but one that never raises.
+
+    Args:
+        stream: the standard stream; None if the shell has closed it.
+        number: its file descriptor.
+    """
     return io.TextIOWrapper(
         io.BufferedWriter(_Lenient(number, "wb", closefd=False)),
         encoding=getattr(stream, "encoding", None) or "utf-8",
@@ -72,11 +77,11 @@ def lenient(stream: TextIO | None, number: int) -> TextIO:
 
 
 def make_lenient() -> None:
-    """Have nothing that this process prints end it: no sweep, no report. A test's own streams stay."""
+    """Make sure that nothing this process prints can end it. The streams of a test stay as they are."""
     for number in range(3):
         try:
             os.fstat(number)
-        except OSError:  # closed by the shell: else the next file that is opened would get its number
+        except OSError:  # closed by the shell: the next file to be opened would get its number
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
     if sys.stdout is sys.__stdout__:
         sys.stdout = lenient(sys.stdout, 1)

@@ -113,7 +113,7 @@ def test_a_folder_that_cannot_be_written_is_refused_in_one_line_and_left_as_it_i
         status, output = run("train.py", *command, home=tmp_path)
         assert status == 2
         assert output.startswith(f"error: {tmp_path / 'outputs'}/")
-        assert "Read-only file system; if the folder is the matter, choose another with outputs=FOLDER" in output
+        assert "Read-only file system; if the folder is the problem, choose another with outputs=FOLDER" in output
         assert output.count("\n") == 1
     assert {file: file.read_bytes() for file in path.rglob("*") if file.is_file()} == before
     mount("rw")

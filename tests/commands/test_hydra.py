@@ -18,17 +18,23 @@ SMALL = ("data=digits", "depth=8", "schedule.steps=3", "logger=csv", "hardware.f
     ("script", "options", "message"),
     [
         ("train.py", ["hydra.mode=RUN"], "hydra.mode=RUN: leave it out"),
-        ("train.py", ["hydra/launcher=submitit_local"], "hardware= says where they run"),
-        ("train.py", ["hydra.sweeper.max_batch_size=0"], "Hydra does not take these options: assert max_batch_size"),
-        ("train.py", ["-m", "depth=20,56", "--info"], "--info is of one job and stands alone"),
+        ("train.py", ["hydra/launcher=submitit_local"], "hydra/launcher=submitit_local: this program has its own"),
+        ("train.py", ["hydra/launcher=basic"], "leave it out: hardware=cpu or gpu runs jobs on this machine"),
+        ("train.py", ["+hydra/launcher=basic"], "hardware=slurm_8gpu through SLURM"),
+        (
+            "train.py",
+            ["hydra.sweeper.max_batch_size=0"],
+            "max_batch_size=0 is not a number of jobs, at least 1",
+        ),
+        ("train.py", ["-m", "depth=20,56", "--info"], "--info shows one job and stands alone"),
         ("train.py", ["--resolve"], "--resolve flag can only be used in conjunction with --cfg"),
-        ("train.py", ["--package", "arch"], "--package arch says what --cfg shows: give both, or none"),
+        ("train.py", ["--package", "arch"], "--package arch narrows what --cfg shows: give both, or none"),
         ("train.py", ["--experimental-rerun", "x.pickle"], "the same command again goes on with its runs"),
         ("train.py", ["hydra.searchpath=[file:///nowhere]"], "path=/nowhere is not available"),
         ("train.py", ["hydra.job.env_copy=[NO_SUCH]"], "Hydra does not take these options: 'NO_SUCH'"),
         ("train.py", ["--nonsense"], "unrecognized arguments: --nonsense"),
-        ("report.py", ["-m", "outputs=a,b"], "report.py does one thing a command: leave -m out"),
-        ("evaluate.py", ["-m", "test=1crop,10crop"], "evaluate.py does one thing a command: leave -m out"),
+        ("report.py", ["-m", "outputs=a,b"], "report.py does one thing per command: leave -m out"),
+        ("evaluate.py", ["-m", "test=1crop,10crop"], "evaluate.py does one thing per command: leave -m out"),
     ],
 )
 def test_a_flag_that_cannot_be_heeded_is_refused(script: str, options: list[str], message: str, tmp_path: Path) -> None:
@@ -127,6 +133,15 @@ def test_a_config_group_of_ones_own_and_a_variable_reach_the_jobs(own_group: Pat
     assert {manifest["config"]["arch"]["name"] for manifest in made.values()} == {"mine", "plain"}
     assert made["mine-8-s0__steps=3"]["config"]["arch"]["shortcut"] == "B"
     assert not (tmp_path / "outputs" / "wandb").exists()
+
+
+def test_a_launcher_chosen_in_a_config_file_is_refused(own_group: Path, tmp_path: Path) -> None:
+    (own_group / "arch" / "mine.yaml").write_text(
+        "# @package _global_\ndefaults: [resnet_v2@arch, {override /hydra/launcher: submitit_local}]\n"
+    )
+    status, output = run("train.py", *SMALL, "-cd", str(own_group), "arch=mine", home=tmp_path)
+    assert (status, output.count("\n")) == (2, 1)
+    assert "error: hydra/launcher=submitit_local: this program has its own launcher; leave it out" in output
 
 
 def test_a_folder_of_configs_given_by_a_flag_is_heeded(own_group: Path, tmp_path: Path) -> None:

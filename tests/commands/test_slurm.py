@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from resnet_repro.launch.rank_processes import STOPPED
+from resnet_repro.launch.exit_status import STOPPED
 from resnet_repro.runs.folder import RunDir, read_json
 from tests.helpers.commands import ROOT, environment, manifests, run, start
 

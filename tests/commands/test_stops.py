@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from resnet_repro.launch.rank_processes import STOPPED
+from resnet_repro.launch.exit_status import STOPPED
 from resnet_repro.machine import STOP_SIGNALS
 from resnet_repro.runs.folder import RunDir, read_json
 from resnet_repro.training.checkpoints import Stopped

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from resnet_repro.launch.rank_processes import DONE, IN_USE
+from resnet_repro.launch.exit_status import DONE, IN_USE
 from resnet_repro.runs.folder import RunDir, read_json
 from tests.helpers.commands import DIGITS, imported_modules, manifests, run, start
 from tests.helpers.runs import prepared

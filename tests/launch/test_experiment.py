@@ -106,7 +106,6 @@ def test_an_experiment_runs_what_is_missing_and_prints_the_papers_table(tmp_path
     begun.mkdir(parents=True)
     (begun / "step-00000011.ckpt").touch()
     resume.record(RunDir(begun.parent), resolved(), data_checksum="", git_commit=None)
-    resume.record(RunDir(begun.parent), composed(), data_checksum="", git_commit=None)
     status, said, modules = imported_modules(*REHEARSAL, "seed=0,1", "plan=true", home=tmp_path)
     assert status == 0, said
     lines = [" ".join(line.split("│")).split() for line in said.splitlines()]

@@ -175,9 +175,9 @@ def test_a_wandb_out_of_reach_is_told_in_one_line_and_the_rest_of_the_report_is_
 
 LINGERING = """
 import subprocess, sys
-from resnet_repro.runs.wandb_process import end_wandb_soon
+from resnet_repro.runs.wandb_account import kill_wandb_after
 hangs, other = (subprocess.Popen([name, "60"]) for name in sys.argv[1:])
-end_wandb_soon(0.1)
+kill_wandb_after(0.1)
 print(hangs.wait(timeout=20), other.poll())
 other.kill()
 """

@@ -1,8 +1,11 @@
 """Names and types of options: what is refused of a command before any work, and what a mistyped name may mean."""
 
+import inspect
+import re
 from typing import Any
 
 import pytest
+import pytorch_lightning as pl
 
 from resnet_repro.errors import UserError
 from resnet_repro.launch.experiment import make_jobs
@@ -10,6 +13,7 @@ from resnet_repro.runs import option_names
 from resnet_repro.runs.job import flatten
 from resnet_repro.runs.option_names import about_unknown, about_unknown_choice
 from resnet_repro.runs.options import rule_of
+from resnet_repro.runs.trainer_arguments import TRAINER_ARGUMENTS
 from tests.helpers.runs import composed, composed_with_choices
 
 
@@ -20,7 +24,7 @@ from tests.helpers.runs import composed, composed_with_choices
         ("batch_size", "batch_size is schedule.batch_size"),
         ("lr", "lr is schedule.lr"),
         ("steps", "steps is schedule.steps"),
-        ("precision", "precision is hardware.precision"),
+        ("precision", "precision is hardware.precision here"),
         ("schedule.depth", "depth stands alone, depth=..."),
         ("arch.depth", "depth stands alone, depth=..."),
         ("Depth", "depth stands alone, depth=..."),
@@ -31,13 +35,27 @@ from tests.helpers.runs import composed, composed_with_choices
         ("dpeth", "did you mean depth?"),
         ("schedule.warmpu", "did you mean schedule.warmup?"),
         ("shcedule.momentum", "momentum is schedule.momentum"),
-        ("hardware.gradient_clip_val", "python train.py --help shows the usual ones"),
+        ("trainer", "trainer is hardware here"),
+        ("trainer.accelerator", "accelerator is hardware.accelerator here"),
+        (
+            "trainer.callbacks.early_stopping",
+            "callbacks has no option here: checkpoints, curves and layer responses are part of every run",
+        ),
+        ("hardware.gradient_clip_val", "gradient_clip_val has no option here: no gradient is clipped"),
+        ("hardware.nope", "python train.py --help shows the usual ones"),
         ("data.nope", "python train.py --help shows the usual ones"),
         ("recompute_bn", "evaluate.py has it"),
     ],
 )
 def test_an_unknown_option_is_told_by_its_whole_name(key: str, hint: str) -> None:
     assert about_unknown(key, "config") == f"{key} is not an option; {hint}"
+
+
+def test_every_argument_of_lightnings_trainer_is_told_by_name() -> None:
+    arguments = set(inspect.signature(pl.Trainer.__init__).parameters) - {"self"}
+    assert arguments == TRAINER_ARGUMENTS.keys()
+    named = re.findall(r"[a-z]\w+\.\w+|\w+(?==)", " ".join(TRAINER_ARGUMENTS.values()))
+    assert {name for name in named if not name.endswith(".py")} <= {*option_names.option_names()}
 
 
 def test_a_part_of_a_null_option_is_told_with_what_the_whole_takes() -> None:
@@ -81,8 +99,8 @@ def test_an_unknown_choice_of_a_group_is_told_where_it_belongs(group: str, choic
             "data.root is not an option here; data=cifar10 | cifar100 | imagenet | imagenet_streaming has it",
         ),
         ("+schedule.warmpu=3", "schedule.warmpu is not an option; did you mean schedule.warmup?"),
-        ("+hardware.gradient_clip_val=1", "hardware.gradient_clip_val is not an option; python train.py --help shows"),
-        ("+trainer.devices=2", "trainer.devices is not an option; devices is hardware.devices"),
+        ("+hardware.gradient_clip_val=1", "hardware.gradient_clip_val is not an option; gradient_clip_val has no "),
+        ("+trainer.devices=2", "trainer.devices is not an option; devices is hardware.devices here"),
         ("+foo=1", "foo is not an option; python train.py --help shows the usual ones"),
         ("+experiment.seeds=[0]", "experiment.seeds is not an option here; experiment=v1_fig1 | v1_fig4 |"),
         ("+schedule.warmup.foo=1", "schedule.warmup={'foo': 1} is not null, {lr: 0.01, steps: 400} or"),

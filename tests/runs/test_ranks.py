@@ -12,9 +12,9 @@ import pytest
 from pytorch_lightning.utilities import rank_zero_only
 
 from resnet_repro.launch import rank_processes
-from resnet_repro.launch.rank_processes import IN_USE
+from resnet_repro.launch.exit_status import IN_USE
 from resnet_repro.runs.folder import RunDir
-from resnet_repro.runs.ranks import LEFT_OVER, forget_left_over, given
+from resnet_repro.runs.ranks import LEFT_OVER, forget_left_over, rank_from_environment
 from resnet_repro.training.run import run as train
 from tests.helpers.commands import DIGITS, assert_gone, descendants, manifests, run, start, wait_for_step
 from tests.helpers.ranks import FLOAT32
@@ -124,7 +124,7 @@ def test_rank_variables_that_are_no_numbers_are_forgotten(monkeypatch: pytest.Mo
     for name in (*LEFT_OVER, "SLURM_STEP_NUM_TASKS"):
         monkeypatch.setenv(name, "")
     forget_left_over()
-    assert given() is None
+    assert rank_from_environment() is None
     assert not {*LEFT_OVER} & {*os.environ}
 
 

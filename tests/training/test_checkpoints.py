@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from resnet_repro.launch.rank_processes import DONE
+from resnet_repro.launch.exit_status import DONE
 from resnet_repro.runs.folder import RunDir, read_json
 from resnet_repro.training.checkpoints import Checkpoint
 from resnet_repro.training.run import run as train

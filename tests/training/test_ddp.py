@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from resnet_repro.launch.rank_processes import DONE
+from resnet_repro.launch.exit_status import DONE
 from resnet_repro.runs.folder import RunDir, read_json
 from resnet_repro.runs.job import Job
 from resnet_repro.runs.ranks import Rank

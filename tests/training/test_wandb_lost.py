@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from resnet_repro.launch.rank_processes import STOPPED
+from resnet_repro.launch.exit_status import STOPPED
 from resnet_repro.runs.folder import RunDir
 from resnet_repro.runs.wandb_account import GRACE_S
 from tests.helpers.commands import descendants, environment, run, start, wait_for_step

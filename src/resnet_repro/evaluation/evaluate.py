@@ -14,12 +14,12 @@ from resnet_repro.errors import UserError
 from resnet_repro.evaluation.record import Request, entry, record, show
 from resnet_repro.evaluation.request import check_classes, make_request
 from resnet_repro.launch import checks, placement
-from resnet_repro.launch.rank_processes import FAILED, STOPPED, follow_parent, run_ranks
-from resnet_repro.launch.worker import start_tracker
+from resnet_repro.launch.exit_status import FAILED, STOPPED
+from resnet_repro.launch.rank_processes import follow_parent, run_ranks, start_tracker
 from resnet_repro.machine import STOP_SIGNALS
 from resnet_repro.output import make_lenient
 from resnet_repro.runs.job import Config, Job
-from resnet_repro.runs.ranks import Rank, given
+from resnet_repro.runs.ranks import Rank, rank_from_environment
 
 # --- on one process or several ----------------------------------------------------------------------------------------
 
@@ -30,7 +30,7 @@ def main(options: Config) -> None:
     Raises:
         UserError: where options, runs, data or device are not what they should be.
     """
-    request, rank = make_request(options), given()
+    request, rank = make_request(options), rank_from_environment()
     hardware = request.options.hardware
     num_ranks = hardware.world_size
     job = Job(request.options, "evaluate", request.runs[0], {})
@@ -56,7 +56,7 @@ def _start_ranks(request: Request, num_ranks: int) -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     with tempfile.TemporaryDirectory(prefix="resnet_repro-") as scratch:
         failure = Path(scratch) / "failure.txt"
-        end = run_ranks(_be_rank, (request, failure), num_ranks, fork=False)
+        end = run_ranks(_run_rank, (request, failure), num_ranks, fork=False)
         if failure.exists():
             raise UserError(failure.read_text("utf-8"))
     if end.was_stopped:
@@ -66,7 +66,7 @@ def _start_ranks(request: Request, num_ranks: int) -> None:
     sys.exit(end.exitcode)
 
 
-def _be_rank(request: Request, failure: Path, rank: Rank) -> None:
+def _run_rank(request: Request, failure: Path, rank: Rank) -> None:
     make_lenient()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C comes here too, and the launching process tells
     follow_parent()

@@ -1,4 +1,4 @@
-"""What a command would do, found out before anything starts. Imports no torch."""
+"""Refuse what a command cannot do, before anything starts; give each run its folder."""
 
 import shutil
 import time
@@ -18,10 +18,10 @@ from resnet_repro.runs.wandb_account import is_logged_in
 
 
 def check_services(jobs: list[Job]) -> None:
-    """Refuse a data folder or a W&B login that is not there; unpack ImageNet, fetch CIFAR where that is allowed.
+    """Check data folders and the W&B login. Unpack ImageNet, and download CIFAR if that is allowed.
 
     Raises:
-        UserError: one line that says what to do.
+        UserError: if data or the login is missing.
     """
     for asked in (job.run.logger for job in jobs):
         if isinstance(asked, Wandb) and asked.mode == "online" and not is_logged_in():
@@ -29,8 +29,8 @@ def check_services(jobs: list[Job]) -> None:
     sources = [job.run.data for job in jobs]
     for root in sorted({data.root for data in sources if isinstance(data, Shards)}):
         shards.count(root)
-    files = (data for data in sources if isinstance(data, Photographs) and not isinstance(data, Shards))
-    for folder in sorted({Path(data.root).expanduser() for data in files}):
+    trees = (data for data in sources if isinstance(data, Photographs) and not isinstance(data, Shards))
+    for folder in sorted({Path(data.root).expanduser() for data in trees}):
         photos.unpack(folder)
         photos.count(folder)
     official = {data for data in sources if isinstance(data, InMemory) and data.name in cifar.NAMES}
@@ -40,13 +40,13 @@ def check_services(jobs: list[Job]) -> None:
 
 
 def check_beginnings(jobs: list[Job], *, in_order: bool) -> None:
-    """Refuse a run that begins with another's weights where that one is not finished and will not be by then.
+    """Check that the weights which runs begin with exist, or will exist by then.
 
     Args:
-        in_order: whether a run of this command is made before those that begin with its weights.
+        in_order: whether this command makes a run before the runs that begin with its weights.
 
     Raises:
-        UserError: one line that says what to do.
+        UserError: if a run begins with the weights of a run that is not finished.
     """
     made = {job.dir for job in jobs if in_order}
     for job in jobs:
@@ -60,10 +60,11 @@ def check_beginnings(jobs: list[Job], *, in_order: bool) -> None:
 
 
 def check_folders(jobs: list[Job]) -> None:
-    """Refuse before anything is touched: two jobs with one folder, a folder of another run or code, one in use.
+    """Check the folders of jobs, and touch nothing.
 
     Raises:
-        UserError: one line that says what to do.
+        UserError: if two different jobs share a folder, or a folder belongs to another run, to other code or to a
+            process that still runs.
     """
     for number, job in enumerate(jobs):
         twin = next((other for other in jobs[:number] if other.dir == job.dir), None)
@@ -84,10 +85,10 @@ def check_folders(jobs: list[Job]) -> None:
 
 
 def claim(job: Job, *, group: str, command: str) -> Job:
-    """Give a job its folder and write down what was asked; a begun run keeps its sweep, a done one all.
+    """Give a job its folder and write job.json. A begun run keeps its sweep; a finished run keeps everything.
 
     Returns:
-        The job as `job.json` now says.
+        The job as job.json now has it.
     """
     run = RunDir(job.dir)
     if run.path.exists() and not job.run.resume:
@@ -98,7 +99,7 @@ def claim(job: Job, *, group: str, command: str) -> Job:
     if before and run.is_done:
         return before
     run.path.mkdir(parents=True, exist_ok=True)
-    # what reports say of such a run is known here: no job imports what reports
+    # Reports need these labels. They are computed here because no job imports the code of reports.
     claimed = replace(
         job,
         group=before.group if before else group,
@@ -108,6 +109,3 @@ def claim(job: Job, *, group: str, command: str) -> Job:
     )
     write_json(run.job, claimed.record)
     return claimed
-
-
-# --- how long ---------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""A table or figure of the papers as one word: its jobs, what they will take, its rows beside ours. No torch."""
+"""From a command to its jobs: `experiment=` names a table or figure of the papers, whose rows and seeds become jobs."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,30 +17,39 @@ from resnet_repro.runs import option_names
 from resnet_repro.runs.finished import DAMAGED, FinishedRun, read_record
 from resnet_repro.runs.job import Config, Job, make_job, result_keys
 
-GROUPS = ("arch", "data", "protocol")  # what a run is named against
+GROUPS = ("arch", "data", "protocol")
+"""Config groups whose defaults a run's name leaves out."""
 
 Compose = Callable[[Sequence[str]], tuple[Config, dict[str, Any]]]
-"""From overrides to the config, as plain containers, and the option that each config group took."""
+"""From overrides to the config, as plain containers, and the choice of each config group."""
 
 
 @dataclass
 class Request:
-    """What a command asks for: its jobs, each once, and which of them reproduce which rows of the papers."""
+    """What a command asks for."""
 
     plan: bool = False
     summary: bool = False
     jobs: list[Job] = field(default_factory=list)
+    """Every job once."""
+    jobs_of: list[list[Job]] = field(default_factory=list)
+    """The jobs of each list of overrides. Several lists may share a job."""
     tables: dict[str, dict[Published, list[Job]]] = field(default_factory=dict)
+    """The jobs that reproduce each row of the papers, by table."""
 
 
 def make_jobs(compose: Compose, commands: Sequence[Sequence[str]]) -> Request:
-    """The jobs of what Hydra's sweeper made of a command line: a list of overrides each.
+    """Return the jobs of a command.
 
-    `experiment=` stands for its table's rows times its seeds. What the command gives wins over the row: `data=digits`
+    An experiment has a job for each row of its table and each seed. The command wins over the row: `data=digits`
     replaces the row's data, `seed=0` the seeds.
 
+    Args:
+        compose: how to make a config of overrides.
+        commands: lists of overrides, as Hydra's sweeper made them of a command line.
+
     Raises:
-        UserError: where a config breaks a rule, or an experiment has nothing that can be run.
+        UserError: if a config breaks a rule, or nothing of an experiment can be run.
     """
     request, once = Request(), dict[str, Job]()
     misnamed: set[str] = set()
@@ -57,12 +66,15 @@ def make_jobs(compose: Compose, commands: Sequence[Sequence[str]]) -> Request:
         usual, _ = composed(*(f"{group}={groups[group]}" for group in GROUPS))
         ours = {name: value for name, value in config.items() if name not in ("experiment", "plan", "summary")}
         if "source" not in ours["arch"] and ours["arch"]["name"] != usual["arch"]["name"]:
-            misnamed.add(ours["arch"]["name"])  # of a comparator of the same command: arch=plain,torchvision
+            misnamed.add(ours["arch"]["name"])  # the name may be for a comparator in the same command
             ours["arch"] = ours["arch"] | {"name": usual["arch"]["name"]}
         job = make_job(ours, usual=usual, only_tells=config["plan"] or config["summary"])
-        return once.setdefault(f"{job.dir} {sorted(result_keys(job.run).items(), key=str)}", job)
+        job = once.setdefault(f"{job.dir} {sorted(result_keys(job.run).items(), key=str)}", job)
+        request.jobs_of[-1].append(job)
+        return job
 
     for command in commands:
+        request.jobs_of.append([])
         config, groups = composed(*command)
         request.plan, request.summary = config["plan"], config["summary"]
         if "experiment" not in config:
@@ -82,10 +94,10 @@ def make_jobs(compose: Compose, commands: Sequence[Sequence[str]]) -> Request:
 
 
 def commands_of(compose: Compose, command: Sequence[str]) -> list[list[str]]:
-    """The overrides of each job that a list of overrides stands for, as `make_jobs` finds them.
+    """Return the overrides of each job of a list of overrides, as `make_jobs` expands it.
 
     Raises:
-        UserError: where an experiment has nothing that can be run.
+        UserError: if nothing of an experiment can be run.
     """
     config, _ = compose(command)
     if "experiment" not in config:
@@ -96,7 +108,7 @@ def commands_of(compose: Compose, command: Sequence[str]) -> list[list[str]]:
 
 
 def _rows(experiment: Config, command: Sequence[str]) -> Iterator[tuple[Published, list[str]]]:
-    """The rows that an experiment asks for, each with its overrides; what the command gives wins."""
+    """Yield the rows of an experiment, each with its overrides. The command wins over the row."""
     given = [override for override in command if _name(override).split(".")[0] != "experiment"]
     names = {_name(override) for override in given}
     for row in runnable(experiment["paper"]):
@@ -104,10 +116,10 @@ def _rows(experiment: Config, command: Sequence[str]) -> Iterator[tuple[Publishe
 
 
 def runnable(source: str) -> list[Published]:
-    """The rows of a table or figure that this package can reproduce.
+    """Return the rows of a table or figure that this package can reproduce.
 
     Raises:
-        UserError: where the papers have no such table, or none of its rows can be run here.
+        UserError: if the papers have no such table, or none of its rows can be run here.
     """
     tables = paper.tables()
     if source not in tables:
@@ -138,23 +150,23 @@ def _seeds(config: Config, command: Sequence[str]) -> list[int]:
 
 
 def print_tables(request: Request, *, console: Console | None = None) -> None:
-    """Every table that the command asked for, the paper's numbers beside those of its finished jobs."""
+    """Print every table that the command named: the papers' numbers beside those of finished runs."""
     console = console or Console(soft_wrap=True)
     damaged: dict[Path, None] = {}
 
     def runs_of(row: Published) -> list[FinishedRun]:
         jobs = dict.fromkeys(job for rows in request.tables.values() for job in rows.get(row, []))
-        found = []
+        runs = []
         for job in jobs:
             try:
-                found.append(read_record(job.dir))
+                runs.append(read_record(job.dir))
             except DAMAGED:
                 damaged[job.dir] = None
-        return [run for run in found if run]
+        return [run for run in runs if run]
 
     if request.tables:
         console.print()
         verdict_text.show(verdicts.judge_all(request.tables, runs_of), console)
     if damaged:
         names = ", ".join(f"{path.parent.name}/{path.name}" for path in damaged)
-        console.print(f"left out, as files there are damaged: {names}", markup=False, highlight=False)
+        console.print(f"left out because their files are damaged: {names}", markup=False, highlight=False)

@@ -1,144 +1,156 @@
-"""Runs jobs, each in a process of its own, several at a time; shows how far they are and what came of them."""
+"""The jobs of a command as processes of this machine, several at a time."""
 
 import multiprocessing as mp
 import os
 import signal
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import replace
 from itertools import chain
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
-from types import FrameType
+from types import FrameType, TracebackType
+from typing import NamedTuple
 
 from rich.console import Console
 
 from resnet_repro import machine
 from resnet_repro.launch import checks, placement
+from resnet_repro.launch.exit_status import STOPPED
 from resnet_repro.launch.progress import Display, Outcome
-from resnet_repro.launch.rank_processes import STOPPED
+from resnet_repro.launch.rank_processes import start_tracker
 from resnet_repro.launch.sockets import make_room
-from resnet_repro.launch.sweep import announce, claim_all, conclude, outcome
-from resnet_repro.launch.worker import PRELOAD, start_tracker, work
+from resnet_repro.launch.sweep import Result, State, announce, claim_all, conclude, outcome, watch
+from resnet_repro.launch.worker import PRELOAD, work
 from resnet_repro.machine import STOP_SIGNALS
 from resnet_repro.runs.job import Job
 
 
-@dataclass
-class Sweep:
-    """Jobs on their way: `waiting`, `running` (a process each), and what came of the ones that ended."""
+class Running(NamedTuple):
+    """A job and the process that runs it."""
 
-    waiting: list[Job]
-    parallel: int
-    display: Display
-    running: dict[BaseProcess, Job] = field(default_factory=dict)
-    gpus: dict[BaseProcess, list[str]] = field(default_factory=dict)
-    reasons: dict[BaseProcess, Connection] = field(default_factory=dict)
-    outcomes: dict[Job, Outcome] = field(default_factory=dict)
-    num_stops_asked: int = 0
-    num_stops_passed_on: int = 0
+    job: Job
+    process: BaseProcess
+    gpus: list[str]
+    reasons: Connection
+    """Where the process says what it could not write into the run's folder."""
 
-    def run(self) -> None:
-        """Run every waiting job; one that fails does not touch the others."""
-        context = start_method(self.waiting)
-        handlers = {s: signal.signal(s, self._stop) for s in STOP_SIGNALS}
-        try:
-            with self.display:
-                while self.running or (self.waiting and not self.num_stops_asked):
-                    while len(self.running) < self.parallel and not self.num_stops_asked and (job := self._ready()):
-                        self.waiting.remove(job)
-                        self._start(context, job)
-                    self._pass_on_stops()
-                    wait([process.sentinel for process in self.running], timeout=0.2)
-                    for process in [process for process in self.running if process.exitcode is not None]:
-                        self._finish(process)
-                    for job in self.running.values():
-                        self.display.update(job)
-        finally:
-            for process in self.running:  # only after an error of our own
-                process.terminate()
-            for signum, handler in handlers.items():
-                signal.signal(signum, handler)
+
+class LocalProcesses:
+    """The backend of this machine (`resnet_repro.launch.sweep.Backend`): each job is a process, several run at a time.
+
+    A job that fails does not affect the others. Inside `with`, stop signals do not end this process: they are passed on
+    to the runs.
+    """
+
+    def __init__(self, jobs: list[Job], parallel: int) -> None:
+        self.waiting, self.parallel = list(jobs), parallel
+        self.running: list[Running] = []
+        self.note = ""
+        self.num_stops_asked = self.num_stops_passed_on = 0
+
+    def __enter__(self) -> "LocalProcesses":
+        self.context = start_method(self.waiting)
+        self.handlers = {signum: signal.signal(signum, self._stop) for signum in STOP_SIGNALS}
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        for each in self.running:  # only after an error of our own
+            each.process.terminate()
+        for signum, handler in self.handlers.items():
+            signal.signal(signum, handler)
+
+    def poll(self) -> dict[Job, State]:
+        """Pass on stops, collect processes that have ended, and start as many jobs as may run now."""
+        self._pass_on_stops()
+        states: dict[Job, State] = {}
+        for each in [each for each in self.running if each.process.exitcode is not None]:
+            states[each.job] = self._finish(each)
+        while len(self.running) < self.parallel and not self.num_stops_asked and (job := self._ready()):
+            self.waiting.remove(job)
+            self._start(job)
+        return states | {each.job: "running" for each in self.running}
+
+    def wait(self) -> None:
+        if self.running:
+            wait([each.process.sentinel for each in self.running], timeout=0.2)
 
     def _ready(self) -> Job | None:
-        """The first job that begins with no other's weights, or whose other has ended, well or not."""
-        ahead = {job.dir for job in (*self.waiting, *self.running.values())}
+        """Return the first job that may start: the run whose weights it begins with, if any, has ended, well or not."""
+        ahead = {job.dir for job in (*self.waiting, *(each.job for each in self.running))}
         return next((job for job in self.waiting if job.waits_for not in ahead), None)
 
-    def _start(self, context: ForkServerContext | SpawnContext, job: Job) -> None:
+    def _start(self, job: Job) -> None:
         gpus: list[str] = []
         if placement.on_gpu(job):
-            taken = list(chain.from_iterable(self.gpus.values()))
-            gpus = sorted(machine.gpus(), key=taken.count)[: job.num_devices]  # those with the fewest jobs
-        # The server runs no operation, so a job that came from it may be forked again, into its ranks.
-        reasons, writer = context.Pipe(duplex=False)
-        kwargs = {"fork_ranks": isinstance(context, ForkServerContext), "reasons": writer}
-        process = context.Process(target=work, args=(job.dir, gpus or None), kwargs=kwargs, name=job.name)
-        # A Ctrl-C reaches the whole terminal. What is started here (the fork server too) must not be hit by it while
-        # it still imports; `work` lifts the block, and this process gets the signal as soon as it is lifted here.
+            taken = list(chain.from_iterable(each.gpus for each in self.running))
+            gpus = sorted(machine.gpus(), key=taken.count)[: job.num_devices]  # the GPUs with the fewest jobs
+        # The fork server runs no operation, so a job that it forked may itself fork its ranks.
+        reasons, writer = self.context.Pipe(duplex=False)
+        kwargs = {"fork_ranks": isinstance(self.context, ForkServerContext), "reasons": writer}
+        process = self.context.Process(target=work, args=(job.dir, gpus or None), kwargs=kwargs, name=job.name)
+        # A Ctrl-C reaches every process of the terminal. It must not hit the new process, or the fork server, while
+        # that still imports: `work` unblocks the signals there. This process gets them right after the start.
         signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         try:
             process.start()
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
             writer.close()
-        self.running[process], self.gpus[process], self.reasons[process] = job, gpus, reasons
-        self.display.start(job)
+        self.running.append(Running(job, process, gpus, reasons))
 
-    def _finish(self, process: BaseProcess) -> None:
-        job = self.running.pop(process)
-        del self.gpus[process]
-        process.join()
-        assert process.exitcode is not None
-        with self.reasons.pop(process) as reasons:
+    def _finish(self, ended: Running) -> Outcome:
+        self.running.remove(ended)
+        ended.process.join()
+        assert ended.process.exitcode is not None
+        with ended.reasons as reasons:
             reason = _received(reasons)
-        self.outcomes[job] = outcome(job, process.exitcode, reason, was_stopped=self.num_stops_asked > 0)
-        self.display.finish(job, self.outcomes[job])
+        return outcome(ended.job, ended.process.exitcode, reason, was_stopped=self.num_stops_asked > 0)
 
     def _stop(self, signum: int, frame: FrameType | None) -> None:
         if signum == signal.SIGINT or not self.num_stops_asked:  # a scheduler's second signal is no impatience
             self.num_stops_asked += 1
 
     def _pass_on_stops(self) -> None:
-        """The first Ctrl-C lets every run save its state; the second does not wait for that."""
+        """Ask the runs to stop: the first Ctrl-C lets every run save its state, the second does not wait for that."""
         if self.num_stops_asked == self.num_stops_passed_on:
             return
         self.num_stops_passed_on = self.num_stops_asked
         if self.num_stops_asked == 1:
-            self.display.say("Stopping: each run saves its state after the step it is at. Ctrl-C again: stop at once")
-        for process in self.running:
+            self.note = "Stopping: each run saves its state after the step it is at. Ctrl-C again: stop at once"
+        for each in self.running:
             if self.num_stops_asked == 1:
-                process.terminate()
+                each.process.terminate()
             else:
-                _kill(process)
+                _kill(each.process)
 
 
 def _kill(process: BaseProcess) -> None:
-    """The job's process and, where it has several, its ranks: they are one process group."""
+    """Kill a job's process and its ranks, which are one process group."""
     assert process.pid is not None
     try:
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:  # it has not come so far as to form one
+    except ProcessLookupError:  # the process has not formed its group yet
         process.kill()
 
 
 def _received(reasons: Connection) -> str:
-    """What the job's process had to say that it could not write into its folder."""
+    """Return what a job's process said that it could not write into its folder."""
     try:
         return str(reasons.recv()) if reasons.poll() else ""
     except EOFError:
         return ""
 
 
-def run_jobs(jobs: list[Job], *, console: Console | None = None) -> int:
-    """Do what a command asked for: skip the runs that are done, go on with those begun, make the others.
+def run_jobs(jobs: list[Job], *, console: Console | None = None) -> Result:
+    """Run the jobs of a command: skip finished runs, go on with begun ones, start the others.
 
     Returns:
-        Exit status: 0 when every job is done, 1 when one is not, 130 when it was stopped.
+        What came of the jobs. The exit status is 0 if every job is done, 1 if one is not, 130 after a stop.
 
     Raises:
-        UserError: before anything starts, where the machine, the data or a run folder is not what is asked for.
+        UserError: before anything starts, if the machine, the data or a run folder does not fit the command.
     """
     console = console or Console(soft_wrap=True)
     checks.check_folders(jobs)
@@ -151,21 +163,23 @@ def run_jobs(jobs: list[Job], *, console: Console | None = None) -> int:
     estimator = announce(console, jobs, todo, parallel)
 
     start = time.monotonic()
+    outcomes: dict[Job, Outcome] = {}
     longest_first = sorted(todo, key=estimator.seconds, reverse=True)  # no core idles at the end
-    sweep = Sweep(longest_first, parallel, Display(console, jobs))
+    processes = LocalProcesses(longest_first, parallel)
     if todo:
-        sweep.run()
-    status = conclude(console, jobs, sweep.outcomes, seconds=time.monotonic() - start)
-    if sweep.num_stops_asked:
+        with processes:
+            watch(processes, Display(console, jobs), outcomes)
+    result = conclude(console, jobs, outcomes, seconds=time.monotonic() - start)
+    if processes.num_stops_asked:
         console.print("Stopped. To go on, run the same command again.")
-        return STOPPED
-    return status
+        return replace(result, status=STOPPED)
+    return result
 
 
 def start_method(jobs: list[Job]) -> ForkServerContext | SpawnContext:
-    """How a process is made: forked from a server that has imported everything once, where that is safe.
+    """Return how to start processes: forked from a server that has imported everything once, if that is safe.
 
-    Safe means Linux and no GPU: the server runs no operation, so it has no threads and no CUDA context to inherit.
+    It is safe on Linux and without a GPU: the server runs no operation, so no thread or CUDA context is inherited.
     """
     make_room()
     start_tracker()

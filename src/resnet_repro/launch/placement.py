@@ -1,4 +1,4 @@
-"""How many runs go on this machine at a time, and whether each has the memory it needs. Imports no torch."""
+"""Whether this machine has the devices and the memory that runs need, and how many runs it takes at a time."""
 
 from collections.abc import Iterable
 
@@ -11,17 +11,17 @@ from resnet_repro.runs.job import Job
 from resnet_repro.runs.options import Run
 
 MAX_RUNS_PER_GPU = 4
-"""Runs that `jobs=auto` puts on one GPU at most. [open: not measured; with small networks a GPU waits for its host]"""
+"""The most runs that `jobs=auto` puts on one GPU. [open: not measured; with small networks a GPU waits for its host]"""
 
 GPU_OVERHEAD = 1.0 * 2**30
-"""Bytes of a GPU that a process takes beside its tensors: CUDA's context, libraries, workspaces of convolutions."""
+"""Bytes of GPU memory that a process needs beside its tensors: CUDA context, libraries, workspaces of convolutions."""
 
 
 def check_devices(jobs: list[Job]) -> None:
-    """Refuse a device that this machine has not.
+    """Check that this machine has the devices that jobs ask for.
 
     Raises:
-        UserError: one line that says what to do.
+        UserError: if it does not.
     """
     if any(job.run.hardware.accelerator == "gpu" for job in jobs) and not gpus():
         raise UserError("hardware=gpu needs a CUDA device and none is visible; use hardware=cpu or auto")
@@ -35,10 +35,10 @@ def check_devices(jobs: list[Job]) -> None:
 
 
 def check_memory(jobs: list[Job]) -> None:
-    """Refuse to train what one of this machine's GPUs cannot hold.
+    """Check that each run fits on every GPU of this machine.
 
     Raises:
-        UserError: one line that says what to do.
+        UserError: if a run does not.
     """
     for job in (job for job in jobs if on_gpu(job)):
         if (needs := memory_needed(job.run)) > (has := smallest_gpu()):
@@ -50,42 +50,42 @@ def check_memory(jobs: list[Job]) -> None:
 
 
 def on_gpu(job: Job) -> bool:
-    """Whether the run will train on a GPU of this machine."""
-    asked = job.run.hardware.accelerator
-    return asked == "gpu" or (asked == "auto" and bool(gpus()))
+    """Return whether the run will train on a GPU of this machine."""
+    accelerator = job.run.hardware.accelerator
+    return accelerator == "gpu" or (accelerator == "auto" and bool(gpus()))
 
 
 def num_parallel(jobs: list[Job]) -> int:
-    """Runs at a time: as asked, else as many as there are GPUs, with their memory, or CPU cores for."""
-    asked = jobs[0].run.jobs
-    if asked != "auto":
-        return int(asked)
+    """Return how many runs go on at a time: as `jobs` says, else as the GPUs with their memory, or the cores, allow."""
+    number = jobs[0].run.jobs
+    if number != "auto":
+        return int(number)
     devices = max(job.num_devices for job in jobs)
     if any(on_gpu(job) for job in jobs):
-        if not gpus():  # a plan made on a machine without the runs' GPU
+        if not gpus():  # a plan, made on a machine without a GPU
             return 1
         return max(1, len(gpus()) * _runs_per_gpu(jobs) // devices)
     return max(1, num_cores() // (devices * jobs[0].run.hardware.num_threads))
 
 
 def _runs_per_gpu(jobs: Iterable[Job]) -> int:
-    """How many share a GPU: those that compute alone and fit together, each with a core that feeds it."""
+    """Return how many runs share a GPU: only runs on one device share it, they must fit, and each needs a core."""
     jobs = list(jobs)
     if any(job.num_devices > 1 or isinstance(job.run.network, Comparator) for job in jobs):
-        return 1  # ranks wait for each other, and a comparator's memory is not known
+        return 1  # ranks wait for each other; the memory of a comparator is unknown
     fit = int(0.9 * smallest_gpu() / max(memory_needed(job.run) for job in jobs))
     return max(1, min(MAX_RUNS_PER_GPU, fit, num_cores() // len(gpus())))
 
 
 def memory_needed(run: Run) -> float:
-    """Return the bytes of one GPU that a run takes at least: its images, activations, weights and CUDA itself.
+    """Return how many bytes of one GPU a run needs at least: images, activations, weights and CUDA itself.
 
-    Of a comparator without its activations, which are not known before it runs.
+    The activations of a comparator are left out: they are not known before it runs.
     """
     data, hardware = run.data, run.hardware
     channels, size, _ = data.image
     images = 0.0
-    if isinstance(data, InMemory):  # all of them are on the GPU as uint8, a fifth more for the test
+    if isinstance(data, InMemory):  # all images are on the GPU as uint8; the test set adds a fifth
         images = 1.2 * data.num_train * channels * (size + 2 * data.pad) ** 2
     if isinstance(run.network, Comparator):
         return GPU_OVERHEAD + images

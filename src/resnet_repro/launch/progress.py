@@ -1,4 +1,4 @@
-"""What a person sees of a sweep: a bar a run on a terminal, a line now and then elsewhere, and the table at its end."""
+"""What a person sees of a sweep: a bar per run on a terminal, lines elsewhere, and a table at the end."""
 
 import re
 import shlex
@@ -50,7 +50,7 @@ class Outcome:
 
 
 class Display:
-    """Shows runs while they go: bars with errors and images/s on a terminal, else a line every 10 s."""
+    """Shows runs while they go on: bars with errors and images/s on a terminal, else a line per run every 10 s."""
 
     def __init__(self, console: Console, jobs: list[Job], *, every_s: float = 10.0) -> None:
         self.console, self.num_jobs, self.every_s = console, len(jobs), every_s
@@ -72,6 +72,7 @@ class Display:
         self.console.print(text, highlight=False)
 
     def start(self, job: Job) -> None:
+        """Show a run that has just started, or gone on from a checkpoint."""
         begun = RunDir(job.dir).checkpoint_files()
         completed = int(begun[0].stem.split("-")[1]) if begun else 0
         self.tasks[job] = self.progress.add_task(
@@ -82,6 +83,7 @@ class Display:
             self.say(f"  {job.name}: started" + (f" again from step {completed}" if completed else ""))
 
     def update(self, job: Job) -> None:
+        """Show how far a run is, as its status.json says."""
         status = RunDir(job.dir).read_status()
         if status.get("state") != "running" or "step" not in status:
             return
@@ -91,11 +93,12 @@ class Display:
             self.say(f"  {job.name}: step {status['step']:,} of {status['steps']:,}, {numbers(status)}")
 
     def put_back(self, job: Job) -> None:
-        """A run whose machine was taken away: it waits for another and goes on there."""
+        """Say that a run lost its machine and waits for another one."""
         self.progress.remove_task(self.tasks.pop(job))
         self.say(f"  {job.name}: {RunDir(job.dir).read_status().get('reason', '')}; in the queue again")
 
     def finish(self, job: Job, outcome: Outcome) -> None:
+        """Say what came of a run."""
         if job in self.tasks:
             self.progress.remove_task(self.tasks.pop(job))
         reason = outcome.reason
@@ -107,11 +110,11 @@ class Display:
 
 
 NAME_ROOM = 24
-"""Columns of a terminal below which a name does not share a line with numbers."""
+"""A name shares a line with numbers only if it has at least this many columns of the terminal."""
 
 
 def _columns(jobs: list[Job], width: int) -> tuple[list[ProgressColumn], int]:
-    """The columns of a progress display that a terminal so wide has room for, and the room for a name in them."""
+    """Return the columns of a progress display that fit a terminal of this width, and the width left for a name."""
     digits = len(str(max(job.steps for job in jobs)))
     widest = max(len(numbers(_widest(job.run.data.num_held_out))) for job in jobs)
     count, left = MofNCompleteColumn(), TimeRemainingColumn(compact=True)
@@ -125,13 +128,13 @@ def _columns(jobs: list[Job], width: int) -> tuple[list[ProgressColumn], int]:
 
 
 def _widest(num_held_out: int) -> dict[str, float]:
-    """Errors and a speed that take as much room as a run's can."""
+    """Return errors and a speed that take as much room as those of any run."""
     splits = {"train", "test"} | ({"val"} if num_held_out else set())
     return {f"{split}/error": 99.99 for split in splits} | {"time/images_per_s": 9999.0}
 
 
 class BelowEachOther(ProgressColumn):
-    """A run's name above its bar and numbers, which take more lines where even alone they are too wide."""
+    """A run's name above its bar and numbers, which wrap on a very narrow terminal."""
 
     def __init__(self, bar: BarColumn, *texts: TextColumn | MofNCompleteColumn | TimeRemainingColumn) -> None:
         super().__init__()
@@ -144,8 +147,10 @@ class BelowEachOther(ProgressColumn):
 
 
 def telling(names: list[str], width: int) -> list[str]:
-    """The names in at most so many characters, no two alike: words that all of them have go first, then the rest's end,
-    beginning or middle, whatever leaves them different.
+    """Shorten names to at most `width` characters so that no two are alike.
+
+    Words that all names share are dropped first; then the end, the beginning or the middle of the rest, whichever
+    leaves the names different.
     """
     if max(map(len, names)) <= width:
         return names
@@ -159,14 +164,14 @@ def telling(names: list[str], width: int) -> list[str]:
         lambda name: f"{name[:half]}..{name[half + 2 - width :]}",
     ]
     for cut in cuts:
-        made = [name if len(name) <= width else cut(name) for name in short]
-        if len(set(made)) == len(set(names)):
-            return made
+        shortened = [name if len(name) <= width else cut(name) for name in short]
+        if len(set(shortened)) == len(set(names)):
+            return shortened
     return [f"{number} {name}"[:width] for number, name in enumerate(short, 1)]
 
 
 def numbers(values: dict[str, Any]) -> str:
-    """The errors and the speed in a status or in a manifest's results, as far as they are there."""
+    """Return the errors and the speed in a status or in a manifest's results, as far as they are known."""
     parts = [f"{split} {values[f'{split}/error']:.2f} %" for split in SPLITS if f"{split}/error" in values]
     if "time/images_per_s" in values:
         parts.append(f"{values['time/images_per_s']:,.0f} images/s")
@@ -174,7 +179,7 @@ def numbers(values: dict[str, Any]) -> str:
 
 
 def announcement(jobs: list[Job], todo: list[Job], parallel: int, seconds: float, *, is_guess: bool) -> str:
-    """What a command is about to do, and about how long it will take."""
+    """Return a line on what a command is about to do, and about how long it will take."""
     num_done = len(jobs) - len(todo)
     num_begun = sum(bool(RunDir(job.dir).checkpoint_files()) for job in todo)
     parts = ["1 job" if len(jobs) == 1 else f"{len(jobs)} jobs"]
@@ -188,7 +193,7 @@ def announcement(jobs: list[Job], todo: list[Job], parallel: int, seconds: float
 
 
 def print_results(console: Console, outcomes: dict[Job, Outcome], *, seconds: float) -> None:
-    """The table of every job that the command named: errors and times, or why there are none."""
+    """Print a table of every job of the command: errors and times; and why jobs failed."""
     results = {job: _results(job) for job in outcomes}
     errors = [(s, f"{s}/error") for s in SPLITS] + [(f"{s} top-5", f"{s}/error_top5") for s in SPLITS]
     errors = [(heading, key) for heading, key in errors if any(key in values for values in results.values())]
@@ -218,12 +223,12 @@ def print_results(console: Console, outcomes: dict[Job, Outcome], *, seconds: fl
         for name, row in zip(names, rows, strict=True):
             table.add_row(name, *row)
         console.print(table)
-    else:  # a line for the name, and below it what the table would have beside it
+    else:  # a line for the name, and below it the row of the table
         console.print(title, style="italic", highlight=False)
         for name, (state, *cells) in zip(names, rows, strict=True):
-            told = "  ".join(f"{heading} {cell}" for heading, cell in zip(headings[1:], cells, strict=True) if cell)
+            line = "  ".join(f"{heading} {cell}" for heading, cell in zip(headings[1:], cells, strict=True) if cell)
             console.print(f"{state}  {name}", highlight=False)
-            console.print(f"    {told}", highlight=False)
+            console.print(f"    {line}", highlight=False)
     for job, outcome in outcomes.items():
         if outcome.state == "failed":
             reason = escape(f"{outcome.reason}; see {RunDir(job.dir).log}")
@@ -240,7 +245,7 @@ def _results(job: Job) -> dict[str, Any]:
 
 
 def print_wandb_hint(console: Console, jobs: list[Job]) -> None:
-    """Where the W&B runs are: online an address, offline how to look at them and how to upload them."""
+    """Print where the W&B runs are: an address if they are online, else how to look at them and to upload them."""
     manifests = [read_json(run.manifest) for job in jobs if (run := RunDir(job.dir)).is_done]
     for project in sorted({m["wandb_url"].split("/runs/")[0] for m in manifests if m.get("wandb_url")}):
         console.print(f"W&B: {project}", highlight=False)
@@ -255,7 +260,7 @@ def print_wandb_hint(console: Console, jobs: list[Job]) -> None:
 
 
 def _left_by_wandb(jobs: list[Job]) -> list[Path]:
-    """The W&B folders of runs that W&B does not have all of, less those uploaded since (`wandb sync` marks them)."""
+    """Return the W&B folders of runs that W&B lacks a part of, without those that `wandb sync` has uploaded since."""
     names = {job: RunDir(job.dir).read_status().get("wandb_left") for job in jobs}
     folders = [Path(job.run.outputs) / "wandb" / name for job, name in names.items() if name]
     return [folder for folder in folders if any(folder.glob("*.wandb")) and not any(folder.glob("*.synced"))]

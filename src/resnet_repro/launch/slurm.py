@@ -1,6 +1,6 @@
-"""Runs jobs through SLURM: a job array, in which every job is a run and every task one of its ranks. Imports no torch.
+"""The jobs of a command as a SLURM job array: each SLURM job is a run, each of its tasks is a rank.
 
-The runs belong to SLURM: the command that has submitted them shows how far they are, and they do without it.
+The runs belong to SLURM. The command that submitted them shows how far they are; they go on without it.
 """
 
 import os
@@ -17,15 +17,15 @@ from rich.console import Console
 
 from resnet_repro.errors import UserError, first_words
 from resnet_repro.launch import checks
+from resnet_repro.launch.exit_status import STOPPED
 from resnet_repro.launch.progress import Display, Outcome
-from resnet_repro.launch.rank_processes import STOPPED
-from resnet_repro.launch.sweep import announce, claim_all, conclude
+from resnet_repro.launch.sweep import Result, State, announce, claim_all, conclude, watch
 from resnet_repro.runs.folder import InUse, RunDir, read_failure, read_json, write_json
 from resnet_repro.runs.job import Job
-from resnet_repro.runs.ranks import given
+from resnet_repro.runs.ranks import rank_from_environment
 
 ASK_EVERY_S = 10.0
-"""Between two questions to SLURM's controller, which all users of a cluster share."""
+"""Seconds between two questions to SLURM's controller, which all users of a cluster share."""
 
 ENDED = {
     *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED"),
@@ -34,11 +34,11 @@ ENDED = {
 """States of `squeue` that a job does not leave."""
 
 QueueState = tuple[str, str]
-"""What `squeue` says of a job: its state, and why it waits."""
+"""What `squeue` says of a job: its state, and the reason why it waits."""
 
 
-def run_jobs(jobs: list[Job], options: dict[str, Any], *, console: Console | None = None) -> int:
-    """Submit what is neither done nor in the queue already, and watch until all of it has ended.
+def run_jobs(jobs: list[Job], options: dict[str, Any], *, console: Console | None = None) -> Result:
+    """Submit the jobs that are neither done nor in the queue yet, and watch until all have ended.
 
     Args:
         jobs: the runs of the command.
@@ -46,14 +46,13 @@ def run_jobs(jobs: list[Job], options: dict[str, Any], *, console: Console | Non
         console: where to print.
 
     Returns:
-        Exit status, as of `resnet_repro.launch.local.run_jobs`; 130 when Ctrl-C ended the watching.
+        As `resnet_repro.launch.local.run_jobs`; the exit status is 130 if Ctrl-C ended the watching.
 
     Raises:
-        UserError: before anything is submitted, where the command or a run folder is not what it should be; where
-            SLURM refuses the jobs.
+        UserError: before anything is submitted, if the command or a run folder is wrong; if SLURM refuses the jobs.
     """
     console = console or Console(soft_wrap=True)
-    if rank := given():
+    if rank := rank_from_environment():
         raise UserError(f"{rank.started_by} has started this process already: take hardware=ddp_8gpu or the like")
     if shutil.which("sbatch") is None:
         raise UserError("hardware=slurm_... needs SLURM's sbatch and there is none: go to a cluster or leave it out")
@@ -80,31 +79,31 @@ def run_jobs(jobs: list[Job], options: dict[str, Any], *, console: Console | Non
     if ready:
         console.print(f"Submitted to SLURM: {_list(numbers[job] for job in ready)}", highlight=False)
     try:
-        _watch(numbers, Display(console, jobs), outcomes)
+        watch(SlurmQueue(numbers), Display(console, jobs), outcomes)
     except KeyboardInterrupt:
         left = sorted({number.split("_")[0] for job, number in numbers.items() if job not in outcomes})
         console.print(
             f"The runs go on in SLURM. The same command shows them again, `scancel {' '.join(left)}` stops them.",
             highlight=False,
         )
-        return STOPPED
+        return Result(STOPPED, outcomes)
     return conclude(console, jobs, outcomes, seconds=time.monotonic() - start)
 
 
 def num_parallel(jobs: list[Job], options: dict[str, Any]) -> int:
-    """Runs that may be on the cluster at a time."""
-    asked = jobs[0].run.jobs
-    return int(options["array_parallelism"] if asked == "auto" else asked)
+    """Return how many runs may be on the cluster at a time."""
+    number = jobs[0].run.jobs
+    return int(options["array_parallelism"] if number == "auto" else number)
 
 
 def submit(jobs: list[Job], options: dict[str, Any]) -> dict[Job, str]:
-    """Submit one array with a job a run, a task a rank.
+    """Submit one job array with a job per run and a task per rank.
 
     Returns:
-        SLURM's number of each job, "12_0"; also written into the run folder.
+        SLURM's number of each job, such as "12_0", which is also written into the run folder.
 
     Raises:
-        UserError: where SLURM refuses.
+        UserError: if SLURM refuses.
     """
     import submitit
     from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
@@ -112,14 +111,14 @@ def submit(jobs: list[Job], options: dict[str, Any]) -> dict[Job, str]:
 
     from resnet_repro.launch.slurm_task import SlurmTask
 
-    asked = {key: value for key, value in options.items() if value is not None}
-    folder, max_num_timeout = asked.pop("submitit_folder"), asked.pop("max_num_timeout")
+    settings = {key: value for key, value in options.items() if value is not None}
+    folder, max_num_timeout = settings.pop("submitit_folder"), settings.pop("max_num_timeout")
     executor = submitit.AutoExecutor(folder, cluster="slurm", slurm_max_num_timeout=max_num_timeout)
     common = {field.name for field in fields(BaseQueueConf)}
-    if code := os.environ.get("PYTHONPATH"):  # a cluster may hand on no variables
-        asked["setup"] = [f"export PYTHONPATH={shlex.quote(code)}", *asked.get("setup", [])]
-    parameters = {key if key in common else f"slurm_{key}": value for key, value in asked.items()}
-    # A rank that fails ends the others, which wait for it.
+    if code := os.environ.get("PYTHONPATH"):  # not every cluster hands on the variables of the shell
+        settings["setup"] = [f"export PYTHONPATH={shlex.quote(code)}", *settings.get("setup", [])]
+    parameters = {key if key in common else f"slurm_{key}": value for key, value in settings.items()}
+    # A rank that fails must end the others, which wait for it.
     executor.update_parameters(**parameters, slurm_srun_args=["--kill-on-bad-exit=1"])
     try:
         submitted = executor.map_array(SlurmTask(), [job.dir.absolute() for job in jobs])
@@ -132,7 +131,7 @@ def submit(jobs: list[Job], options: dict[str, Any]) -> dict[Job, str]:
 
 
 def _in_queue(jobs: list[Job]) -> dict[Job, str]:
-    """SLURM's numbers of the jobs that an earlier command has submitted and that have not ended."""
+    """Return SLURM's number of each job that an earlier command has submitted and that has not ended."""
     runs = {job: RunDir(job.dir) for job in jobs}
     numbers = {job: str(read_json(run.slurm)["job"]) for job, run in runs.items() if run.slurm.exists()}
     states = _ask(numbers.values()) or {}
@@ -140,7 +139,7 @@ def _in_queue(jobs: list[Job]) -> dict[Job, str]:
 
 
 def _make_ready(jobs: list[Job], outcomes: dict[Job, Outcome]) -> list[Job]:
-    """Clear what an earlier attempt has left to say; the jobs that no process on any machine holds."""
+    """Clear the messages of an earlier attempt, and return the jobs whose folder no process on any machine holds."""
     ready = []
     for job in jobs:
         run = RunDir(job.dir)
@@ -155,7 +154,10 @@ def _make_ready(jobs: list[Job], outcomes: dict[Job, Outcome]) -> list[Job]:
 
 
 def _ask(numbers: Iterable[str]) -> dict[str, QueueState] | None:
-    """What SLURM says of these jobs, the ended ones only for minutes; None where its controller does not answer."""
+    """Return what SLURM says of these jobs; None if its controller does not answer.
+
+    SLURM forgets a job some minutes after its end.
+    """
     arrays = sorted({number.split("_")[0] for number in numbers})
     if not arrays:
         return {}
@@ -171,42 +173,50 @@ def _is_alive(state: QueueState | None) -> bool:
     return state is not None and state[0] not in ENDED
 
 
-def _watch(numbers: dict[Job, str], display: Display, outcomes: dict[Job, Outcome]) -> None:
-    """Show the jobs until every one has ended, and note what came of each."""
-    states: dict[str, QueueState] = {}
-    last_asked, last_said = -ASK_EVERY_S, ""
-    with display:
-        while waiting := [job for job in numbers if job not in outcomes]:
-            if is_news := time.monotonic() - last_asked >= ASK_EVERY_S:
-                last_asked = time.monotonic()
-                answer = _ask(numbers[job] for job in waiting)
-                is_news, states = answer is not None, states if answer is None else answer
-            for job in waiting:
-                state = states.get(numbers[job])
-                if RunDir(job.dir).is_done or (is_news and not _is_alive(state)):
-                    outcomes[job] = _outcome(job, numbers[job], state)
-                    display.finish(job, outcomes[job])
-                elif state and state[0] == "RUNNING":
-                    if job not in display.tasks:
-                        display.start(job)
-                    display.update(job)
-                elif job in display.tasks and is_news and state and state[0] == "PENDING":
-                    display.put_back(job)
-            reasons = Counter(why for job in waiting if job not in outcomes for why in _waits(states.get(numbers[job])))
-            said = ", ".join(f"{count} ({why})" for why, count in sorted(reasons.items()))
-            if said and said != last_said:
-                display.say(f"  waiting in SLURM's queue: {said}")
-            last_said = said
-            time.sleep(0.2)
+class SlurmQueue:
+    """The backend of SLURM (`resnet_repro.launch.sweep.Backend`): jobs that were submitted, as `squeue` shows them.
+
+    There is nothing to stop: the jobs belong to SLURM.
+    """
+
+    def __init__(self, numbers: dict[Job, str]) -> None:
+        self.numbers = dict(numbers)
+        """SLURM's number of each job that has not ended."""
+        self.answer: dict[str, QueueState] = {}
+        self.last_asked = -ASK_EVERY_S
+        self.note = ""
+
+    def poll(self) -> dict[Job, State]:
+        """Ask SLURM if it is time to, and read the runs' folders."""
+        if is_news := time.monotonic() - self.last_asked >= ASK_EVERY_S:
+            self.last_asked = time.monotonic()
+            answer = _ask(self.numbers.values())
+            is_news, self.answer = answer is not None, self.answer if answer is None else answer
+        states = {job: self._state(job, number, is_news=is_news) for job, number in self.numbers.items()}
+        self.numbers = {job: self.numbers[job] for job in states if not isinstance(states[job], Outcome)}
+        reasons = Counter(why for number in self.numbers.values() for why in _waits(self.answer.get(number)))
+        counts = ", ".join(f"{count} ({why})" for why, count in sorted(reasons.items()))
+        self.note = f"  waiting in SLURM's queue: {counts}" if counts else ""
+        return states
+
+    def wait(self) -> None:
+        time.sleep(0.2)
+
+    def _state(self, job: Job, number: str, *, is_news: bool) -> State:
+        state = self.answer.get(number)
+        if RunDir(job.dir).is_done or (is_news and not _is_alive(state)):
+            return _outcome(job, number, state)
+        states: dict[str, State] = {"RUNNING": "running", "PENDING": "queued"}
+        return states.get(state[0], "unclear") if state else "unclear"
 
 
 def _waits(state: QueueState | None) -> list[str]:
-    """Why SLURM does not run a job yet; it takes some seconds to find a reason."""
+    """Return why SLURM does not run a job yet; empty until SLURM has found a reason, which takes some seconds."""
     return [state[1]] if state and state[0] == "PENDING" and state[1] != "None" else []
 
 
 def _outcome(job: Job, number: str, state: QueueState | None) -> Outcome:
-    """What came of a job that SLURM has ended: from the run's folder, and where that is silent from SLURM."""
+    """Return what came of a job that has left SLURM's queue: as the run's folder says, else as SLURM says."""
     run = RunDir(job.dir)
     if run.is_done:
         return Outcome("done")
@@ -227,6 +237,6 @@ def _outcome(job: Job, number: str, state: QueueState | None) -> Outcome:
 
 
 def _list(numbers: Iterable[str]) -> str:
-    """`job 12`, `jobs 12_0, 12_1`."""
+    """Return `job 12`, or `jobs 12_0, 12_1`."""
     listed = list(numbers)
     return f"job{'s' * (len(listed) > 1)} {', '.join(listed)}"

@@ -1,4 +1,4 @@
-"""Where multiprocessing's sockets lie: their paths have a limit that a long TMPDIR goes beyond."""
+"""A place for multiprocessing's sockets, whose paths have a limit that a long TMPDIR exceeds."""
 
 import os
 import tempfile
@@ -8,17 +8,17 @@ from pathlib import Path
 from resnet_repro.errors import UserError
 
 LONGEST = 103
-"""Bytes of a socket's path: macOS takes 103, Linux 107."""
+"""Most bytes of a socket's path: macOS takes 103, Linux 107."""
 
 NAME = "/pymp-12345678/listener-12345678"
-"""What multiprocessing adds to the temporary folder."""
+"""What multiprocessing appends to the temporary folder."""
 
 
 def make_room() -> None:
-    """Have this process, and those that it starts, put sockets where their paths are short enough.
+    """Have this process, and the processes that it starts, put sockets where their paths are short enough.
 
     Raises:
-        UserError: where there is no such folder.
+        UserError: if there is no such folder.
     """
     if _is_short(tempfile.gettempdir()):
         return
@@ -27,13 +27,13 @@ def make_room() -> None:
     for place in filter(_is_short, filter(_is_ours, places)):
         tempfile.tempdir = place
         try:
-            util.get_temp_dir()  # it makes one and keeps to it, as do the processes that come from this one
+            util.get_temp_dir()  # makes a folder, which this process and its children then keep using
         except OSError:
             continue
         finally:
             tempfile.tempdir = usual
         return
-    raise UserError(f"TMPDIR={tempfile.gettempdir()} is too long a path for sockets: set TMPDIR to a shorter one")
+    raise UserError(f"TMPDIR={tempfile.gettempdir()} is too long a path for sockets: set TMPDIR to a shorter path")
 
 
 def _is_short(folder: str) -> bool:

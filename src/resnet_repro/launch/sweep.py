@@ -1,25 +1,83 @@
-"""What every sweep does, here or through SLURM: claim folders, announce, conclude; and a run started by torchrun."""
+"""What local sweeps and sweeps through SLURM share: claim folders, announce, watch, conclude."""
 
 import shlex
 import signal
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, Protocol, runtime_checkable
 
 from rich.console import Console
 
-from resnet_repro.errors import UserError
 from resnet_repro.launch import checks, plan
-from resnet_repro.launch.progress import Outcome, announcement, print_results, print_wandb_hint
-from resnet_repro.launch.rank_processes import FULL, IN_USE, UNWRITABLE
-from resnet_repro.launch.worker import DISK_FULL, train
-from resnet_repro.runs.folder import RunDir
+from resnet_repro.launch.exit_status import FULL, IN_USE, UNWRITABLE
+from resnet_repro.launch.progress import Display, Outcome, announcement, print_results, print_wandb_hint
+from resnet_repro.launch.worker import DISK_FULL
+from resnet_repro.runs.folder import RunDir, read_json
 from resnet_repro.runs.job import Job
-from resnet_repro.runs.ranks import Rank
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of a command, or of a batch of its jobs."""
+
+    status: int
+    """The exit status."""
+    outcomes: dict[Job, Outcome]
+    """Empty if the command only told of jobs: `plan=true`, `summary=true`."""
+
+
+State = Outcome | Literal["running", "queued", "unclear"]
+"""What a backend says of a job: that it runs, that it waits (again) for a machine, neither, or what came of it."""
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """Where jobs run: processes of this machine, or SLURM."""
+
+    note: str
+    """A line for people about the jobs as a whole; printed when it changes."""
+
+    def poll(self) -> dict[Job, State]:
+        """Do what is due, and return the state of every job that is on its way; an empty dict if none is any more.
+
+        An outcome is returned once; after that the job is left out.
+        """
+
+    def wait(self) -> None:
+        """Wait a moment, or until there is something new."""
+
+
+def watch(backend: Backend, display: Display, outcomes: dict[Job, Outcome]) -> None:
+    """Show a backend's jobs until all have ended, and add what came of each to `outcomes`."""
+    last_note = ""
+    with display:
+        while states := backend.poll():
+            for job, state in states.items():
+                if isinstance(state, Outcome):
+                    outcomes[job] = state
+                    display.finish(job, state)
+                elif state == "running":
+                    if job not in display.tasks:
+                        display.start(job)
+                    display.update(job)
+                elif state == "queued" and job in display.tasks:
+                    display.put_back(job)
+            if backend.note not in ("", last_note):
+                display.say(backend.note)
+            last_note = backend.note
+            backend.wait()
 
 
 def outcome(job: Job, exitcode: int, reason: str, *, was_stopped: bool) -> Outcome:
-    """What came of a job that ran just now: from its folder, the exit status of its process and what that has told."""
+    """Return what came of a job that ran just now.
+
+    Args:
+        exitcode: of the job's process; negative if a signal ended it.
+        reason: what the process said that it could not write into the run's folder.
+        was_stopped: whether the sweep was asked to stop.
+    """
     run = RunDir(job.dir)
     if run.is_done:
         return Outcome("done")
@@ -41,7 +99,7 @@ def outcome(job: Job, exitcode: int, reason: str, *, was_stopped: bool) -> Outco
 
 
 def claim_all(jobs: list[Job]) -> list[Job]:
-    """Give every job its folder, as one sweep; those that are not done yet."""
+    """Give every job its folder, as one sweep, and return the jobs that are not done yet."""
     checks.check_services(jobs)
     group, command = time.strftime("%Y-%m-%d_%H-%M-%S"), shlex.join(["python", *sys.argv])
     for job in jobs:
@@ -50,56 +108,27 @@ def claim_all(jobs: list[Job]) -> list[Job]:
 
 
 def announce(console: Console, jobs: list[Job], todo: list[Job], parallel: int) -> plan.Estimator:
-    """Say what is about to be done and about how long it will take."""
+    """Say what the command is about to do and about how long it will take; return the estimator of that."""
     estimator = plan.Estimator(Path(jobs[0].run.outputs))
     seconds = estimator.wall_seconds(todo, parallel)
-    console.print(
-        announcement(jobs, todo, parallel, seconds, is_guess=any(map(estimator.is_guess, todo))), highlight=False
-    )
+    is_guess = any(map(estimator.is_guess, todo))
+    console.print(announcement(jobs, todo, parallel, seconds, is_guess=is_guess), highlight=False)
     return estimator
 
 
-def conclude(console: Console, jobs: list[Job], outcomes: dict[Job, Outcome], *, seconds: float) -> int:
-    """Show what came of every job; the exit status, 0 when all of them are done."""
+def conclude(console: Console, jobs: list[Job], outcomes: dict[Job, Outcome], *, seconds: float) -> Result:
+    """Print what came of every job and return it; the exit status is 0 if all of them are done, else 1."""
     everything = {job: outcomes.get(job) or Outcome("done" if RunDir(job.dir).is_done else "waiting") for job in jobs}
     print_results(console, everything, seconds=seconds)
     print_wandb_hint(console, jobs)
-    return 0 if {o.state for o in everything.values()} == {"done"} else 1
+    return Result(0 if {o.state for o in everything.values()} == {"done"} else 1, everything)
 
 
-def run_as(rank: Rank, jobs: list[Job]) -> int:
-    """Take this process's part in the one run that torchrun or srun has started it for.
+def final_error(job: Job) -> float | None:
+    """Return the last validation error in % of a finished run, its test error if it has no validation images.
 
-    Returns:
-        Exit status of this process, as of `resnet_repro.launch.worker.train`.
-
-    Raises:
-        UserError: where the command asks for another number of runs or of processes.
+    None if it has neither.
     """
-    if len(jobs) != 1:
-        raise UserError(
-            f"{rank.started_by} has started the processes of one run and this command has {len(jobs)}: "
-            f"give every option one value, or leave {rank.started_by} out"
-        )
-    (job,) = jobs
-    num_nodes = job.run.hardware.num_nodes
-    if job.num_devices * num_nodes != rank.world_size:
-        raise UserError(
-            f"{rank.started_by} has started {rank.world_size} processes, and hardware.devices={job.num_devices} on "
-            f"hardware.num_nodes={num_nodes} needs {job.num_devices * num_nodes}: make them agree"
-        )
-    if rank.is_first:
-        checks.check_folders(jobs)
-        checks.check_services(jobs)
-        group, command = time.strftime("%Y-%m-%d_%H-%M-%S"), shlex.join([rank.started_by, *sys.argv])
-        job = checks.claim(job, group=group, command=command)
-    start = time.monotonic()
-    reasons = [""]
-    status = train(RunDir(job.dir), job, rank, log=False, tell=reasons.append)
-    if rank.is_first:
-        console = Console(soft_wrap=True)
-        print_results(
-            console, {job: outcome(job, status, reasons[-1], was_stopped=False)}, seconds=time.monotonic() - start
-        )
-        print_wandb_hint(console, jobs)
-    return status
+    results = read_json(RunDir(job.dir).manifest)["results"]
+    error = results.get("val/error", results.get("test/error"))
+    return None if error is None else float(error)

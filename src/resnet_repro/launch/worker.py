@@ -1,47 +1,49 @@
-"""A job's own process, or processes. Cheap to import: what is heavy is imported in them, or once in the fork server."""
+"""What a job's process does: train its rank of the run, and write into the run's folder what came of it.
+
+Cheap to import: each process imports torch itself, or the fork server does so once for all.
+"""
 
 import errno
 import io
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
-from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 from resnet_repro.errors import UserError, failure
-from resnet_repro.launch.rank_processes import DONE, FAILED, FULL, IN_USE, STOPPED, UNWRITABLE, follow_parent, run_ranks
+from resnet_repro.launch.exit_status import DONE, FAILED, FULL, IN_USE, STOPPED, UNWRITABLE
+from resnet_repro.launch.rank_processes import follow_parent, run_ranks
 from resnet_repro.launch.sockets import make_room
-from resnet_repro.machine import STOP_SIGNALS
 from resnet_repro.runs.folder import InUse, RunDir, read_failure, read_json, write_failure, write_json
 from resnet_repro.runs.job import Job
 from resnet_repro.runs.ranks import Rank
-from resnet_repro.runs.wandb_account import end_wandb_soon
+from resnet_repro.runs.wandb_account import kill_wandb_after
 
 PRELOAD = ["resnet_repro.training.run", "wandb", "wandb.sdk.launch", "sklearn.datasets"]
 """Everything that a job imports sooner or later, for a fork server to import once."""
 
-
 Tell = Callable[[str], None]
 """Takes the reason why a run cannot even write into its folder."""
 
-
 DISK_FULL = "the disk is full; free some space and run the same command again to go on"
 
-
 PATIENCE_S = 10.0
-"""What a run waits for a folder that another process holds: a run that was told to stop saves its state first."""
+"""Seconds that a run waits for a folder which another process holds: a run that stops saves its state first."""
 
 
 def work(
     path: Path, gpus: list[str] | None = None, *, fork_ranks: bool = False, reasons: Connection | None = None
 ) -> None:
-    """Run the job in `path` to its end, on those GPUs alone. The exit status tells what came of it, status.json why.
+    """Run the job in `path` to its end, then exit. The exit status says what came of the job, status.json why.
 
-    Where the folder cannot be written, `reasons` gets the reason.
+    Args:
+        path: the run's folder.
+        gpus: the only GPUs that the job may use; None: all.
+        fork_ranks: whether the job's process may be forked into its ranks.
+        reasons: gets the reason if the folder cannot be written.
     """
     os.setsid()  # Ctrl-C goes to the launching process alone, which passes it on
     _keep_niceness()
@@ -52,47 +54,41 @@ def work(
     num_ranks = job.num_devices
     if num_ranks > 1:
         sys.exit(_start_ranks(run, job, num_ranks, reasons, fork=fork_ranks))
-    _be_rank(path, job, reasons, Rank())
+    _run_rank(path, job, reasons, Rank())
 
 
 def _keep_niceness() -> None:
-    """Have the run of `nice python train.py` be as nice: Linux may schedule each session as a group of its own, and
-    niceness counts only among the processes of a group.
+    """Make a run as nice as the command that started it.
+
+    Linux may schedule each session as a group of its own, and niceness counts only within a group.
     """
     if niceness := max(os.nice(0), 0):
         with suppress(OSError):  # no such groups here
             Path("/proc/self/autogroup").write_text(str(niceness), encoding="ascii")
 
 
-def _be_rank(path: Path, job: Job, reasons: Connection | None, rank: Rank) -> None:
+def _run_rank(path: Path, job: Job, reasons: Connection | None, rank: Rank) -> None:
     follow_parent()
     sys.exit(train(RunDir(path), job, rank, log=True, tell=reasons.send if reasons else print))
 
 
-def start_tracker() -> None:
-    """Start multiprocessing's resource tracker so that no signal that stops a run ends it.
-
-    Called before those signals are blocked for the processes that are started: this lifts the block.
-    """
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-    resource_tracker.ensure_running()
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
-
-
 def train(run: RunDir, job: Job, rank: Rank, *, log: bool, tell: Tell) -> int:
-    """This process's part in a run. Rank 0 owns the folder, whoever started the ranks.
+    """Train this process's rank of a run. Rank 0 owns the folder, whoever started the ranks.
 
     Args:
-        log: print into train.log instead of where this process prints.
-        tell: gets the reason where the folder is in use or cannot be written.
+        run: the run's folder.
+        job: the content of its job.json.
+        rank: which rank this process is.
+        log: whether to print into train.log instead of this process's own output.
+        tell: gets the reason if the folder is in use or cannot be written.
 
     Returns:
         The exit status.
     """
     try:
         with run.owned(patience_s=PATIENCE_S) if rank.is_first else nullcontext("") as how_held:
-            if run.is_done and rank.world_size == 1:  # several have to learn it together: resnet_repro.training.run
-                return DONE  # another sweep has made it in the meantime
+            if run.is_done and rank.world_size == 1:  # several ranks learn it together, in resnet_repro.training.run
+                return DONE  # another sweep has finished the run in the meantime
             if rank.is_first:
                 run.remove_parts()
                 run.failure.unlink(missing_ok=True)
@@ -107,7 +103,7 @@ def train(run: RunDir, job: Job, rank: Rank, *, log: bool, tell: Tell) -> int:
     except OSError as error:
         tell(failure(error))
         if log:
-            _say_no_more()
+            _silence_output()
         return FULL if _is_full(error) else UNWRITABLE
 
 
@@ -128,19 +124,19 @@ def _train(run: RunDir, job: Job, rank: Rank) -> int:
         return _fail(run, rank, str(error))
     except Exception as error:
         if _is_full(error):
-            return _fail(run, rank, DISK_FULL)  # raises again where not even this finds room
+            return _fail(run, rank, DISK_FULL)  # raises again if even this does not fit on the disk
         traceback.print_exc()
         return _fail(run, rank, f"{type(error).__name__}: {error}".splitlines()[0])
     finally:
-        end_wandb_soon()
+        kill_wandb_after()
     return DONE
 
 
 def _fail(run: RunDir, rank: Rank, reason: str) -> int:
-    """Tell why: the first rank to fail has the reason, the others see no more than that it is gone."""
+    """Record why a run failed. Only the first rank to fail knows the reason; the others see that it is gone."""
     where = f"rank {rank.rank}: " if rank.world_size > 1 else ""
     print(f"failed: {where}{reason}", flush=True)
-    with suppress(OSError):  # another rank was first, or the folder is what is wrong
+    with suppress(OSError):  # another rank was first, or the folder cannot be written
         write_failure(run.failure, where + reason)
     if rank.is_first:
         _say(run, "failed", read_failure(run.failure) if run.failure.exists() else reason)
@@ -162,11 +158,11 @@ def _print_into(path: Path) -> None:
         os.dup2(log.fileno(), sys.stderr.fileno())
     for stream in (sys.stdout, sys.stderr):
         assert isinstance(stream, io.TextIOWrapper)
-        stream.reconfigure(encoding="utf-8", errors="backslashreplace")  # whatever a terminal would take
+        stream.reconfigure(encoding="utf-8", errors="backslashreplace")  # whatever the terminal's encoding is
 
 
-def _say_no_more() -> None:
-    """Let what Python still wants to print go nowhere: a failure to write it would become the exit status."""
+def _silence_output() -> None:
+    """Discard everything that Python still prints: if that could not be written, the exit status would change."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.dup2(nowhere, sys.stderr.fileno())
@@ -176,17 +172,17 @@ def _say_no_more() -> None:
 
 
 def _start_ranks(run: RunDir, job: Job, num_ranks: int, reasons: Connection | None, *, fork: bool) -> int:
-    """Run a job as that many processes, watch over them, and tell what came of the job."""
-    end = run_ranks(_be_rank, (run.path, job, reasons), num_ranks, fork=fork)
+    """Run a job as one process per rank, and record what came of it."""
+    end = run_ranks(_run_rank, (run.path, job, reasons), num_ranks, fork=fork)
     exitcode = end.exitcode
     if end.killer and end.was_stopped:
         state, reason, exitcode = "stopped", "stopped while it started", STOPPED
     elif end.killer:
         state, reason, exitcode = "failed", f"rank {end.rank} was killed by {end.killer}", FAILED
-    elif run.failure.exists():  # rank 0 may have been ended before it could tell
+    elif run.failure.exists():  # rank 0 may have ended before it could write the reason
         state, reason = "failed", read_failure(run.failure)
     else:
         return exitcode
-    with suppress(OSError):  # the exit status tells, too
+    with suppress(OSError):  # the exit status says it, too
         _say(run, state, reason)
     return exitcode

@@ -20,7 +20,7 @@ from resnet_repro.papers import verdict_text, verdicts
 from resnet_repro.papers.verdicts import Tables
 from resnet_repro.runs.finished import SPLITS, read
 from resnet_repro.runs.groups import Protocol, group, identity
-from resnet_repro.runs.wandb_account import end_wandb_soon, is_logged_in, wandb_mode
+from resnet_repro.runs.wandb_account import is_logged_in, kill_wandb_after, wandb_mode
 
 TITLE = "ResNets by depth and architecture, paper versus ours"
 """By which the report is found again in its project."""
@@ -75,7 +75,7 @@ def write(outputs: Path, logger: dict[str, Any], console: Console, *, kept: Sequ
         reason = first_words(error)
         raise UserError(f"W&B has not taken the report ({reason}): it is in {file}; try `{command}` again") from error
     finally:
-        end_wandb_soon()
+        kill_wandb_after()
     console.print(f"The W&B report: {url}", **AS_IT_IS)
     if any(not any(run.glob("*.synced")) for run in (outputs / "wandb").glob("offline-run-*")):
         console.print(f"It shows what is uploaded; there are offline runs: {upload}", **AS_IT_IS)

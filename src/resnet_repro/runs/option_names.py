@@ -10,6 +10,7 @@ from resnet_repro.errors import UserError
 from resnet_repro.networks.options import COMPARATORS
 from resnet_repro.runs.job import Config, flatten
 from resnet_repro.runs.options import check_values, rule_of
+from resnet_repro.runs.trainer_arguments import about_trainer_argument
 
 SCRIPTS = {"config": "train.py", "evaluate": "evaluate.py", "report": "report.py"}
 """The command of each file in conf/ that says which options there are."""
@@ -22,6 +23,7 @@ OTHER_WORDS = {
     "data": ("dataset",),
     "data.root": ("data_dir", "data_path", "datadir", "dataset_dir", "dataset_path"),
     "depth": ("layers", "n_layers", "num_layers"),
+    "hardware": ("trainer",),
     "hardware.devices": ("gpus", "n_gpus", "ngpus", "nproc_per_node", "num_gpus"),
     "hardware.precision": ("amp", "bf16", "fp16"),
     "outputs": ("log_dir", "out", "outdir", "output", "output_dir", "save_dir"),
@@ -92,6 +94,8 @@ def about_unknown(key: str, config_name: str) -> str:
     names = option_names(config_name)
     if key in names:
         return f"{key} is not an option here; {_who_has(key)} has it"
+    if config_name == "config" and (hint := about_trainer_argument(key)):
+        return f"{key} is not an option; {hint}"
     whole, _, leaf = key.lower().rpartition(".")
     if whole in names and (rule := rule_of(whole)):
         return f"{key} is not an option here; {whole} takes {rule}"
@@ -155,6 +159,14 @@ def about_unknown_choice(group: str, choice: str, known: Iterable[str]) -> str:
     if group == "arch" and library:
         hint = f"; give arch={library} arch.name={choice}"
     return f"{group}={choice} is not known; use one of {', '.join(known)}{hint}"
+
+
+def about_launcher(option: str) -> str:
+    """One line on an option that asks Hydra for another launcher."""
+    return (
+        f"{option}: this program has its own launcher; leave it out: hardware=cpu or gpu runs jobs on this machine, "
+        f"hardware=slurm_8gpu through SLURM"
+    )
 
 
 def refuse_no_choice(argument: str, config_name: str) -> None:

@@ -30,8 +30,8 @@ LEFT_OVER = (
 """Variables from which libraries conclude that their process is a rank of something. A shell may still hold them."""
 
 
-def given() -> Rank | None:
-    """What torchrun or srun says that this process is; None where none of them started several."""
+def rank_from_environment() -> Rank | None:
+    """Return the rank that torchrun or srun has given this process; None if neither has started several processes."""
     e = os.environ
     if "TORCHELASTIC_RUN_ID" in e and "RANK" in e:
         return Rank(int(e["RANK"]), int(e["WORLD_SIZE"]), int(e["LOCAL_RANK"]), "torchrun")
@@ -45,6 +45,6 @@ def forget_left_over() -> None:
 
     SLURM's own variables stay: a SLURM job of one task needs them, and no library here decides by them.
     """
-    if given() is None:
+    if rank_from_environment() is None:
         for name in LEFT_OVER:
             os.environ.pop(name, None)

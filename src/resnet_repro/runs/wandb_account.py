@@ -47,13 +47,16 @@ def wandb_mode(asked: str) -> str:
 
 
 GRACE_S = 20.0
-"""What it has to end by itself."""
+"""What W&B's own process has to end by itself."""
 
 
-def end_wandb_soon(after: float = GRACE_S) -> threading.Timer:
-    """Kill W&B's own process if it is still there so many seconds from now; for who has no more to log.
+def kill_wandb_after(seconds: float = GRACE_S) -> threading.Timer:
+    """Kill W&B's own process if it still runs so many seconds from now. Call this when nothing is left to log.
 
-    What waits for it then goes on, with an error. The timer that is returned can be cancelled.
+    Whoever waits for that process then goes on, with an error.
+
+    Returns:
+        The timer, which can be cancelled.
     """
 
     def kill() -> None:
@@ -62,7 +65,7 @@ def end_wandb_soon(after: float = GRACE_S) -> threading.Timer:
                 if child.name() == "wandb-core":
                     child.kill()
 
-    timer = threading.Timer(after, kill)
-    timer.daemon = True  # it is not waited for, and still there while the library waits
+    timer = threading.Timer(seconds, kill)
+    timer.daemon = True  # nobody waits for it, and it still runs while the library waits
     timer.start()
     return timer

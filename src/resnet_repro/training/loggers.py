@@ -15,7 +15,7 @@ from resnet_repro.networks.options import Comparator
 from resnet_repro.runs.folder import RunDir, read_json, replacing, write_json
 from resnet_repro.runs.job import Job
 from resnet_repro.runs.options import Wandb
-from resnet_repro.runs.wandb_account import GRACE_S, end_wandb_soon, wandb_mode
+from resnet_repro.runs.wandb_account import GRACE_S, kill_wandb_after, wandb_mode
 
 STEP = "trainer/global_step"
 """The name by which Lightning has W&B draw everything else against the training step."""
@@ -187,7 +187,7 @@ def finish_wandb(logger: LenientWandbLogger, folder: RunDir, summary: dict[str, 
     """
     run = logger.experiment
     own = Path(run.dir).parent.name
-    limit = end_wandb_soon(after=GRACE_S + (run.settings.finish_timeout or 0))  # W&B's own is for uploads alone
+    limit = kill_wandb_after(GRACE_S + (run.settings.finish_timeout or 0))  # W&B's own is for uploads alone
     try:
         if exit_code == 0:
             with folder.responses.open(newline="") as file:

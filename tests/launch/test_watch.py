@@ -1,0 +1,77 @@
+"""The loop that watches a sweep, wherever its jobs run: what it prints and what it notes."""
+
+import io
+from pathlib import Path
+
+from rich.console import Console
+
+from resnet_repro.launch.progress import Display, Outcome
+from resnet_repro.launch.sweep import State, watch
+from resnet_repro.runs.folder import RunDir, write_json
+from resnet_repro.runs.job import Job
+
+
+class Script:
+    """A backend that says what it was given to say, a round at a time."""
+
+    def __init__(self, *rounds: tuple[dict[Job, State], str]) -> None:
+        self.rounds = list(rounds)
+        self.note = ""
+        self.num_waits = 0
+
+    def poll(self) -> dict[Job, State]:
+        states, self.note = self.rounds.pop(0)
+        return states
+
+    def wait(self) -> None:
+        self.num_waits += 1
+
+
+def job(name: str, outputs: Path) -> Job:
+    config = {"schedule": {"steps": 100}, "data": {"val_size": 0}, "outputs": str(outputs)}
+    run = RunDir(outputs / "digits" / name)
+    run.path.mkdir(parents=True)
+    write_json(run.status, {"state": "stopped", "reason": "stopped at step 5"})
+    return Job(config, name, run.path, {})
+
+
+def watched(*rounds: tuple[dict[Job, State], str]) -> tuple[list[str], dict[Job, Outcome], Script]:
+    """Printed lines, outcomes and the backend after a sweep of these rounds."""
+    console, outcomes, backend = Console(file=io.StringIO(), width=120), dict[Job, Outcome](), Script(*rounds)
+    watch(backend, Display(console, list(rounds[0][0])), outcomes)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue().splitlines(), outcomes, backend
+
+
+def test_each_change_of_a_jobs_state_is_printed_once(tmp_path: Path) -> None:
+    a, b = job("a", tmp_path), job("b", tmp_path)
+    failed = Outcome("failed", "a broken disk")
+    lines, outcomes, backend = watched(
+        ({a: "queued", b: "queued"}, "waiting: 2"),
+        ({a: "running", b: "queued"}, "waiting: 1"),
+        ({a: "running", b: "running"}, "waiting: 1"),
+        ({a: "queued", b: "running"}, ""),
+        ({a: "queued", b: "unclear"}, "waiting: 1"),
+        ({a: failed, b: "running"}, ""),
+        ({b: Outcome("stopped", "stopped at step 5")}, ""),
+        ({}, "never printed"),
+    )
+    assert lines == [
+        "waiting: 2",
+        "  a: started",
+        "waiting: 1",
+        "  b: started",
+        "  a: stopped at step 5; in the queue again",
+        "waiting: 1",
+        "✗ a: a broken disk (0 of 2 done)",
+        "… b: stopped at step 5 (0 of 2 done)",
+    ]
+    assert outcomes == {a: failed, b: Outcome("stopped", "stopped at step 5")}
+    assert backend.num_waits == 7
+
+
+def test_a_job_that_ends_unseen_is_still_reported(tmp_path: Path) -> None:
+    a = job("a", tmp_path)
+    lines, outcomes, _ = watched(({a: Outcome("failed", "gone")}, ""), ({}, ""))
+    assert lines == ["✗ a: gone (0 of 1 done)"]
+    assert outcomes == {a: Outcome("failed", "gone")}
