@@ -75,7 +75,7 @@ def bare(asked: Run) -> tuple[float, str]:
     assert isinstance(asked.data, InMemory)
     data = InMemoryData(asked.data, asked.batching())
     pl.seed_everything(asked.seed, verbose=False)
-    net = build(asked.network, image=asked.data.image, num_classes=asked.data.num_classes)
+    net = build(asked.network, asked.images)
     if hardware.channels_last:
         net.to(memory_format=torch.channels_last)
     if hardware.fused:

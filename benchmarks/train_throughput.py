@@ -148,7 +148,7 @@ def main() -> None:
     print(f"`python benchmarks/train_throughput.py FOLDER {' '.join(sys.argv[2:])}`".replace(" `", "`") + "\n")
     print("| network | | images/s | all rounds | ours is |\n|---|---|---:|---|---:|", flush=True)
     for net, run in runs.items():
-        network = partial(build, run.network, image=run.data.image, num_classes=run.data.num_classes)
+        network = partial(build, run.network, run.images)
         usually = partial(usual, dataset, network, steps=options.steps, num_workers=2)
         sides: dict[str, Callable[[], float]] = {
             "ours": lambda net=net: float(ours(options.root, net, steps=options.steps)["images_per_s"]),

@@ -48,7 +48,7 @@ def resolved(*overrides: str) -> Run:
 
 def network_of(run: Run) -> nn.Module:
     """Return the network of a run, with random weights."""
-    return build(run.network, image=run.data.image, num_classes=run.data.num_classes)
+    return build(run.network, run.images)
 
 
 def recorded(folder: Path) -> Run:

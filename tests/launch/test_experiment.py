@@ -11,7 +11,7 @@ from resnet_repro.runs import resume
 from resnet_repro.runs.folder import RunDir
 from resnet_repro.runs.options import Warmup
 from tests.helpers.commands import imported_modules, manifests, run
-from tests.helpers.runs import CONF, composed, composed_with_choices, resolved
+from tests.helpers.runs import CONF, composed_with_choices, resolved
 
 REHEARSAL = ("experiment=v1_fig1", "data=digits", "seed=0", "schedule.steps=22", "logger=csv")
 

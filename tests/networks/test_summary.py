@@ -23,7 +23,7 @@ BOTTLENECK = """\
 
 
 def count_parts(run: Run) -> list[Part]:
-    return parts.parts(run.network, image=run.data.image, num_classes=run.data.num_classes)
+    return parts.parts(run.network, run.images)
 
 
 def shown(*overrides: str, width: int = 200) -> str:

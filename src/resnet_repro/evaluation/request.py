@@ -7,7 +7,6 @@ from resnet_repro.data import photos, shards
 from resnet_repro.data.options import Data, Photographs, Shards
 from resnet_repro.errors import UserError
 from resnet_repro.evaluation.record import Request, recorded
-from resnet_repro.networks.options import Comparator
 from resnet_repro.papers.rows import TESTS
 from resnet_repro.runs.folder import RunDir, read_json
 from resnet_repro.runs.job import Config, folder
@@ -97,7 +96,7 @@ def _check_test(test: str, runs: list[Run]) -> None:
             f"test={test} needs images larger than the network's {data.image[1]} pixels, as data=imagenet has; "
             f"{data.name} is tested with test=1crop"
         )
-    if test in ("multiscale", "320") and any(isinstance(run.network, Comparator) for run in runs):
+    if test in ("multiscale", "320") and not all(run.network.takes_any_size for run in runs):
         raise UserError(f"test={test} is for plain and residual networks, which take any size; use 1crop or 10crop")
 
 

@@ -5,8 +5,6 @@ from collections.abc import Iterable
 from resnet_repro.data.options import InMemory
 from resnet_repro.errors import UserError
 from resnet_repro.machine import gpus, num_cores, smallest_gpu
-from resnet_repro.networks import costs
-from resnet_repro.networks.options import Comparator
 from resnet_repro.runs.job import Job
 from resnet_repro.runs.options import Run
 
@@ -43,7 +41,7 @@ def check_memory(jobs: list[Job]) -> None:
     for job in (job for job in jobs if on_gpu(job)):
         if (needs := memory_needed(job.run)) > (has := smallest_gpu()):
             instead = "a smaller schedule.batch_size"
-            if not job.run.hardware.recompute and not isinstance(job.run.network, Comparator):
+            if not job.run.hardware.recompute and job.run.network.of_units:
                 instead = "hardware.recompute=true"
             gib = f"{needs / 2**30:.1f} GiB of GPU memory and there are {has / 2**30:.1f}"
             raise UserError(f"{job.name} needs about {gib}; use {instead}")
@@ -71,7 +69,7 @@ def num_parallel(jobs: list[Job]) -> int:
 def _runs_per_gpu(jobs: Iterable[Job]) -> int:
     """Return how many runs share a GPU: only runs on one device share it, they must fit, and each needs a core."""
     jobs = list(jobs)
-    if any(job.num_devices > 1 or isinstance(job.run.network, Comparator) for job in jobs):
+    if any(job.num_devices > 1 or not job.run.network.of_units for job in jobs):
         return 1  # ranks wait for each other; the memory of a comparator is unknown
     fit = int(0.9 * smallest_gpu() / max(memory_needed(job.run) for job in jobs))
     return max(1, min(MAX_RUNS_PER_GPU, fit, num_cores() // len(gpus())))
@@ -87,16 +85,9 @@ def memory_needed(run: Run) -> float:
     images = 0.0
     if isinstance(data, InMemory):  # all images are on the GPU as uint8; the test set adds a fifth
         images = 1.2 * data.num_train * channels * (size + 2 * data.pad) ** 2
-    if isinstance(run.network, Comparator):
+    kept = run.network.count_kept_activations(size, recompute=hardware.recompute)
+    if kept is None:
         return GPU_OVERHEAD + images
-    kept = costs.kept_activations(
-        run.network.depth,
-        family=run.network.family,
-        image_size=size,
-        unit=run.network.unit,
-        shortcut=run.network.shortcut,
-        recompute=hardware.recompute,
-    )
     batch = run.schedule.batch_size // hardware.world_size
     bytes_each = 4 if hardware.precision == "32-true" else 2
     return GPU_OVERHEAD + images + float(batch * kept * bytes_each)

@@ -9,8 +9,6 @@ from rich.table import Table
 from resnet_repro.launch import checks, placement
 from resnet_repro.launch.placement import on_gpu
 from resnet_repro.launch.progress import announcement
-from resnet_repro.networks import costs
-from resnet_repro.networks.options import Comparator
 from resnet_repro.runs.finished import DAMAGED, duration
 from resnet_repro.runs.folder import RunDir, read_json
 from resnet_repro.runs.job import Job
@@ -22,17 +20,7 @@ FIRST_GUESS = {"cpu": 30e9, "gpu": 6e12}
 
 def multiply_adds(run: Run) -> int:
     """Return the multiply-adds of one image's forward pass."""
-    channels, size, _ = run.data.image
-    if isinstance(run.network, Comparator):
-        return run.network.multiply_adds  # counted when the options were resolved
-    return costs.multiply_adds(
-        run.network.depth,
-        family=run.network.family,
-        image_size=size,
-        in_channels=channels,
-        num_classes=run.data.num_classes,
-        **{key: getattr(run.network, key) for key in ("unit", "shortcut", "mix", "stride_on")},
-    )
+    return run.network.count_multiply_adds(run.images)
 
 
 def gpu_hours(jobs: Iterable[Job]) -> float:

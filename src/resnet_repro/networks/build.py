@@ -1,20 +1,13 @@
 """The network that a run's options ask for."""
 
+from importlib import import_module
+
 from torch import nn
 
-from resnet_repro.networks.comparators import LIBRARIES, Resized
-from resnet_repro.networks.options import Comparator, Network
-from resnet_repro.networks.resnet import ResNet
+from resnet_repro.networks.options import Images, Network
 
 
-def build(network: Network, *, image: tuple[int, int, int], num_classes: int) -> nn.Module:
-    """Return the network, with random weights from PyTorch's global generator.
-
-    Args:
-        image: channels, height and width of the images.
-    """
-    channels, size, _ = image
-    if isinstance(network, Comparator):
-        net = LIBRARIES[network.source].make(network.name, network.sees(size), num_classes)
-        return Resized(net, image_size=network.image_size)
-    return ResNet(**network.words, num_classes=num_classes, in_channels=channels, gate_bias=network.gate_bias)
+def build(network: Network, images: Images) -> nn.Module:
+    """Return the network, with random weights from PyTorch's global generator, built by the module of its kind."""
+    net: nn.Module = import_module(network.module).build(network, images)
+    return net

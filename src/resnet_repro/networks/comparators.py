@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from resnet_repro.errors import UserError, first_words
-from resnet_repro.networks.options import COMPARATORS
+from resnet_repro.networks.options import COMPARATORS, Comparator, Images
 
 SIZES = (16, 24, 32, 48, 64, 96, 128, 160, 192, 224, 256, 299, 320, 384, 448)
 """Pixels: what is tried to tell which size a network takes."""
@@ -81,6 +81,13 @@ class Resized(nn.Module):
         if self.image_size is not None and x.shape[-2:] != (self.image_size, self.image_size):
             x = F.interpolate(x, size=self.image_size, mode="bilinear", align_corners=False)
         return self.net(x.expand(-1, 3, -1, -1))
+
+
+def build(network: Comparator, images: Images) -> Resized:
+    """Return the network for these images, with its library's random weights."""
+    size = network.image_size or images.image[1]
+    net = LIBRARIES[network.source].make(network.name, size, images.num_classes)
+    return Resized(net, image_size=network.image_size)
 
 
 # --- before anything starts -------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from resnet_repro.networks.build import build
 from resnet_repro.networks.depths import STEMS, Stage, stages
-from resnet_repro.networks.options import Network
+from resnet_repro.networks.options import Images, Network
 from resnet_repro.networks.resnet import ResNet
 
 
@@ -24,13 +24,13 @@ class Part(NamedTuple):
     multiply_adds: int
 
 
-def parts(network: Network, *, image: tuple[int, int, int], num_classes: int) -> list[Part]:
+def parts(network: Network, images: Images) -> list[Part]:
     """Return the parts of a network, counted on the network itself, on PyTorch's meta device: exact, and nothing is
     computed. Another library's network is one part.
     """
     with torch.device("meta"):
-        net = build(network, image=image, num_classes=num_classes).eval()
-        x = torch.empty(1, *image)
+        net = build(network, images).eval()
+        x = torch.empty(1, *images.image)
     sizes: dict[nn.Module, int] = {}
     for module in net.modules():
         module.register_forward_hook(lambda module, _, output: sizes.update({module: output.shape[-1]}))
@@ -54,7 +54,7 @@ def parts(network: Network, *, image: tuple[int, int, int], num_classes: int) ->
         path = f"stages.{number}"
         pool = f"3×3 max pool, stride {stem.pool}\n" if number == 0 and stem.pool > 1 else ""
         rows.append(part(f"conv{number + 2}_x", path, pool + bracket(stage), size=sizes[net.get_submodule(path)]))
-    end = f"average pool, {num_classes}-d fc, softmax"
+    end = f"average pool, {images.num_classes}-d fc, softmax"
     return [*rows, part("", "head", end, size=1)]
 
 
@@ -70,3 +70,8 @@ def bracket(stage: Stage) -> str:
         f"{left[i]} {line:<{width}} {right[i]}" + (f" × {stage.num_units}" if i == middle else "")
         for i, line in enumerate(lines)
     )
+
+
+def count_multiply_adds(network: Network, images: Images) -> int:
+    """Return the multiply-adds of one image's forward pass, counted on the network itself."""
+    return sum(part.multiply_adds for part in parts(network, images))

@@ -6,6 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from resnet_repro.networks.depths import STEMS, stages, unit_for
+from resnet_repro.networks.options import Images, Residual
 from resnet_repro.networks.unit import ORDERS, KeepLayout, ResidualUnit, acts, conv
 
 
@@ -69,3 +70,10 @@ class ResNet(nn.Module):
                 # [open: the papers start "the weights" as v1's reference 13, and do not say whether that includes the
                 # last layer's. As fb.resnet.torch: uniform within 1/sqrt(fan-in), PyTorch's default too, and no bias]
                 nn.init.zeros_(module.bias)
+
+
+def build(network: Residual, images: Images) -> ResNet:
+    """Return the network for these images, with random weights."""
+    channels, *_ = images.image
+    words = network.words
+    return ResNet(**words, num_classes=images.num_classes, in_channels=channels, gate_bias=network.gate_bias)

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from resnet_repro.conf_dir import config_dir
-from resnet_repro.networks.options import ResidualWords, group_size
+from resnet_repro.networks.options import AskedResidual, group_size
 from resnet_repro.options import Family
 from resnet_repro.runs.options import CellKey, Run, cell_key
 from resnet_repro.runs.recipes import recipe
@@ -118,7 +118,7 @@ def _cell(overrides: tuple[str, ...]) -> CellKey:
     family: Family = "imagenet" if data == "imagenet" else "cifar"
     words = _group("arch", options["arch"]) | _group("protocol", name).get("arch", {})
     words |= {k.removeprefix("arch."): v for k, v in options.items() if k.startswith("arch.")}
-    network = ResidualWords.parse(words, group="arch.").at(options["depth"], family)
+    network = AskedResidual.parse(words, group="arch.").at(options["depth"], family)
     augment = options.get("data.augment", recipe(name, family).augment) if family == "imagenet" else None
     return cell_key(network, data=data, augment=augment, protocol=name)
 

@@ -5,7 +5,6 @@ from collections.abc import Iterable
 from rich.console import Console
 from rich.table import Table
 
-from resnet_repro.networks.options import Comparator, Residual
 from resnet_repro.networks.parts import parts
 from resnet_repro.papers import rows as paper
 from resnet_repro.runs.job import Job
@@ -19,7 +18,7 @@ def show(jobs: Iterable[Job], *, console: Console | None = None) -> int:
         Exit status 0.
     """
     console = console or Console(soft_wrap=True)
-    networks = {(job.run.network, job.run.data.image, job.run.data.num_classes): job.run for job in jobs}
+    networks = {(job.run.network, job.run.images): job.run for job in jobs}
     for run in networks.values():
         console.print(_table(run), highlight=False)
     return 0
@@ -27,12 +26,8 @@ def show(jobs: Iterable[Job], *, console: Console | None = None) -> int:
 
 def _table(run: Run) -> Table:
     network, data = run.network, run.data
-    name = network.name
-    if isinstance(network, Residual):
-        words = (f"{key}={getattr(network, key)}" for key in ("order", "shortcut", "mix", "unit", "stride_on"))
-        name = f"{network.name}, {network.depth} layers, {', '.join(words)}"
-    rows = parts(network, image=data.image, num_classes=data.num_classes)
-    drawn = Table(title=f"{name}, on {' × '.join(map(str, data.image))} ({data.name})", show_lines=True)
+    rows = parts(network, run.images)
+    drawn = Table(title=f"{network.title}, on {' × '.join(map(str, data.image))} ({data.name})", show_lines=True)
     for heading in ("", "output", "layers"):
         drawn.add_column(heading, no_wrap=heading != "layers")  # the one that may be narrower: no number is cut off
     for heading in ("parameters", "multiply-adds"):
@@ -54,7 +49,7 @@ def _is_printed_of(row: paper.Published, run: Run) -> bool:
     """Return whether a row counts this network: plain or residual, with whatever shortcut; the papers give both one
     number.
     """
-    if isinstance(run.network, Comparator) or row.cell is None or not (row.params_m or row.multiply_adds_g):
+    if not run.network.of_units or row.cell is None or not (row.params_m or row.multiply_adds_g):
         return False
     ours, theirs = run.cell.as_dict(), row.cell.as_dict()
     return all(theirs[key] == ours[key] for key in ("data", "depth", "order", "mix", "unit"))

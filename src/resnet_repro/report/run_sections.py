@@ -11,7 +11,6 @@ from urllib.parse import quote
 import yaml
 from markupsafe import Markup
 
-from resnet_repro.networks.options import Comparator
 from resnet_repro.papers import rows as paper
 from resnet_repro.papers.rows import TESTS
 from resnet_repro.report.training_curves import LIMITS
@@ -37,7 +36,7 @@ def anchors(protocols: list[Protocol]) -> dict[Path, str]:
 
 def papers_of(run: Run) -> list[str]:
     """Return the papers that train this network, at whatever depth and on whatever data: [], ["v1"], ["v1", "v2"]."""
-    if isinstance(run.network, Comparator):
+    if not run.network.of_units:
         return []
     ours = {key: getattr(run.network, key) for key in NETWORK}
     rows = [row for row in paper.registry() if row.cell and ours.items() <= dict(row.cell.words).items()]

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from resnet_repro.data import photos, shards
-from resnet_repro.data.options import AskedPhotographs, AskedShards, InMemory, asked_kind_of, kind_of
+from resnet_repro.data.options import AskedPhotographs, AskedShards, InMemory, asked_kind_of
+from resnet_repro.data.options import kind_of as data_kind_of
 from resnet_repro.errors import UserError
-from resnet_repro.networks.options import Comparator, ComparatorWords, Network, Residual, ResidualWords
+from resnet_repro.networks.options import AskedComparator, Comparator, Images, Network, Residual, kind_of
 from resnet_repro.runs import rules
 from resnet_repro.runs.options import (
     AskedProtocol,
@@ -125,50 +126,30 @@ def resolve(config: Config) -> Run:
     asked = asked_kind_of(config["data"]).parse(config["data"], group="data.")
     schedule = AskedSchedule.parse(config["schedule"], group="schedule.")
     hardware = Hardware.parse(config["hardware"], group="hardware.")
-    words = _words(config["arch"])
+    words = kind_of(config["arch"]).asked.parse(config["arch"], group="arch.")
     protocol = AskedProtocol.parse(config["protocol"], group="protocol.").name
     protocol = words.protocol if protocol == "auto" else protocol
     usual = recipe(protocol, asked.family)
-    network, lr = _network(words, config, asked, hardware=hardware)
+    if isinstance(words, AskedComparator):
+        rules.check_comparator(words, init_from=choices.init_from, hardware=hardware)
+    images = Images(asked.image, asked.num_classes, asked.family)
+    network, has_batch_norm = words.decided(config["depth"], images)
+    lr = LR if has_batch_norm else LR_WITHOUT_BATCH_NORM
     run = Run(
         **choices.record(),
         network=network,
         data=_decided_data(asked, usual),
-        schedule=_decided_schedule(schedule, usual, lr=lr, depth=getattr(network, "depth", None)),
+        schedule=_decided_schedule(schedule, usual, lr=lr, depth=network.depth),
         protocol=Protocol(name=protocol, devices=usual.devices),
-        hardware=hardware if isinstance(network, Residual) else hardware.but(fused=False),
+        hardware=hardware if network.of_units else hardware.but(fused=False),
         logger=logger(config["logger"]),
     )
     rules.check(run)
-    if isinstance(network, Residual) and run.init_from == network.depth:
+    if run.init_from is not None and run.init_from == network.depth:
         return run.but(init_from=None)  # nothing to insert
     if isinstance(network, Residual) and run.init_from is not None:
         rules.check_construction(run.init_from, network, asked_unit=config["arch"]["unit"])
     return run
-
-
-def _words(arch: Mapping[str, Any]) -> ResidualWords | ComparatorWords:
-    return (ComparatorWords if "source" in arch else ResidualWords).parse(arch, group="arch.")
-
-
-def _network(
-    words: ResidualWords | ComparatorWords,
-    config: Config,
-    data: InMemory | AskedPhotographs,
-    *,
-    hardware: Hardware,
-) -> tuple[Network, float]:
-    """Return the network, and the rate that it begins with at the recipe's batch."""
-    if isinstance(words, ResidualWords):
-        return words.at(config["depth"], data.family), LR
-    rules.check_comparator(words, init_from=config["init_from"], hardware=hardware)
-    from resnet_repro.networks import comparators  # torch: only the library itself can tell
-
-    assert words.name is not None
-    size = words.image_size or data.image[1]
-    facts = comparators.inspect(words.source, words.name, image_size=size, num_classes=data.num_classes)
-    network = Comparator(**words.record(), multiply_adds=facts.multiply_adds)
-    return network, LR if facts.has_batch_norm else LR_WITHOUT_BATCH_NORM
 
 
 def _decided_data(asked: InMemory | AskedPhotographs, usual: Recipe) -> Any:
@@ -176,7 +157,7 @@ def _decided_data(asked: InMemory | AskedPhotographs, usual: Recipe) -> Any:
     if isinstance(asked, AskedPhotographs):
         auto = {"augment": usual.augment, "jitter": usual.jitter, "interpolation": usual.interpolation}
         values |= {key: value for key, value in auto.items() if values[key] == "auto"}
-    return kind_of(values).parse(values, group="data.")
+    return data_kind_of(values).parse(values, group="data.")
 
 
 def _decided_schedule(asked: AskedSchedule, usual: Recipe, *, lr: float, depth: int | None) -> Schedule:

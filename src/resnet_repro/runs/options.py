@@ -17,13 +17,8 @@ from resnet_repro.data.options import (
     rising,
 )
 from resnet_repro.errors import UserError
-from resnet_repro.networks.options import (
-    Comparator,
-    ComparatorWords,
-    Network,
-    Residual,
-    ResidualWords,
-)
+from resnet_repro.networks import options as networks
+from resnet_repro.networks.options import Images, Network
 from resnet_repro.options import Auto, Count, Family, NotNegative, Options, Share, Text, allows, option, rule
 from resnet_repro.runs.records import of_today
 
@@ -202,15 +197,7 @@ class CellKey(NamedTuple):
 
 def cell_key(network: Network, *, data: str, augment: str | None, protocol: str) -> CellKey:
     """Return the key of a network on this data, under this protocol."""
-    if isinstance(network, Comparator):
-        words: dict[str, object] = {key: getattr(network, key) for key in ("source", "name", "image_size")}
-        return CellKey(data, augment, None, protocol, tuple(words.items()))
-    words = {key: getattr(network, key) for key in ("order", "shortcut", "mix", "unit")}
-    if "gate" in network.mix:
-        words["gate_bias"] = float(network.gate_bias)
-    if network.unit == "bottleneck":
-        words["stride_on"] = network.stride_on
-    return CellKey(data, augment, network.depth, protocol, tuple(words.items()))
+    return CellKey(data, augment, network.depth, protocol, tuple(network.cell_words.items()))
 
 
 class Choices(Options):
@@ -227,7 +214,7 @@ class Choices(Options):
 class Run(Choices):
     """One run: everything that a person may choose of it, decided but for what its machine decides."""
 
-    network: Residual | Comparator
+    network: Network
     data: InMemory | Photographs | Shards
     schedule: Schedule
     protocol: Protocol
@@ -243,12 +230,8 @@ class Run(Choices):
         """
         record = of_today(record)
         rest = {key: value for key, value in record.items() if key not in ("arch", "depth")}
-        arch, data = dict(record["arch"]), kind_of(record["data"]).parse(record["data"], group="data.")
-        network: Network
-        if "source" in arch:
-            network = Comparator.parse(arch, group="arch.")
-        else:
-            network = Residual.parse(arch | {"depth": record["depth"], "family": data.family}, group="arch.")
+        data = kind_of(record["data"]).parse(record["data"], group="data.")
+        network = networks.of_record(record["arch"], depth=record["depth"], family=data.family)
         hardware = record["hardware"]
         is_settled = "auto" not in (hardware.get(key) for key in SettledHardware.__annotations__)
         groups = {
@@ -271,12 +254,17 @@ class Run(Choices):
     @property
     def depth(self) -> int | None:
         """None of a comparator."""
-        return self.network.depth if isinstance(self.network, Residual) else None
+        return self.network.depth
 
     @property
     def family(self) -> Family:
         """Which of the papers' two families of networks the data asks for."""
         return self.data.family
+
+    @property
+    def images(self) -> Images:
+        """What the data asks of the network."""
+        return Images(self.data.image, self.data.num_classes, self.data.family)
 
     @property
     def cell(self) -> CellKey:
@@ -315,7 +303,7 @@ class Requests(Options):
 
 GROUPS: dict[str, tuple[type[Options], ...]] = {
     "": (Choices, Requests),
-    "arch": (ResidualWords, ComparatorWords),
+    "arch": tuple(kind.asked for kind in networks.KINDS),
     "data": (InMemory, AskedPhotographs, AskedShards),
     "schedule": (AskedSchedule,),
     "protocol": (AskedProtocol,),

@@ -11,7 +11,7 @@ from typing import Any
 
 from resnet_repro.data.options import Photographs
 from resnet_repro.errors import UserError
-from resnet_repro.networks.options import COMPARATORS, Comparator
+from resnet_repro.networks.options import COMPARATORS
 from resnet_repro.runs.folder import RunDir, read_json, write_json
 from resnet_repro.runs.job import RESULT_HARDWARE, Job, result_keys
 from resnet_repro.runs.options import Run, SettledHardware
@@ -43,7 +43,7 @@ CODE = {"code_sha256": source_sha256(Path(__file__).parents[1]), "torch": versio
 
 def code(options: Run) -> dict[str, str]:
     """Return the versions of this code, torch, a comparator's own library and what decodes photographs."""
-    libraries: list[str] = [options.network.source] if isinstance(options.network, Comparator) else []
+    libraries = options.network.libraries
     libraries += DECODERS * isinstance(options.data, Photographs)
     return {**CODE, **{library: version(library) for library in libraries}}
 

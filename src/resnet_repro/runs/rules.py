@@ -3,7 +3,7 @@
 from resnet_repro.data.options import InMemory
 from resnet_repro.errors import UserError
 from resnet_repro.networks import depths
-from resnet_repro.networks.options import COMPARATORS, ComparatorWords, Residual
+from resnet_repro.networks.options import COMPARATORS, AskedComparator, Residual
 from resnet_repro.runs.options import Hardware, Run
 
 
@@ -56,7 +56,7 @@ def _check_plateau(run: Run) -> None:
         raise UserError(f"init_from={run.init_from} trains on at a rate that is known; use schedule.shape=steps")
 
 
-def check_comparator(words: ComparatorWords, *, init_from: int | None, hardware: Hardware) -> None:
+def check_comparator(words: AskedComparator, *, init_from: int | None, hardware: Hardware) -> None:
     """Refuse what a network of another library has not; whether there is one of that name is told by its library.
 
     Raises:

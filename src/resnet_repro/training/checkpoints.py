@@ -184,7 +184,7 @@ def trained(run: RunDir) -> nn.Module:
         raise UserError(f"{run.path} holds no finished run: python train.py makes one")
     manifest = read_json(run.manifest)
     options = Run.of_record(manifest["config"])
-    net = build(options.network, image=options.data.image, num_classes=options.data.num_classes)
+    net = build(options.network, options.images)
     if options.hardware.channels_last:  # other layouts are other kernels, which round otherwise
         net.to(memory_format=torch.channels_last)
     newest = newest_checkpoint(run)

@@ -45,7 +45,7 @@ class LitClassifier(pl.LightningModule):
         # plain containers: a checkpoint loads with weights_only=True
         self.save_hyperparameters({"config": options.record(), "splits": splits}, logger=False)
         self.schedule = options.schedule
-        self.net = build(options.network, image=options.data.image, num_classes=options.data.num_classes)
+        self.net = build(options.network, options.images)
         self.splits = splits
         self.train_metric, self.warmup_metric = LossAndError(), LossAndError()
         self.eval_metrics = torch.nn.ModuleList(LossAndError(top5=options.data.measures_top5) for _ in splits)

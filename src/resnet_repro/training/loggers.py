@@ -11,7 +11,6 @@ from typing import Any
 import wandb
 from pytorch_lightning.loggers import Logger, WandbLogger
 
-from resnet_repro.networks.options import Comparator
 from resnet_repro.runs.folder import RunDir, read_json, replacing, write_json
 from resnet_repro.runs.job import Job
 from resnet_repro.runs.options import Wandb
@@ -106,7 +105,6 @@ def wandb_logger(job: Job, folder: RunDir) -> LenientWandbLogger:
     options, asked = job.run, job.run.logger
     assert isinstance(asked, Wandb)
     network, data = options.network, options.data.name
-    kind = network.source if isinstance(network, Comparator) else f"depth-{network.depth}"
 
     def logger(mode: str) -> LenientWandbLogger:
         made = LenientWandbLogger(
@@ -115,7 +113,7 @@ def wandb_logger(job: Job, folder: RunDir) -> LenientWandbLogger:
             name=job.name,
             id=hashlib.sha256(f"{job.group}/{data}/{job.name}".encode()).hexdigest()[:12],
             group=job.group,
-            tags=[network.name, kind, data],
+            tags=[network.name, network.kind, data],
             save_dir=options.outputs,  # one folder for all runs, so that `wandb leet` shows them together
             offline=mode == "offline",
             config={**options.record(), **job.labels},

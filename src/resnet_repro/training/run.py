@@ -17,7 +17,6 @@ from pytorch_lightning.strategies import DDPStrategy
 from resnet_repro.data.in_memory import InMemoryData, open_data
 from resnet_repro.networks.fused import fuse
 from resnet_repro.networks.ghost import group_batch_norms
-from resnet_repro.networks.options import Comparator
 from resnet_repro.networks.recompute import recompute_units
 from resnet_repro.runs import resume
 from resnet_repro.runs.folder import RunDir, read_json, write_json
@@ -259,7 +258,7 @@ def _deterministic(options: Run, hardware: SettledHardware) -> bool | Literal["w
     PyTorch takes them where it has them, and warns]
     """
     asked = hardware.deterministic and hardware.on_gpu
-    return "warn" if asked and isinstance(options.network, Comparator) else asked
+    return "warn" if asked and not options.network.of_units else asked
 
 
 def _ddp(world_size: int) -> DDPStrategy:
