@@ -1,14 +1,31 @@
-"""The papers' tables and figures, and which of our runs belong to which of their rows. The rows are in paper.yaml."""
+"""The papers' tables and figures, and which of our runs belong to which of their rows.
+
+Each table or figure is a file, `conf/experiment/v1_table6.yaml`, with these keys:
+
+- `source`: the paper and the place in it, `v1 Table 6`; the file's name follows from it. v1 is arXiv:1512.03385, v2 is
+  arXiv:1603.05027.
+- `what`: the title.
+- `seeds`: `python train.py experiment=v1_table6` trains each row once with each seed.
+- `overrides`: options of `python train.py` that all rows share.
+- `rows`: each has `printed`, the row's name in the paper, and any field of `Published`. Its `overrides` come after the
+  table's, and the last value of an option wins. A row with a `why` of its own takes no overrides from the table. A row
+  with the table's `why` says by its overrides which network it is, and they are all it needs once it can be run.
+- `parts`: in place of `rows` if a table has several data sets. Each part has its own `what`, `overrides` and `rows`.
+
+Any other field of `Published` may stand at the table or at a part, and holds for all its rows. A row that can be run
+and has no number is a curve.
+"""
 
 import re
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
 from functools import cache
-from importlib import resources
 from typing import Any
 
 import yaml
 
 from resnet_repro.conf_dir import config_dir
+from resnet_repro.errors import UserError
 from resnet_repro.networks.options import group_size
 from resnet_repro.runs.job import Config, cell, settled
 
@@ -21,25 +38,34 @@ NOT_RECIPE = (
 
 @dataclass(frozen=True)
 class Published:
-    """One printed row: its errors in %, where it is printed, what they are, and the options that reproduce it."""
+    """One printed row: where it is printed, its errors in %, what they are, and the options that reproduce it."""
 
     source: str
     what: str
     printed: str
     overrides: tuple[str, ...] = ()
     why: str = ""
+    """Why nothing here can reproduce the row."""
     statistic: str = ""
+    """What the printed error is: median, best or mean of `runs` runs; empty if the paper is silent."""
     runs: int | None = None
     error: float | None = None
+    """The printed top-1 error."""
     above: float | None = None
+    """Stands for a printed "fail" or "over": the error is higher than this."""
     mean: float | None = None
+    """`mean` and `std`: where the paper prints "(mean ± std)" behind the error."""
     std: float | None = None
     top5: float | None = None
+    """The printed top-5 error."""
     test: str = "1crop"
+    """How the printed error is tested, as `python evaluate.py test=` has it."""
     batch_norm: str = "running"
-    """Statistics of batch norm at test time: running averages, or plain averages over training images."""
+    """Statistics of batch norm at test time: running averages, or (`average`) plain averages over training images."""
     params_m: float | None = None
+    """Printed millions of parameters."""
     multiply_adds_g: float | None = None
+    """Printed 10^9 multiply-adds of one image."""
 
     @property
     def number(self) -> float | None:
@@ -127,22 +153,74 @@ def _group(group: str, option: str) -> Config:
     return dict(yaml.safe_load((config_dir() / group / f"{option}.yaml").read_text(encoding="utf-8")))
 
 
+KINDS = ("Table", "Sec.", "Fig.")
+"""What a paper prints numbers in, in the order of the README's table."""
+KEYS = {field.name for field in fields(Published)}
+NETWORK = ("data", "protocol", "arch", "depth")
+"""The options that say which network a row is of."""
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""Ten times as fast where PyYAML was built with libyaml: 0.02 s for all files."""
+
+
 @cache
 def registry() -> tuple[Published, ...]:
-    """Every printed row, in the order of paper.yaml."""
-    entries = yaml.safe_load(resources.files("resnet_repro.papers").joinpath("paper.yaml").read_text(encoding="utf-8"))
-    rows = []
-    for entry in entries:
-        shared = {key: value for key, value in entry.items() if key not in ("rows", "overrides")}
-        for row in entry["rows"]:
-            overrides = [*(() if "why" in row else entry.get("overrides", ())), *row.get("overrides", ())]
-            by_name = {override.split("=")[0]: override for override in overrides}
-            rows.append(Published(**{**shared, **row, "overrides": tuple(by_name.values())}))
-    return tuple(rows)
+    """Return every printed row: v1's tables, sections and figures, then v2's."""
+    files = {path.stem: path for path in (config_dir() / "experiment").glob("*.yaml")}
+    contents = {name: yaml.load(path.read_text(encoding="utf-8"), LOADER) for name, path in files.items()}
+    tables = [rows_of(content, name) for name, content in contents.items() if "source" in content]  # others are sweeps
+    return tuple(row for rows in sorted(tables, key=lambda rows: _place(rows[0].source)) for row in rows)
+
+
+def _place(source: str) -> tuple[str, int, list[int]]:
+    """Return a key to sort `v1 Table 6` by."""
+    paper, kind, number = source.split()
+    return paper, KINDS.index(kind), [int(part) for part in number.split(".")]
+
+
+def rows_of(table: Config, name: str) -> list[Published]:
+    """Return the rows of a table's file, each with what it takes from the table and from its part.
+
+    Args:
+        table: the file's content.
+        name: the file's name, `v1_table6`, for a refusal.
+
+    Raises:
+        UserError: if the file is no table, has an unknown key, or lacks one.
+    """
+    parts = [{**table, **part} for part in table.get("parts") or [{}]]
+    if not all(part.get(key) for part in parts for key in ("source", "what", "rows")):
+        raise UserError(
+            f"experiment={name} is no table of a paper: give it source, what, seeds, overrides and rows, as "
+            "conf/experiment/v1_table6.yaml has them"
+        )
+    if not re.fullmatch(rf"\w+ ({'|'.join(map(re.escape, KINDS))}) \d+(\.\d+)*", str(table["source"])):
+        raise UserError(
+            f"experiment={name} has source={table['source']}; write it as v1 Table 6, v2 Sec. 5 or v2 Fig. 1"
+        )
+    return [row for part in parts for row in _rows_of_part(part, table, name)]
+
+
+def _rows_of_part(part: Config, table: Config, name: str) -> Iterator[Published]:
+    shared = {key: value for key, value in part.items() if key not in ("overrides", "parts", "rows", "seeds")}
+    for row in part["rows"]:
+        about = f"experiment={name}, row {row.get('printed')}"
+        inherited = () if "why" in row else (*table.get("overrides", ()), *part.get("overrides", ()))
+        by_name = {override.split("=")[0]: override for override in (*inherited, *row.get("overrides", ()))}
+        values = {**shared, **row, "overrides": tuple(by_name.values())}
+        if unknown := values.keys() - KEYS:
+            raise UserError(f"{about}: {min(unknown)} is not a key; the keys are {', '.join(sorted(KEYS))}")
+        if "printed" not in row:
+            raise UserError(f"{about}: a row needs printed, its name in the paper")
+        missing = [option for option in NETWORK if option not in by_name]
+        if missing and (by_name or not values.get("why")):
+            raise UserError(
+                f"{about}: overrides lack {missing[0]}=; give {', '.join(NETWORK)}, or why it cannot be run"
+            )
+        yield Published(**values)
 
 
 def tables() -> dict[str, list[Published]]:
-    """The rows of every table and figure by its source, `v1 Table 1` first."""
+    """Return the rows of every table and figure by its source, `v1 Table 1` first."""
     found: dict[str, list[Published]] = {}
     for row in registry():
         found.setdefault(row.source, []).append(row)

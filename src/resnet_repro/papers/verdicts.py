@@ -284,12 +284,12 @@ def _union(lists: Iterable[list[str]]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(word for words in lists for word in words))
 
 
-def judge_all(sources: Iterable[str], runs_of: Callable[[Published], list[Run]]) -> Tables:
-    """The verdicts on every row of these tables of the papers, from our runs of each."""
+def judge_all(rows: Iterable[Published], runs_of: Callable[[Published], list[Run]]) -> Tables:
+    """Return the verdicts on rows from our runs of each, by table: the rows of a table must be given together."""
     tables: dict[str, list[Published]] = {}
-    for row in (row for source in sources for row in paper.tables()[source]):
+    for row in rows:
         tables.setdefault(f"{row.source}: {row.what}", []).append(row)
-    return {title: judge_table(rows, runs_of) for title, rows in tables.items()}
+    return {title: judge_table(printed, runs_of) for title, printed in tables.items()}
 
 
 def cells_of_rows(protocols: list[Protocol]) -> dict[str, Cell]:
@@ -302,7 +302,7 @@ def cells_of_rows(protocols: list[Protocol]) -> dict[str, Cell]:
 def judge_cells(cells: dict[str, Cell]) -> Tables:
     """Every table and figure of the papers, judged on our cells of their rows."""
     runs = {key: cell.runs for key, cell in cells.items()}
-    return judge_all(paper.tables(), lambda row: runs.get(str(row.cell), []))
+    return judge_all(paper.registry(), lambda row: runs.get(str(row.cell), []))
 
 
 def of_cell(row: Published, cell: Cell, cells: dict[str, Cell], judged: Tables) -> Verdict:
