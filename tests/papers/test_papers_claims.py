@@ -90,8 +90,8 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int], li
 
     def claims(which: str, num_seeds: int) -> list[Claim]:
         chosen = {name: runs[name] for source in SETS[which] for name in names[source]}
-        protocols = group(run for run in chosen.values() if run.seed < num_seeds)
-        return [claim for protocol in protocols for claim in judge(protocol)]
+        comparisons = group(run for run in chosen.values() if run.seed < num_seeds)
+        return [claim for comparison in comparisons for claim in judge(comparison)]
 
     return {(which, num_seeds): claims(which, num_seeds) for which in SETS for num_seeds in (1, 5)}
 

@@ -1,8 +1,8 @@
 """The rules by which the papers' claims are judged: what is measured on our runs, and when a claim holds.
 
-A rule takes a protocol and an architecture, and returns its numbers in words and whether the claim holds: True, False,
-or None if the numbers do not decide it. It raises NotEnough if the runs are not there. The claims, and the rules in
-words, are in claims.yaml.
+A rule takes the runs to compare and an architecture. It returns its numbers in words and whether the claim holds: True,
+False, or None if the numbers do not decide it. It raises NotEnough if the runs are not there. The claims, and the rules
+in words, are in claims.yaml.
 """
 
 import math
@@ -31,7 +31,7 @@ from resnet_repro.papers.estimates import (
     untrained,
 )
 from resnet_repro.runs.finished import SPLITS, Run, layer_table
-from resnet_repro.runs.groups import Cell, Protocol, held_out
+from resnet_repro.runs.groups import Cell, Comparison, held_out
 
 MARGIN = (
     2.0  # points of error that count as little, as 0.84 of A, B and C [v1 Table 3]; plain-110 loses over 50 [Sec. 4.2]
@@ -40,18 +40,18 @@ EARLY = 0.25  # of the steps: before the rate is lowered for the first time
 HEALTHY = 0.1  # gradients of the first third of the layers over those of the last: less is vanishing
 
 Found = tuple[str, bool | None]
-Rule = Callable[[Protocol, str], Found]
+Rule = Callable[[Comparison, str], Found]
 
 
-def degradation(protocol: Protocol, arch: str) -> Found:
-    shallow, deep = two_depths(protocol, arch, split="train")
+def degradation(comparison: Comparison, arch: str) -> Found:
+    shallow, deep = two_depths(comparison, arch, split="train")
     found = error_difference(deep, shallow, "train")
     return found.text, found.exceeds()
 
 
-def not_overfitting(protocol: Protocol, arch: str) -> Found:
-    split = held_out(protocol)
-    shallow, deep = two_depths(protocol, arch, split=split)
+def not_overfitting(comparison: Comparison, arch: str) -> Found:
+    split = held_out(comparison)
+    shallow, deep = two_depths(comparison, arch, split=split)
     unseen = error_difference(deep, shallow, split)
     if not unseen.exceeds():
         raise NotEnough(f"a deeper plain network with a higher {SPLITS[split]} error, else there is nothing to explain")
@@ -59,31 +59,31 @@ def not_overfitting(protocol: Protocol, arch: str) -> Found:
     return f"{unseen.text} {seen.text}", seen.exceeds()
 
 
-def no_degradation(protocol: Protocol, arch: str) -> Found:
-    shallow, deep = two_depths(protocol, arch, split="train")
+def no_degradation(comparison: Comparison, arch: str) -> Found:
+    shallow, deep = two_depths(comparison, arch, split="train")
     if is_untrained(shallow):
         raise NotEnough(untrained(shallow))
     found = error_difference(deep, shallow, "train")
     return found.text, negated(found.exceeds(MARGIN))
 
 
-def gain_with_depth(protocol: Protocol, arch: str) -> Found:
-    split = held_out(protocol)
+def gain_with_depth(comparison: Comparison, arch: str) -> Found:
+    split = held_out(comparison)
     at_most = 110 if arch == "resnet_v1" else None  # of ResNet-1202 v1 says that it overfits
-    shallow, deep = two_depths(protocol, arch, split=split, at_most=at_most)
+    shallow, deep = two_depths(comparison, arch, split=split, at_most=at_most)
     found = error_difference(shallow, deep, split)
     return found.text, found.exceeds()
 
 
-def beats_plain(protocol: Protocol, arch: str) -> Found:
-    split = held_out(protocol)
-    plain, residual = _beside_plain(protocol, arch, split=split, which=-1)
+def beats_plain(comparison: Comparison, arch: str) -> Found:
+    split = held_out(comparison)
+    plain, residual = _beside_plain(comparison, arch, split=split, which=-1)
     found = error_difference(plain, residual, split)
     return found.text, found.exceeds()
 
 
-def converges_faster(protocol: Protocol, arch: str) -> Found:
-    plain, residual = _beside_plain(protocol, arch, split="train", which=0)
+def converges_faster(comparison: Comparison, arch: str) -> Found:
+    plain, residual = _beside_plain(comparison, arch, split="train", which=0)
     if is_untrained(plain):
         raise NotEnough(untrained(plain))
     what = f"Training error in %, mean of the first {EARLY:.0%} of the steps"
@@ -91,28 +91,28 @@ def converges_faster(protocol: Protocol, arch: str) -> Found:
     return found.text, found.exceeds()
 
 
-def smaller_responses(protocol: Protocol, arch: str) -> Found:
-    plain, residual = _beside_plain(protocol, arch, split="train", which=-1)
+def smaller_responses(comparison: Comparison, arch: str) -> Found:
+    plain, residual = _beside_plain(comparison, arch, split="train", which=-1)
     found = difference(_response(plain), _response(residual), what="Median deviation of the responses", unit="")
     return found.text, found.exceeds()
 
 
-def deeper_smaller_responses(protocol: Protocol, arch: str) -> Found:
-    shallow, deep = two_depths(protocol, arch, split="train")
+def deeper_smaller_responses(comparison: Comparison, arch: str) -> Found:
+    shallow, deep = two_depths(comparison, arch, split="train")
     found = difference(_response(shallow), _response(deep), what="Median deviation of the responses", unit="")
     return found.text, found.exceeds()
 
 
-def healthy_gradients(protocol: Protocol, arch: str) -> Found:
+def healthy_gradients(comparison: Comparison, arch: str) -> Found:
     """One depth that degrades although its gradients reach the first layers is enough: there they are not the cause.
 
     That they die in networks deeper than those whose degradation the papers show does not refute the claim.
     """
-    shallow, _ = two_depths(protocol, arch, split="train")
+    shallow, _ = two_depths(comparison, arch, split="train")
     if is_untrained(shallow):
         raise NotEnough(untrained(shallow))
-    _, papers_depth = first_depths(protocol)
-    deeper = [cell for cell in by_depth(protocol, arch) if cell is not shallow]
+    _, papers_depth = first_depths(comparison)
+    deeper = [cell for cell in by_depth(comparison, arch) if cell is not shallow]
     losses = {cell.name: error_difference(cell, shallow, "train") for cell in deeper}
     degraded = [cell for cell in deeper if losses[cell.name].exceeds()]
     if not degraded:
@@ -130,7 +130,7 @@ def healthy_gradients(protocol: Protocol, arch: str) -> Found:
         texts.append(
             f"{cell.name} loses {loss:.2f} points to {shallow.name}, and its gradients {end}{seeds}: {ratios}."
         )
-    diverged = [cell.name for cell in protocol.cells if cell.arch == arch and not cell.measured]
+    diverged = [cell.name for cell in comparison.cells if cell.arch == arch and not cell.measured]
     texts += [f"{' and '.join(diverged)} diverged."] if diverged else []
     if not reached:
         raise NotEnough(f"runs of {', '.join(cell.name for cell in degraded)} that have measured their gradients")
@@ -160,35 +160,35 @@ def gradient_ratios(run: Run) -> dict[int, float]:
     return {step: first / last if last else math.nan for step, (first, last) in medians.items()}
 
 
-def not_found_by_the_solver(protocol: Protocol, arch: str) -> Found:
-    constructed, scratch, text = _constructed(protocol, arch)
+def not_found_by_the_solver(comparison: Comparison, arch: str) -> Found:
+    constructed, scratch, text = _constructed(comparison, arch)
     found = error_difference(scratch, constructed, "train")
     return f"{text} {found.text}", found.exceeds()
 
 
-def found_by_the_solver(protocol: Protocol, arch: str) -> Found:
-    constructed, scratch, text = _constructed(protocol, arch)
+def found_by_the_solver(comparison: Comparison, arch: str) -> Found:
+    constructed, scratch, text = _constructed(comparison, arch)
     found = error_difference(scratch, constructed, "train")
     return f"{text} {found.text}", negated(found.exceeds(MARGIN))
 
 
-def _beside_plain(protocol: Protocol, arch: str, *, split: str, which: int) -> tuple[Cell, Cell]:
+def _beside_plain(comparison: Comparison, arch: str, *, split: str, which: int) -> tuple[Cell, Cell]:
     """The plain and the residual cell at the shallowest (0) or greatest (-1) depth that both have."""
-    plain, residual = common_depths(protocol, ["plain"], [arch], split=split)
+    plain, residual = common_depths(comparison, ["plain"], [arch], split=split)
     if not plain:
-        raise NotEnough("a depth that both have", f"depth={plain_depths(protocol)} arch=plain,{arch}")
+        raise NotEnough("a depth that both have", f"depth={plain_depths(comparison)} arch=plain,{arch}")
     depth = list(plain)[which]
     return plain[depth], residual[depth]
 
 
-def _constructed(protocol: Protocol, arch: str) -> tuple[Cell, Cell, str]:
+def _constructed(comparison: Comparison, arch: str) -> tuple[Cell, Cell, str]:
     """A cell that begins as a shallower run, the one of the same depth from random weights, and how the first began."""
-    names = [cell.arch for cell in protocol.cells if cell.arch == f"{arch} init_from={cell.init_from}"]
-    constructed, scratch = common_depths(protocol, names, [arch], split="train")
+    names = [cell.arch for cell in comparison.cells if cell.arch == f"{arch} init_from={cell.init_from}"]
+    constructed, scratch = common_depths(comparison, names, [arch], split="train")
     if not constructed:
         options = f"experiment=constructed_solution arch={arch}"
-        if at_depth(protocol):  # and at a rate that falls at known steps, not at plateaus
-            shallow, deep = first_depths(protocol)
+        if at_depth(comparison):  # and at a rate that falls at known steps, not at plateaus
+            shallow, deep = first_depths(comparison)
             options += f" depth={shallow},{deep} init_from=null,{shallow} schedule.shape=steps"
         raise NotEnough("a run with constructed weights and one without", options)
     begun = constructed[max(constructed)]
@@ -229,12 +229,12 @@ ORIGINAL = ["resnet_v1", "resnet_v2 order=original"]
 FULL_PREACTIVATION = ["resnet_v2", "resnet_v1 order=full_preact"]
 
 
-def options_differ_little(protocol: Protocol, arch: str) -> Found:
-    split = held_out(protocol)
-    usual = "A" if family(protocol.runs[0].config) == "cifar" else "B"  # which the name of a network leaves out
+def options_differ_little(comparison: Comparison, arch: str) -> Found:
+    split = held_out(comparison)
+    usual = "A" if family(comparison.runs[0].config) == "cifar" else "B"  # which the name of a network leaves out
     names = [[arch] if option == usual else [f"{arch} {option}"] for option in "ABC"]
-    options = f"arch={arch} arch.shortcut=A,B,C{at_depth(protocol)}"
-    cells = _at_one_depth(protocol, *names, split=split, options=options, at_most=FEW_UNITS)
+    options = f"arch={arch} arch.shortcut=A,B,C{at_depth(comparison)}"
+    cells = _at_one_depth(comparison, *names, split=split, options=options, at_most=FEW_UNITS)
     estimates = [error(cell, split) for cell in cells]
     worst, best = (pick(estimates, key=lambda each: each.mean) for pick in (max, min))
     found = difference(worst, best, what="the largest")
@@ -242,34 +242,34 @@ def options_differ_little(protocol: Protocol, arch: str) -> Found:
     return f"{error_of(split)}: {texts}. Of the differences {found.text}", negated(found.exceeds(MARGIN))
 
 
-def identity_is_best(protocol: Protocol, arch: str) -> Found:
+def identity_is_best(comparison: Comparison, arch: str) -> Found:
     mixes = [[f"{arch} mix={mix}"] for mix in ("half_shortcut", "half_both", "exclusive_gate", "shortcut_gate")]
     names = [arch], ["plain"], *mixes, [f"{arch} C"], [f"{arch} dropout"]
-    return _is_best(protocol, *names, options=f"experiment=v2_table1{at_depth(protocol)}")
+    return _is_best(comparison, *names, options=f"experiment=v2_table1{at_depth(comparison)}")
 
 
-def full_preactivation_is_best(protocol: Protocol, arch: str) -> Found:
+def full_preactivation_is_best(comparison: Comparison, arch: str) -> Found:
     orders = ("bn_after_add", "relu_before_add", "relu_only_preact")
     others = [[f"{name} order={order}" for name in ("resnet_v1", "resnet_v2")] for order in orders]
-    options = f"experiment=v2_table2{at_depth(protocol)}"
-    return _is_best(protocol, FULL_PREACTIVATION, ORIGINAL, *others, options=options)
+    options = f"experiment=v2_table2{at_depth(comparison)}"
+    return _is_best(comparison, FULL_PREACTIVATION, ORIGINAL, *others, options=options)
 
 
-def full_preactivation_regularises(protocol: Protocol, arch: str) -> Found:
-    split = held_out(protocol)
-    depths = f"depth={plain_depths(protocol)} arch=resnet_v1,resnet_v2"
+def full_preactivation_regularises(comparison: Comparison, arch: str) -> Found:
+    split = held_out(comparison)
+    depths = f"depth={plain_depths(comparison)} arch=resnet_v1,resnet_v2"
     names = (ORIGINAL, FULL_PREACTIVATION)
-    old, new = _at_one_depth(protocol, *names, split=split, options=depths, at_most=REGULARISED)
+    old, new = _at_one_depth(comparison, *names, split=split, options=depths, at_most=REGULARISED)
     losses = [quantity(cell, lambda run: run.results.get("train/loss")) for cell in (new, old)]
     loss = difference(*losses, what="Training loss", unit="")
     unseen = error_difference(old, new, split)
     return f"{loss.text} {unseen.text}", all_of([loss.exceeds(), unseen.exceeds()])
 
 
-def _is_best(protocol: Protocol, *names: list[str], options: str) -> Found:
+def _is_best(comparison: Comparison, *names: list[str], options: str) -> Found:
     """Whether the first has a lower error than each other."""
-    split = held_out(protocol)
-    first, *others = (error(cell, split) for cell in _at_one_depth(protocol, *names, split=split, options=options))
+    split = held_out(comparison)
+    first, *others = (error(cell, split) for cell in _at_one_depth(comparison, *names, split=split, options=options))
     pairs = [(other, difference(other, first, what="")) for other in others]
     texts = [f"{other.text} ({found.value:+.2f} ± {found.half_width:.2f})" for other, found in pairs]
     numbers = f"{error_of(split)}, each difference with its 95 % interval: {first.text}; {', '.join(texts)}."
@@ -277,15 +277,15 @@ def _is_best(protocol: Protocol, *names: list[str], options: str) -> Found:
 
 
 def _at_one_depth(
-    protocol: Protocol, *names: list[str], split: str, options: str, at_most: int | None = None
+    comparison: Comparison, *names: list[str], split: str, options: str, at_most: int | None = None
 ) -> list[Cell]:
     """A cell of each, at the greatest depth that all have and at which the first has learned something."""
     attempts = (
-        common_depths(protocol, *_trained_as(recipe, *names), split=split, at_most=at_most) for recipe in RECIPES
+        common_depths(comparison, *_trained_as(recipe, *names), split=split, at_most=at_most) for recipe in RECIPES
     )
     found = next((each for each in attempts if each[0]), None)
     if found is None:
-        there = {cell.arch for cell in protocol.cells}
+        there = {cell.arch for cell in comparison.cells}
         missing = [each[0] for each in names if not there & set(each)]
         depth = "one depth" + (f" up to {at_most} layers" if at_most else "")
         raise NotEnough(", ".join(missing) if missing else f"{depth} of {', '.join(n[0] for n in names)}", options)

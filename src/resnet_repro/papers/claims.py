@@ -10,7 +10,7 @@ import yaml
 from resnet_repro.papers import claim_rules
 from resnet_repro.papers.estimates import NotEnough
 from resnet_repro.runs.finished import NOT_DATA, NOT_SCHEDULE, PAPERS, SPLITS
-from resnet_repro.runs.groups import Protocol, held_out
+from resnet_repro.runs.groups import Comparison, held_out
 
 COUNTED = {"data.num_train", "data.num_classes"}
 NO_PROTOCOL = {*(f"data.{key}" for key in NOT_DATA), *(f"schedule.{key}" for key in NOT_SCHEDULE)}
@@ -50,21 +50,21 @@ def rule(name: str) -> claim_rules.Rule:
     return rule
 
 
-def judge(protocol: Protocol) -> list[Claim]:
-    """The verdicts on one protocol."""
-    present = {cell.arch for cell in protocol.cells}
+def judge(comparison: Comparison) -> list[Claim]:
+    """Judge every claim on a group of runs."""
+    present = {cell.arch for cell in comparison.cells}
     residual = [arch for arch in ("resnet_v1", "resnet_v2") if arch in present] or ["resnet_v1"]
     return [
-        _judge(entry, protocol, arch)
+        _judge(entry, comparison, arch)
         for entry in registry()
         for arch in (residual if entry["arch"] == "each" else [entry["arch"]])
     ]
 
 
-def _judge(entry: dict[str, Any], protocol: Protocol, arch: str) -> Claim:
+def _judge(entry: dict[str, Any], comparison: Comparison, arch: str) -> Claim:
     words = {
         "arch": arch,
-        "split": SPLITS[held_out(protocol)],
+        "split": SPLITS[held_out(comparison)],
         "margin": claim_rules.MARGIN,
         "healthy": claim_rules.HEALTHY,
         "few_units": claim_rules.FEW_UNITS,
@@ -74,22 +74,22 @@ def _judge(entry: dict[str, Any], protocol: Protocol, arch: str) -> Claim:
     verdict: Verdict = "not decided"
     lacks_runs, command = False, ""
     try:
-        numbers, holds = rule(entry["rule"])(protocol, arch)
+        numbers, holds = rule(entry["rule"])(comparison, arch)
         if holds is not None:
             verdict = "holds" if holds else "does not hold"
     except NotEnough as missing:
         lacks_runs = True
         numbers = f"Needs {missing}." + " To make the runs:" * bool(missing.options)
-        command = _command(missing.options, protocol) if missing.options else ""
+        command = _command(missing.options, comparison) if missing.options else ""
     texts = [entry[key].format(**words) for key in ("sentence", "measure")]
     return Claim(entry["rule"], arch, texts[0], source, texts[1], numbers, verdict, lacks_runs, command)
 
 
-def _command(options: str, protocol: Protocol) -> str:
-    """That makes the missing runs under the protocol of those that are there."""
-    run = protocol.runs[0]
+def _command(options: str, comparison: Comparison) -> str:
+    """Return the command that makes the missing runs by the recipe of those that are there."""
+    run = comparison.runs[0]
     sweep = [] if options.startswith("experiment=") else ["-m"]
-    parts = ["python", "train.py", *sweep, *options.split(), f"data={protocol.data}"]
+    parts = ["python", "train.py", *sweep, *options.split(), f"data={comparison.data}"]
     if (name := run.config["protocol"]["name"]) not in PAPERS:
         parts.append(f"protocol={name}")
     departures = run.manifest["departures"]

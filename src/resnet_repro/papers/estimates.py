@@ -13,7 +13,7 @@ from resnet_repro.networks.options import family
 from resnet_repro.papers import intervals
 from resnet_repro.papers.intervals import Spread
 from resnet_repro.runs.finished import SPLITS, Run
-from resnet_repro.runs.groups import Cell, Protocol
+from resnet_repro.runs.groups import Cell, Comparison
 
 UNTRAINED = 50.0  # % training error above which a network has learned too little for a question about depth or units
 DEPTHS = {"cifar": (20, 56), "imagenet": (18, 34)}  # whose degradation the papers show first [v1 Fig. 1, Fig. 4]
@@ -146,27 +146,27 @@ def _origin(left: Estimate, right: Estimate) -> str:
 # --- which runs there are ---------------------------------------------------------------------------------------------
 
 
-def by_depth(protocol: Protocol, arch: str, *, split: str = "train", at_most: int | None = None) -> list[Cell]:
+def by_depth(comparison: Comparison, arch: str, *, split: str = "train", at_most: int | None = None) -> list[Cell]:
     """Cells of an architecture with an error on the split, shallowest first."""
-    cells = [cell for cell in protocol.cells if cell.arch == arch and cell.error(split)]
+    cells = [cell for cell in comparison.cells if cell.arch == arch and cell.error(split)]
     shallow = (cell for cell in cells if at_most is None or cell.num_layers <= at_most)
     return sorted(shallow, key=lambda cell: cell.num_layers)
 
 
-def two_depths(protocol: Protocol, arch: str, *, split: str, at_most: int | None = None) -> tuple[Cell, Cell]:
+def two_depths(comparison: Comparison, arch: str, *, split: str, at_most: int | None = None) -> tuple[Cell, Cell]:
     """The shallowest and the deepest cell; NotEnough where there is one depth only."""
-    cells = by_depth(protocol, arch, split=split, at_most=at_most)
+    cells = by_depth(comparison, arch, split=split, at_most=at_most)
     if len(cells) < 2:
-        raise NotEnough("two depths", f"depth={plain_depths(protocol)} arch={arch}")
+        raise NotEnough("two depths", f"depth={plain_depths(comparison)} arch={arch}")
     return cells[0], cells[-1]
 
 
 def common_depths(
-    protocol: Protocol, *archs: Sequence[str], split: str, at_most: int | None = None
+    comparison: Comparison, *archs: Sequence[str], split: str, at_most: int | None = None
 ) -> list[dict[int, Cell]]:
     """For each architecture, by any of its names, its cells at the depths that all of them have, shallowest first."""
     found = [
-        {cell.num_layers: cell for cell in protocol.cells if cell.arch in names and cell.error(split)}
+        {cell.num_layers: cell for cell in comparison.cells if cell.arch in names and cell.error(split)}
         for names in archs
     ]
     common = set.intersection(*(set(cells) for cells in found))
@@ -174,17 +174,17 @@ def common_depths(
     return [{depth: cells[depth] for depth in depths} for cells in found]
 
 
-def first_depths(protocol: Protocol) -> tuple[int, int]:
+def first_depths(comparison: Comparison) -> tuple[int, int]:
     """A shallow and a deep network to begin with, of the family that the data asks for."""
-    return DEPTHS[family(protocol.runs[0].config)]
+    return DEPTHS[family(comparison.runs[0].config)]
 
 
-def plain_depths(protocol: Protocol) -> str:
+def plain_depths(comparison: Comparison) -> str:
     """The depths to ask for: those to begin with and the plain networks' that are there."""
-    there = {cell.num_layers for cell in protocol.cells if cell.arch == "plain"}
-    return ",".join(map(str, sorted({*first_depths(protocol), *there})))
+    there = {cell.num_layers for cell in comparison.cells if cell.arch == "plain"}
+    return ",".join(map(str, sorted({*first_depths(comparison), *there})))
 
 
-def at_depth(protocol: Protocol) -> str:
+def at_depth(comparison: Comparison) -> str:
     """What to add to a command whose own depth, of CIFAR's networks, there is not on ImageNet; else nothing."""
-    return "" if family(protocol.runs[0].config) == "cifar" else f" depth={first_depths(protocol)[1]}"
+    return "" if family(comparison.runs[0].config) == "cifar" else f" depth={first_depths(comparison)[1]}"

@@ -32,7 +32,7 @@ from resnet_repro.papers import rows as paper
 from resnet_repro.papers.intervals import LEVEL, MIN_RUNS, Interval
 from resnet_repro.papers.rows import Published
 from resnet_repro.runs.finished import Run
-from resnet_repro.runs.groups import Cell, Protocol
+from resnet_repro.runs.groups import Cell, Comparison
 from resnet_repro.runs.job import Config
 
 Word = Literal["agrees", "differs", "cannot tell", "too few runs", "not comparable", "not run", ""]
@@ -292,9 +292,9 @@ def judge_all(rows: Iterable[Published], runs_of: Callable[[Published], list[Run
     return {title: judge_table(printed, runs_of) for title, printed in tables.items()}
 
 
-def cells_of_rows(protocols: list[Protocol]) -> dict[str, Cell]:
+def cells_of_rows(comparisons: list[Comparison]) -> dict[str, Cell]:
     """Our cell of each row, by the text of the row's own. Of several a comparable one counts, then the longest."""
-    cells = [cell for protocol in protocols for cell in protocol.cells]
+    cells = [cell for comparison in comparisons for cell in comparison.cells]
     cells.sort(key=lambda cell: (not paper.deviations(cell.runs[0].manifest), cell.runs[0].config["schedule"]["steps"]))
     return {str(paper.cell_of(cell.runs[0].config)): cell for cell in cells}
 

@@ -1,4 +1,4 @@
-"""Finished runs grouped by protocol and averaged over seeds."""
+"""Finished runs in groups that may be compared, averaged over seeds."""
 
 import hashlib
 import json
@@ -37,7 +37,7 @@ def identity(manifest: dict[str, Any]) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Cell:
-    """The runs that differ in their seed only: one architecture and depth (None: a comparator) under one protocol."""
+    """The runs that differ in their seed only: one architecture and depth (None: a comparator) by one recipe."""
 
     arch: str
     depth: int | None
@@ -90,8 +90,8 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Protocol:
-    """All runs that may be compared with each other: same data, same schedule."""
+class Comparison:
+    """Runs that may be compared with each other: same data, same schedule."""
 
     title: str
     cells: list[Cell]
@@ -132,14 +132,14 @@ def differences(dicts: list[dict[str, Any]]) -> set[str]:
     return {key for key in keys if any(each.get(key) != dicts[0].get(key) for each in dicts)}
 
 
-def group(runs: Iterable[Run]) -> list[Protocol]:
-    """Runs by protocol and cell; of two runs of a cell with the same seed only the one finished last counts."""
+def group(runs: Iterable[Run]) -> list[Comparison]:
+    """Group runs into comparisons and cells; of two runs of a cell with the same seed only the last finished counts."""
     cells: dict[str, dict[tuple[str, int | None], dict[int, Run]]] = {}
     for run in sorted(runs, key=lambda run: str(run.manifest.get("finished"))):
         cells.setdefault(run.protocol, {}).setdefault((run.arch, run.depth), {})[run.seed] = run
     configs = {key: dict(flatten(json.loads(key))) for key in cells}
     titles = {key: title(config) for key, config in configs.items()}
-    protocols = []
+    comparisons = []
     for key in sorted(
         cells, key=lambda key: (configs[key]["data.name"], -configs[key]["schedule.steps"], titles[key], key)
     ):
@@ -150,10 +150,10 @@ def group(runs: Iterable[Run]) -> list[Protocol]:
             cells[key], key=lambda cell: (cell[1] is None, not cell[0].startswith("plain"), cell[0], cell[1])
         )
         members = [Cell(*cell, [run for _, run in sorted(cells[key][cell].items())]) for cell in order]
-        protocols.append(Protocol(titles[key] + extra, members))
-    return protocols
+        comparisons.append(Comparison(titles[key] + extra, members))
+    return comparisons
 
 
-def held_out(protocol: Protocol) -> str:
+def held_out(comparison: Comparison) -> str:
     """The split that no network has seen: test, where that is not there val."""
-    return "val" if "test" not in protocol.splits and "val" in protocol.splits else "test"
+    return "val" if "test" not in comparison.splits and "val" in comparison.splits else "test"
