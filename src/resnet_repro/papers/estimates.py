@@ -13,7 +13,7 @@ from resnet_repro.networks.options import family
 from resnet_repro.papers import intervals
 from resnet_repro.papers.intervals import Spread
 from resnet_repro.runs.finished import SPLITS, Run
-from resnet_repro.runs.groups import Cell, Comparison
+from resnet_repro.runs.groups import Cell, Comparison, over_seeds, values_over_seeds
 
 UNTRAINED = 50.0  # % training error above which a network has learned too little for a question about depth or units
 DEPTHS = {"cifar": (20, 56), "imagenet": (18, 34)}  # whose degradation the papers show first [v1 Fig. 1, Fig. 4]
@@ -61,38 +61,41 @@ def error(cell: Cell, split: str) -> Estimate:
 
 def early_error(cell: Cell, *, part: float) -> Estimate:
     """The training error in %, averaged over the first part of the steps."""
-    values, num_images = [], 0
-    for run in cell.measured:
-        last = part * run.config["schedule"]["steps"]
+    schedule = cell.runs[0].config["schedule"]
+    last = part * schedule["steps"]
+
+    def early(run: Run) -> float | None:
         rows = zip(run.curves["step"], run.curves["train/error"], strict=True)
         errors = [e for step, e in rows if step <= last and math.isfinite(e)]
-        if not errors:
-            raise NotEnough(f"a training error in the first {part:.0%} of {cell.name}'s steps")
-        values.append(statistics.fmean(errors))
-        num_images = int(last) * run.config["schedule"]["batch_size"]
-    return _estimate(cell, values, num_images=num_images)
+        return statistics.fmean(errors) if errors else None
+
+    values = values_over_seeds(cell.runs, early)
+    if len(values) < len(cell.measured):
+        raise NotEnough(f"a training error in the first {part:.0%} of {cell.name}'s steps")
+    return _estimate(cell, values, num_images=int(last) * schedule["batch_size"])
 
 
 def quantity(cell: Cell, of: Callable[[Run], float | None]) -> Estimate:
     """Anything that has no known uncertainty within one run; NotEnough where a run has not measured it."""
-    values = [of(run) for run in cell.measured]
-    if None in values:
+    values = values_over_seeds(cell.runs, of)
+    if len(values) < len(cell.measured):
         raise NotEnough(f"a later version's runs of {cell.name}: these have not measured it")
-    return _estimate(cell, [value for value in values if value is not None], num_images=None)
+    return _estimate(cell, values, num_images=None)
 
 
 def _estimate(cell: Cell, values: list[float], *, num_images: int | None) -> Estimate:
     """The values are errors in % of that many images; without images, their spread is unknown with one seed."""
-    mean, n = statistics.fmean(values), len(values)
-    std = statistics.stdev(values) if n > 1 else math.nan
+    seeds = over_seeds(values, num_diverged=cell.num_diverged)
     spec = "#.3g" if num_images is None else ".2f"
-    text = f"{cell.name} {mean:{spec}}" + (f" ± {std:{spec}} ({n} seeds)" if n > 1 else "")
-    if num_images is None:
-        spread = Spread(std, n - 1 or math.nan)
+    text = f"{cell.name} {seeds.mean:{spec}}" + (f" ± {seeds.std:{spec}} ({seeds.n} seeds)" if seeds.n > 1 else "")
+    if num_images is not None:
+        spread = intervals.spread(seeds.std, seeds.n, error=seeds.mean, num_images=num_images)
+    elif seeds.n > 1:
+        spread = Spread(seeds.std, seeds.n - 1)
     else:
-        spread = intervals.spread(std, n, error=mean, num_images=num_images)
-    diverged = f", {cell.num_diverged} of {len(cell.runs)} diverged" if cell.num_diverged else ""
-    return Estimate(cell, mean, spread, n, text + diverged, spec)
+        spread = Spread(math.nan, math.nan)
+    diverged = f", {seeds.num_diverged} of {len(cell.runs)} diverged" if seeds.num_diverged else ""
+    return Estimate(cell, seeds.mean, spread, seeds.n, text + diverged, spec)
 
 
 def difference(left: Estimate, right: Estimate, *, what: str, unit: str = " points") -> Difference:

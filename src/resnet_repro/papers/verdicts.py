@@ -22,7 +22,6 @@ A printed bound, "over 20", is no estimate. The row agrees if more than half of 
 
 import math
 import shlex
-import statistics
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
@@ -32,7 +31,7 @@ from resnet_repro.papers import rows as paper
 from resnet_repro.papers.intervals import LEVEL, MIN_RUNS, Interval
 from resnet_repro.papers.rows import Published
 from resnet_repro.runs.finished import Run
-from resnet_repro.runs.groups import Cell, Comparison
+from resnet_repro.runs.groups import Cell, Comparison, Seeds, over_seeds, values_over_seeds
 from resnet_repro.runs.job import Config
 
 Word = Literal["agrees", "differs", "cannot tell", "too few runs", "not comparable", "not run", ""]
@@ -57,32 +56,10 @@ Tables = dict[str, list["Verdict"]]
 """Verdicts by the title of their table, `v1 Table 6: CIFAR-10 test error`."""
 
 
-class Ours(NamedTuple):
-    """Errors in % on the compared split over the n runs that did not diverge.
-
-    `std` is the sample standard deviation, 0 of one run. All numbers are NaN if every run diverged.
-    """
-
-    n: int
-    mean: float
-    std: float
-    best: float
-    median: float
-    num_diverged: int = 0
-
-    @property
-    def num_runs(self) -> int:
-        return self.n + self.num_diverged
-
-    def statistic(self, name: str) -> float:
-        """The one that a paper prints: median or best, else the mean."""
-        return {"median": self.median, "best": self.best}.get(name, self.mean)
-
-
 class Top5(NamedTuple):
     """Our top-5 error where the paper prints one; difference and uncertainty in points, None as of top-1."""
 
-    ours: Ours
+    ours: Seeds
     difference: float | None
     uncertainty: float | None
 
@@ -96,7 +73,7 @@ class Verdict:
 
     row: Published
     word: Word
-    ours: Ours | None = None
+    ours: Seeds | None = None
     difference: float | None = None
     uncertainty: float | None = None
     p_value: float | None = None
@@ -189,7 +166,7 @@ def _compared(row: Published, runs: list[Run]) -> Verdict:
     return replace(beside_number(row, ours, num_images=num_images), **told)
 
 
-def beside_number(row: Published, ours: Ours, *, num_images: int) -> Verdict:
+def beside_number(row: Published, ours: Seeds, *, num_images: int) -> Verdict:
     """The row's number beside ours on that many images, with a p-value if a test is to decide its word."""
     found = compare(row, ours, num_images=num_images) if ours.n else None
     verdict = Verdict(row, "cannot tell", ours)
@@ -206,7 +183,7 @@ def _asks_for_several(row: Published) -> bool:
     return bool(row.runs or row.mean is not None)
 
 
-def _beside_bound(above: float, errors: list[float], ours: Ours) -> Word:
+def _beside_bound(above: float, errors: list[float], ours: Seeds) -> Word:
     """The word beside a printed "over" or "fail", which a run that diverged meets."""
     num_over = sum(error > above for error in errors) + ours.num_diverged
     return "agrees" if 2 * num_over > ours.num_runs else "differs" if 2 * num_over < ours.num_runs else "cannot tell"
@@ -241,7 +218,7 @@ def _other_cell(wanted: Config, config: Config) -> list[str]:
     return [f"{key}={found[key]}, not {wanted.get(key)}" for key in found if found[key] != wanted.get(key)]
 
 
-def compare(row: Published, ours: Ours, *, num_images: int) -> Interval:
+def compare(row: Published, ours: Seeds, *, num_images: int) -> Interval:
     """The confidence interval of ours minus the paper's, mean against mean where the paper prints one, in points."""
     assert row.number is not None
     name = "" if row.mean is not None else row.statistic
@@ -259,25 +236,15 @@ def _standard_error(statistic: str, n: int) -> float:
     return (intervals.of_median(n) if statistic == "median" else 1) / math.sqrt(n)
 
 
-def measure(runs: list[Run], row: Published, *, test: str, key: str = "error") -> Ours | None:
+def measure(runs: list[Run], row: Published, *, test: str, key: str = "error") -> Seeds | None:
     """Our statistics beside a row's; None where no run has an error on its images and none diverged."""
     errors = _errors(runs, row, test=test, key=key)
     num_diverged = sum(run.has_diverged for run in runs)
-    return summary(errors, num_diverged=num_diverged) if errors or num_diverged else None
-
-
-def summary(errors: list[float], *, num_diverged: int = 0) -> Ours:
-    """The statistics of these errors in %."""
-    if not errors:
-        return Ours(0, math.nan, math.nan, math.nan, math.nan, num_diverged)
-    std = statistics.stdev(errors) if len(errors) > 1 else 0.0
-    return Ours(len(errors), statistics.fmean(errors), std, min(errors), statistics.median(errors), num_diverged)
+    return over_seeds(errors, num_diverged=num_diverged) if errors or num_diverged else None
 
 
 def _errors(runs: list[Run], row: Published, *, test: str, key: str = "error") -> list[float]:
-    """Errors in % of the runs that did not diverge: the error of a run that did says nothing about its recipe."""
-    errors = ((_tested(run, row, test) or {}).get(key) for run in runs if not run.has_diverged)
-    return [error for error in errors if error is not None and math.isfinite(error)]
+    return values_over_seeds(runs, lambda run: (_tested(run, row, test) or {}).get(key))
 
 
 def _union(lists: Iterable[list[str]]) -> tuple[str, ...]:

@@ -5,13 +5,53 @@ import json
 import math
 import re
 import statistics
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from resnet_repro.runs.finished import Run, title
 from resnet_repro.runs.job import flatten
+
+
+class Seeds(NamedTuple):
+    """A quantity over the n seeds of a recipe that did not diverge: an error in %, a loss, a response of a layer.
+
+    `std` is the sample standard deviation, 0 for one seed; `best` is the lowest. All are NaN if every run diverged.
+    """
+
+    n: int
+    mean: float
+    std: float
+    best: float
+    median: float
+    num_diverged: int = 0
+
+    @property
+    def num_runs(self) -> int:
+        return self.n + self.num_diverged
+
+    def statistic(self, name: str) -> float:
+        """Return what a paper prints under this name: median or best, else the mean."""
+        return {"median": self.median, "best": self.best}.get(name, self.mean)
+
+
+def values_over_seeds(runs: Iterable[Run], quantity: Callable[[Run], float | None]) -> list[float]:
+    """Return a quantity of each run that has one.
+
+    A run that diverged is left out, whatever it has measured: it says nothing about its recipe. So is a value that is
+    not finite. Whoever reports the values reports the number of runs that diverged beside them.
+    """
+    values = (quantity(run) for run in runs if not run.has_diverged)
+    return [float(value) for value in values if value is not None and math.isfinite(value)]
+
+
+def over_seeds(values: Sequence[float], *, num_diverged: int = 0) -> Seeds:
+    """Return the statistics of `values_over_seeds`."""
+    if not values:
+        return Seeds(0, math.nan, math.nan, math.nan, math.nan, num_diverged)
+    std = statistics.stdev(values) if len(values) > 1 else 0.0
+    return Seeds(len(values), statistics.fmean(values), std, min(values), statistics.median(values), num_diverged)
 
 
 class Error(NamedTuple):
@@ -70,17 +110,13 @@ class Cell:
         return [run for run in self.runs if not run.has_diverged]
 
     def errors(self, split: str) -> list[float]:
-        """Final errors in % on `train`, `val` or `test`, of the runs that have one and did not diverge."""
-        values = (run.results.get(f"{split}/error") for run in self.measured)
-        return [float(value) for value in values if value is not None and math.isfinite(value)]
+        """Return the final errors in % on `train`, `val` or `test`, as `values_over_seeds` does."""
+        return values_over_seeds(self.runs, lambda run: run.results.get(f"{split}/error"))
 
     def error(self, split: str) -> Error | None:
-        """Mean and spread of the errors; None where there is none."""
-        errors = self.errors(split)
-        if not errors:
-            return None
-        std = statistics.stdev(errors) if len(errors) > 1 else 0.0
-        return Error(statistics.fmean(errors), std, len(errors))
+        """Return mean and spread of the errors; None if there is none."""
+        found = over_seeds(self.errors(split))
+        return Error(found.mean, found.std, found.n) if found.n else None
 
     def mean(self, key: str) -> float | None:
         """Mean of a measured quantity of the manifest; None where one is missing or the machines differ."""
