@@ -147,7 +147,7 @@ def test_a_folder_of_configs_given_by_a_flag_is_heeded(own_group: Path, tmp_path
 
 OWN_TABLE = """
 source: v3 Table 1
-what: a table of one's own
+what: a table of the user's own
 seeds: [7]
 overrides: [data=digits, protocol=paper_v2, arch=resnet_v2]
 rows:
@@ -166,9 +166,9 @@ rows:
             "conf/experiment/v1_table6.yaml has them\n",
         ),
     ],
-    ids=["a table", "as tables were written once"],
+    ids=["new form", "old form"],
 )
-def test_a_table_of_ones_own_is_run_or_refused_in_one_line(content: str, expected: str, tmp_path: Path) -> None:
+def test_a_table_of_the_users_own_runs_or_is_refused(content: str, expected: str, tmp_path: Path) -> None:
     (tmp_path / "mycfg" / "experiment").mkdir(parents=True)
     (tmp_path / "mycfg" / "experiment" / "mine.yaml").write_text(content)
     status, output = run("train.py", "experiment=mine", "-cd", str(tmp_path / "mycfg"), "plan=true", home=tmp_path)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from resnet_repro.papers import claim_rules
+from resnet_repro.papers import claims
 from resnet_repro.runs.groups import Cell, Comparison
 from tests.helpers.synthetic_runs import write_run
 from tests.papers.test_claims import claim, comparison, verdict
@@ -56,7 +56,7 @@ def test_networks_of_one_table_are_compared_under_one_recipe(tmp_path: Path) -> 
     original, new = comparison(tmp_path).cells
     as_v2 = Cell("resnet_v1 paper_v2", 56, original.runs)
     both = Comparison("", [original, as_v2, new])
-    numbers, _ = claim_rules.full_preactivation_regularises(both, "resnet_v2")
+    numbers, _ = claims.full_preactivation_regularises(both, "resnet_v2")
     assert "resnet_v1-56 paper_v2 20.00" in numbers
 
 

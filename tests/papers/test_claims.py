@@ -10,8 +10,9 @@ import pytest
 from scipy import stats
 
 from resnet_repro.launch.experiment import make_jobs
-from resnet_repro.papers.claims import Claim, judge, registry, rule
+from resnet_repro.papers.claims import CLAIMS
 from resnet_repro.papers.estimates import all_of, difference, error, quantity
+from resnet_repro.papers.judgement import Judgement, judge
 from resnet_repro.runs.finished import read
 from resnet_repro.runs.groups import Comparison, group
 from tests.helpers.synthetic_runs import write_constructed, write_layers, write_run
@@ -23,7 +24,7 @@ def comparison(outputs: Path) -> Comparison:
     return only
 
 
-def claim(outputs: Path, about: str, arch: str | None = None) -> Claim:
+def claim(outputs: Path, about: str, arch: str | None = None) -> Judgement:
     """The one claim that this rule judges, of several that about this architecture."""
     (only,) = (each for each in judge(comparison(outputs)) if each.rule == about and arch in (None, each.arch))
     return only
@@ -46,10 +47,9 @@ def test_every_claim_has_a_rule_a_source_and_words_without_gaps(tmp_path: Path) 
     write_run(tmp_path, "resnet_v1", 20)
     write_run(tmp_path, "resnet_v2", 20)
     judged = judge(comparison(tmp_path))
-    assert {each.rule for each in judged} == {entry["rule"] for entry in registry()}
+    assert {each.rule for each in judged} == {each.name for each in CLAIMS}
     assert {each.arch for each in judged if each.rule == "gain_with_depth"} == {"resnet_v1", "resnet_v2"}
     for each in judged:
-        assert callable(rule(each.rule))
         assert each.source.startswith(("v1 ", "v2 "))
         assert "{" not in each.sentence + each.measure
         assert each.numbers

@@ -72,7 +72,7 @@ def test_every_table_and_figure_that_is_no_drawing_has_rows() -> None:
     assert sorted(tables()) == sorted(source for source, has_results in SOURCES.items() if has_results)
 
 
-def test_a_table_is_a_file_of_its_name_and_the_papers_order_is_the_registrys() -> None:
+def test_each_table_is_one_file_and_they_are_in_the_papers_order() -> None:
     contents = {path.stem: yaml.safe_load(path.read_text()) for path in (CONF / "experiment").glob("*.yaml")}
     files = {name: content["source"] for name, content in contents.items() if "source" in content}
     assert files == {rows[0].experiment: source for source, rows in tables().items()}
@@ -85,7 +85,7 @@ def test_a_table_is_a_file_of_its_name_and_the_papers_order_is_the_registrys() -
 TABLE = {"source": "v1 Table 6", "what": "x", "overrides": ["data=cifar10", "protocol=paper_v1", "arch=plain"]}
 
 
-def test_a_row_takes_what_its_table_and_part_say_and_its_own_option_wins() -> None:
+def test_a_row_inherits_from_its_part_and_its_table() -> None:
     shared = TABLE | {"runs": 5, "overrides": ["data=cifar10", "protocol=paper_v1"]}
     part = {"what": "of a part", "overrides": ["depth=20", "arch=plain"]}
     other = {"printed": "another's", "why": "not ours", "runs": 1}

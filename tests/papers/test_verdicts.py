@@ -199,7 +199,7 @@ def test_a_cell_of_which_most_runs_diverged_differs(good: int, bad: int, word: s
     assert (found.word, found.reason) == (word, f"{bad} of {good + bad} runs diverged")
 
 
-def test_a_diverged_run_counts_alike_in_a_row_a_claim_and_a_table_of_errors() -> None:
+def test_rows_claims_and_errors_leave_out_the_same_runs() -> None:
     """The error of a run that diverged is there and is averaged nowhere; nor is one that is not finite."""
     errors = [6.5, 6.7, 6.9]
     made = [*runs(*errors, math.inf, None), *runs(90.0, results={"diverged_at": 7, "test/error": 90.0})]

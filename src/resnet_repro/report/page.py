@@ -16,7 +16,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from PIL import Image
 
-from resnet_repro.papers import claims, verdict_text, verdicts
+from resnet_repro.papers import judgement, verdict_text, verdicts
 from resnet_repro.papers import rows as paper
 from resnet_repro.papers.verdicts import MIN_RUNS, Tables, Verdict
 from resnet_repro.report import run_sections
@@ -83,7 +83,7 @@ def render(
         rule=verdicts.RULE,
         rule_details=verdicts.DETAILS,
         claim_marks=CLAIM_MARKS,
-        claim_rule=claims.RULE,
+        claim_rule=judgement.RULE,
         data_titles=DATA_TITLES,
         num_runs=len(ids),
         notes=notes,

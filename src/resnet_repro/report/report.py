@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from resnet_repro.papers import claims, rows, verdict_text, verdicts
+from resnet_repro.papers import judgement, rows, verdict_text, verdicts
 from resnet_repro.papers.verdicts import Tables, Verdict
 from resnet_repro.report import figures as gallery
 from resnet_repro.report import page, training_curves
@@ -94,7 +94,7 @@ def section(comparison: Comparison, cells: dict[str, Cell], judged: Tables) -> d
         "departs": departs,
         "archs": list(dict.fromkeys(cell.arch for cell in comparison.cells)),
         "rows": [row(cell, comparison, cells, judged) for cell in comparison.cells],
-        "claims": [claim._asdict() for claim in claims.judge(comparison)],
+        "claims": [each._asdict() for each in judgement.judge(comparison)],
     }
 
 
