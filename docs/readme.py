@@ -77,10 +77,10 @@ def _composed(overrides: Sequence[str]) -> tuple[Config, dict[str, Any]]:
     return config, dict(composed.hydra.runtime.choices)
 
 
-def updated(text: str, found: list[Summary]) -> str:
+def updated(text: str, every: list[Summary]) -> str:
     """Return a README with its table renewed."""
     head = f"| paper | what | command | {HOURS} | state |\n|---|---|---|---:|---|\n"
-    table = head + "".join(summary.markdown for summary in found)
+    table = head + "".join(summary.markdown for summary in every)
     return re.sub(f"(?s)(?<={re.escape(BEGIN)}).*(?={re.escape(END)})", lambda _: table, text)
 
 

@@ -145,13 +145,13 @@ def print_tables(request: Request, *, console: Console | None = None) -> None:
 
     def runs_of(row: Published) -> list[Run]:
         jobs = dict.fromkeys(job for table in request.tables.values() for job in table.get(row, []))
-        found = []
+        runs = []
         for job in jobs:
             try:
-                found.append(read_record(job.dir))
+                runs.append(read_record(job.dir))
             except DAMAGED:
                 damaged[job.dir] = None
-        return [run for run in found if run]
+        return [run for run in runs if run]
 
     if rows := [row for table in request.tables.values() for row in table]:
         console.print()

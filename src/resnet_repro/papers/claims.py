@@ -36,15 +36,15 @@ from resnet_repro.runs.groups import Cell, Comparison, held_out
 MARGIN = 2.0
 """Points of error that count as little, as 0.84 of A, B and C [v1 Table 3]; plain-110 loses over 50 [v1 Sec. 4.2]."""
 EARLY = 0.25
-"""The share of the steps before the rate is lowered for the first time."""
+"""The share of the steps that counts as early; the rate is lowered for the first time after it."""
 HEALTHY = 0.1
-"""Gradients of the first third of the layers over those of the last third: less is vanishing."""
+"""Gradients of the first third of the layers over those of the last third: below this they vanish."""
 FEW_UNITS = 56
-"""Layers up to which A, B and C are compared: 34 in v1 Table 3, while C of 110 fails in v2 Table 1."""
+"""Layers up to which A, B and C are compared: v1 Table 3 has 34, and C with 110 fails in v2 Table 1."""
 REGULARISED = 164
-"""Layers up to which v2 Sec. 4.2 says so: the loss of 1001 is the lowest of all [v2 Fig. 1, Sec. 4.1]."""
+"""Layers up to which v2 claims it [v2 Sec. 4.2]: with 1001 its loss is the lowest of all [v2 Fig. 1, Sec. 4.1]."""
 RECIPES = (" paper_v2", "")
-"""All networks with v2's warm-up, as v2 trained them [v2 Appendix], else each with its own."""
+"""Compare networks that all have v2's warm-up, as v2 trained them [v2 Appendix], else each with its own."""
 ORIGINAL = ["resnet_v1", "resnet_v2 order=original"]
 FULL_PREACTIVATION = ["resnet_v2", "resnet_v1 order=full_preact"]
 
@@ -93,8 +93,8 @@ def claim(*, of: str, source: str | Mapping[str, str], sentence: str, measure: s
 )
 def degradation(comparison: Comparison, arch: str) -> Found:
     shallow, deep = two_depths(comparison, arch, split="train")
-    found = error_difference(deep, shallow, "train")
-    return found.text, found.exceeds()
+    gap = error_difference(deep, shallow, "train")
+    return gap.text, gap.exceeds()
 
 
 @claim(
@@ -134,7 +134,7 @@ def not_overfitting(comparison: Comparison, arch: str) -> Found:
 def healthy_gradients(comparison: Comparison, arch: str) -> Found:
     """One depth that degrades although its gradients reach the first layers is enough: there they are not the cause.
 
-    That they die in networks deeper than those whose degradation the papers show does not refute the claim.
+    Gradients that die only in networks deeper than those whose degradation the papers show do not refute the claim.
     """
     shallow, _ = two_depths(comparison, arch, split="train")
     if is_untrained(shallow):
@@ -181,8 +181,8 @@ def healthy_gradients(comparison: Comparison, arch: str) -> Found:
 )
 def not_found_by_the_solver(comparison: Comparison, arch: str) -> Found:
     constructed, scratch, text = _constructed(comparison, arch)
-    found = error_difference(scratch, constructed, "train")
-    return f"{text} {found.text}", found.exceeds()
+    gap = error_difference(scratch, constructed, "train")
+    return f"{text} {gap.text}", gap.exceeds()
 
 
 @claim(
@@ -195,8 +195,8 @@ def no_degradation(comparison: Comparison, arch: str) -> Found:
     shallow, deep = two_depths(comparison, arch, split="train")
     if is_untrained(shallow):
         raise NotEnough(untrained(shallow))
-    found = error_difference(deep, shallow, "train")
-    return found.text, negated(found.exceeds(MARGIN))
+    gap = error_difference(deep, shallow, "train")
+    return gap.text, negated(gap.exceeds(MARGIN))
 
 
 @claim(
@@ -209,8 +209,8 @@ def gain_with_depth(comparison: Comparison, arch: str) -> Found:
     split = held_out(comparison)
     at_most = 110 if arch == "resnet_v1" else None  # of ResNet-1202 v1 says that it overfits
     shallow, deep = two_depths(comparison, arch, split=split, at_most=at_most)
-    found = error_difference(shallow, deep, split)
-    return found.text, found.exceeds()
+    gap = error_difference(shallow, deep, split)
+    return gap.text, gap.exceeds()
 
 
 @claim(
@@ -224,8 +224,8 @@ def gain_with_depth(comparison: Comparison, arch: str) -> Found:
 )
 def found_by_the_solver(comparison: Comparison, arch: str) -> Found:
     constructed, scratch, text = _constructed(comparison, arch)
-    found = error_difference(scratch, constructed, "train")
-    return f"{text} {found.text}", negated(found.exceeds(MARGIN))
+    gap = error_difference(scratch, constructed, "train")
+    return f"{text} {gap.text}", negated(gap.exceeds(MARGIN))
 
 
 @claim(
@@ -237,8 +237,8 @@ def found_by_the_solver(comparison: Comparison, arch: str) -> Found:
 def beats_plain(comparison: Comparison, arch: str) -> Found:
     split = held_out(comparison)
     plain, residual = _beside_plain(comparison, arch, split=split, which=-1)
-    found = error_difference(plain, residual, split)
-    return found.text, found.exceeds()
+    gap = error_difference(plain, residual, split)
+    return gap.text, gap.exceeds()
 
 
 @claim(
@@ -255,8 +255,8 @@ def converges_faster(comparison: Comparison, arch: str) -> Found:
     if is_untrained(plain):
         raise NotEnough(untrained(plain))
     what = f"Training error in %, mean of the first {EARLY:.0%} of the steps"
-    found = difference(early_error(plain, part=EARLY), early_error(residual, part=EARLY), what=what)
-    return found.text, found.exceeds()
+    gap = difference(early_error(plain, part=EARLY), early_error(residual, part=EARLY), what=what)
+    return gap.text, gap.exceeds()
 
 
 @claim(
@@ -277,9 +277,9 @@ def options_differ_little(comparison: Comparison, arch: str) -> Found:
     cells = _at_one_depth(comparison, *names, split=split, options=options, at_most=FEW_UNITS)
     estimates = [error(cell, split) for cell in cells]
     worst, best = (pick(estimates, key=lambda each: each.mean) for pick in (max, min))
-    found = difference(worst, best, what="the largest")
+    gap = difference(worst, best, what="the largest")
     texts = ", ".join(f"{option}: {each.text}" for option, each in zip("ABC", estimates, strict=True))
-    return f"{error_of(split)}: {texts}. Of the differences {found.text}", negated(found.exceeds(MARGIN))
+    return f"{error_of(split)}: {texts}. Of the differences {gap.text}", negated(gap.exceeds(MARGIN))
 
 
 @claim(
@@ -293,8 +293,8 @@ def options_differ_little(comparison: Comparison, arch: str) -> Found:
 )
 def smaller_responses(comparison: Comparison, arch: str) -> Found:
     plain, residual = _beside_plain(comparison, arch, split="train", which=-1)
-    found = difference(_response(plain), _response(residual), what="Median deviation of the responses", unit="")
-    return found.text, found.exceeds()
+    gap = difference(_response(plain), _response(residual), what="Median deviation of the responses", unit="")
+    return gap.text, gap.exceeds()
 
 
 @claim(
@@ -308,8 +308,8 @@ def smaller_responses(comparison: Comparison, arch: str) -> Found:
 )
 def deeper_smaller_responses(comparison: Comparison, arch: str) -> Found:
     shallow, deep = two_depths(comparison, arch, split="train")
-    found = difference(_response(shallow), _response(deep), what="Median deviation of the responses", unit="")
-    return found.text, found.exceeds()
+    gap = difference(_response(shallow), _response(deep), what="Median deviation of the responses", unit="")
+    return gap.text, gap.exceeds()
 
 
 @claim(
@@ -371,7 +371,7 @@ def full_preactivation_regularises(comparison: Comparison, arch: str) -> Found:
 
 
 def _lowest_ratios(cell: Cell) -> dict[int, float]:
-    """The lowest ratio of any seed by step, NaN below all: that is 0 / 0, of a network that is dead."""
+    """Return the lowest ratio of any seed by step. NaN is 0 / 0, a dead network, and counts as the lowest."""
     ratios: dict[int, list[float]] = {}
     for run in cell.measured:
         for step, ratio in gradient_ratios(run).items():
@@ -380,7 +380,7 @@ def _lowest_ratios(cell: Cell) -> dict[int, float]:
 
 
 def gradient_ratios(run: Run) -> dict[int, float]:
-    """Median gradient norm of the first third of the layers over that of the last third, at each measured step."""
+    """Return by measured step the median gradient norm of the first third of the layers over that of the last third."""
     columns, norms = layer_table(run, "gradients.csv"), dict[int, list[float]]()
     for step, norm in zip(columns.get("step", []), columns.get("norm", []), strict=True):
         norms.setdefault(int(step), []).append(norm)
@@ -393,7 +393,7 @@ def gradient_ratios(run: Run) -> dict[int, float]:
 
 
 def _beside_plain(comparison: Comparison, arch: str, *, split: str, which: int) -> tuple[Cell, Cell]:
-    """The plain and the residual cell at the shallowest (0) or greatest (-1) depth that both have."""
+    """Return the plain and the residual cell at the least (0) or greatest (-1) depth that both have."""
     plain, residual = common_depths(comparison, ["plain"], [arch], split=split)
     if not plain:
         raise NotEnough("a depth that both have", f"depth={plain_depths(comparison)} arch=plain,{arch}")
@@ -402,7 +402,7 @@ def _beside_plain(comparison: Comparison, arch: str, *, split: str, which: int) 
 
 
 def _constructed(comparison: Comparison, arch: str) -> tuple[Cell, Cell, str]:
-    """A cell that begins as a shallower run, the one of the same depth from random weights, and how the first began."""
+    """Return a cell that began as a shallower run, the cell from random weights beside it, and how the first began."""
     names = [cell.arch for cell in comparison.cells if cell.arch == f"{arch} init_from={cell.init_from}"]
     constructed, scratch = common_depths(comparison, names, [arch], split="train")
     if not constructed:
@@ -425,7 +425,7 @@ def _constructed(comparison: Comparison, arch: str) -> tuple[Cell, Cell, str]:
 
 
 def _response(cell: Cell) -> Estimate:
-    """Median over the layers but the stem, whose response is a plain network's too."""
+    """Return the median response of the layers without the stem, which is the same in a plain network."""
 
     def median(run: Run) -> float | None:
         stds = layer_table(run, "responses.csv").get("std", [])[1:]
@@ -435,35 +435,35 @@ def _response(cell: Cell) -> Estimate:
 
 
 def _is_best(comparison: Comparison, *names: list[str], options: str) -> Found:
-    """Whether the first has a lower error than each other."""
+    """Return whether the first network has a lower error than each of the others."""
     split = held_out(comparison)
     first, *others = (error(cell, split) for cell in _at_one_depth(comparison, *names, split=split, options=options))
     pairs = [(other, difference(other, first, what="")) for other in others]
-    texts = [f"{other.text} ({found.value:+.2f} ± {found.half_width:.2f})" for other, found in pairs]
+    texts = [f"{other.text} ({gap.value:+.2f} ± {gap.half_width:.2f})" for other, gap in pairs]
     numbers = f"{error_of(split)}, each difference with its 95 % interval: {first.text}; {', '.join(texts)}."
-    return numbers, all_of(found.exceeds() for _, found in pairs)
+    return numbers, all_of(gap.exceeds() for _, gap in pairs)
 
 
 def _at_one_depth(
     comparison: Comparison, *names: list[str], split: str, options: str, at_most: int | None = None
 ) -> list[Cell]:
-    """A cell of each, at the greatest depth that all have and at which the first has learned something."""
+    """Return a cell of each network at the greatest depth that all have and at which the first has learned enough."""
     attempts = (
         common_depths(comparison, *_trained_as(recipe, *names), split=split, at_most=at_most) for recipe in RECIPES
     )
-    found = next((each for each in attempts if each[0]), None)
-    if found is None:
+    candidates = next((each for each in attempts if each[0]), None)
+    if candidates is None:
         there = {cell.arch for cell in comparison.cells}
         missing = [each[0] for each in names if not there & set(each)]
         depth = "one depth" + (f" up to {at_most} layers" if at_most else "")
         raise NotEnough(", ".join(missing) if missing else f"{depth} of {', '.join(n[0] for n in names)}", options)
-    trained = [depth for depth, cell in found[0].items() if not is_untrained(cell)]
+    trained = [depth for depth, cell in candidates[0].items() if not is_untrained(cell)]
     if not trained:
-        raise NotEnough(untrained(found[0][max(found[0])]))
-    return [cells[trained[-1]] for cells in found]
+        raise NotEnough(untrained(candidates[0][max(candidates[0])]))
+    return [cells[trained[-1]] for cells in candidates]
 
 
 def _trained_as(recipe: str, *names: list[str]) -> list[list[str]]:
-    """The names with a recipe behind the architecture's; resnet_v2's own is v2's."""
+    """Return the names with a recipe behind the architecture; v2's recipe is resnet_v2's own and is not named."""
     heads = ("plain", "resnet_v1")
     return [[" ".join([f"{w}{recipe}" if w in heads else w for w in name.split()]) for name in each] for each in names]

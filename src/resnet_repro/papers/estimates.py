@@ -1,7 +1,7 @@
-"""What a claim's verdict rests on: quantities of our runs, each with its spread, and which runs there are.
+"""What the judgement of a claim rests on: quantities of our runs, each with its spread, and which runs there are.
 
-Differences have the intervals of `intervals`, as the papers' rows do: an error in % has the spread of its seeds with a
-floor, or with one or two seeds the binomial one of its images. A loss or a response has no spread within one run.
+A difference has an interval of `intervals`, as the papers' rows do. An error in % has the spread of its seeds with a
+floor, or, with one or two seeds, the binomial spread of its images. A loss or a response has no spread within one run.
 """
 
 import math
@@ -20,7 +20,7 @@ DEPTHS = {"cifar": (20, 56), "imagenet": (18, 34)}  # whose degradation the pape
 
 
 class NotEnough(Exception):
-    """The runs that would decide a claim are not there. The text says which; `options` makes them."""
+    """The runs that would decide a claim are missing. The text says which; `options` are those that make them."""
 
     def __init__(self, what: str, options: str = "") -> None:
         super().__init__(what)
@@ -28,7 +28,7 @@ class NotEnough(Exception):
 
 
 class Estimate(NamedTuple):
-    """A quantity of one cell: its mean over seeds and its spread, NaN if one seed cannot tell it."""
+    """A quantity of one cell: its mean over seeds and its spread, NaN if one seed cannot show it."""
 
     cell: Cell
     mean: float
@@ -39,28 +39,28 @@ class Estimate(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """One estimate minus another with its 95 % confidence interval, value ± half_width, and how sure it is in words."""
+    """One estimate minus another, its 95 % confidence interval (value ± half_width), and both in words."""
 
     value: float
     half_width: float
     text: str
 
     def exceeds(self, margin: float = 0.0) -> bool | None:
-        """Whether the difference is above the margin; None, not decided, if the interval is unknown or contains it."""
+        """Return whether the difference is above the margin; None if its interval is unknown or contains the margin."""
         if self.value - self.half_width > margin:
             return True
         return False if self.value + self.half_width < margin else None
 
 
 def error(cell: Cell, split: str) -> Estimate:
-    """The final error in % on a split; NotEnough where the cell has none."""
+    """Return the final error in % on a split. Raise NotEnough if the cell has none."""
     if cell.error(split) is None:
         raise NotEnough(f"a {SPLITS[split]} error of {cell.name}")
     return _estimate(cell, cell.errors(split), num_images=cell.runs[0].results[f"num_{split}_images"])
 
 
 def early_error(cell: Cell, *, part: float) -> Estimate:
-    """The training error in %, averaged over the first part of the steps."""
+    """Return the training error in %, averaged over the first `part` of the steps. Raise NotEnough if one lacks."""
     schedule = cell.runs[0].config["schedule"]
     last = part * schedule["steps"]
 
@@ -76,7 +76,7 @@ def early_error(cell: Cell, *, part: float) -> Estimate:
 
 
 def quantity(cell: Cell, of: Callable[[Run], float | None]) -> Estimate:
-    """Anything that has no known uncertainty within one run; NotEnough where a run has not measured it."""
+    """Return a quantity without a known uncertainty within one run. Raise NotEnough if a run has not measured it."""
     values = values_over_seeds(cell.runs, of)
     if len(values) < len(cell.measured):
         raise NotEnough(f"a later version's runs of {cell.name}: these have not measured it")
@@ -84,7 +84,7 @@ def quantity(cell: Cell, of: Callable[[Run], float | None]) -> Estimate:
 
 
 def _estimate(cell: Cell, values: list[float], *, num_images: int | None) -> Estimate:
-    """The values are errors in % of that many images; without images, their spread is unknown with one seed."""
+    """Estimate from errors in % of `num_images` images; without a number of images one seed shows no spread."""
     seeds = over_seeds(values, num_diverged=cell.num_diverged)
     spec = "#.3g" if num_images is None else ".2f"
     text = f"{cell.name} {seeds.mean:{spec}}" + (f" ± {seeds.std:{spec}} ({seeds.n} seeds)" if seeds.n > 1 else "")
@@ -99,45 +99,45 @@ def _estimate(cell: Cell, values: list[float], *, num_images: int | None) -> Est
 
 
 def difference(left: Estimate, right: Estimate, *, what: str, unit: str = " points") -> Difference:
-    """`left` minus `right` with Welch's interval; `what` is the quantity, as a sentence begins with it."""
+    """Return `left` minus `right` with Welch's interval; the text begins with `what`, the quantity."""
     sides = ((each.spread, 1 / math.sqrt(each.num_seeds)) for each in (left, right))
-    found = intervals.interval(left.mean - right.mean, *sides)
-    if math.isnan(found.half_width):
-        sure = f"{found.difference:+{left.format}}{unit}, of unknown uncertainty: one seed does not tell it"
+    gap = intervals.interval(left.mean - right.mean, *sides)
+    if math.isnan(gap.half_width):
+        sure = f"{gap.difference:+{left.format}}{unit}, of unknown uncertainty: one seed does not tell it"
     else:
-        width = format(found.half_width, left.format)
-        sure = f"{found.difference:+{left.format}} ± {width}{unit} (95 % interval, {_origin(left, right)})"
-    return Difference(found.difference, found.half_width, f"{what}: {left.text}, {right.text}; difference {sure}.")
+        width = format(gap.half_width, left.format)
+        sure = f"{gap.difference:+{left.format}} ± {width}{unit} (95 % interval, {_origin(left, right)})"
+    return Difference(gap.difference, gap.half_width, f"{what}: {left.text}, {right.text}; difference {sure}.")
 
 
 def error_of(split: str) -> str:
-    """What a sentence about errors on a split begins with."""
+    """Return the beginning of a sentence about errors on a split."""
     return f"{SPLITS[split].capitalize()} error in %"
 
 
 def error_difference(left: Cell, right: Cell, split: str) -> Difference:
-    """Of the final errors on a split."""
+    """Return the difference of the final errors on a split."""
     return difference(error(left, split), error(right, split), what=error_of(split))
 
 
 def negated(answer: bool | None) -> bool | None:
-    """Not, of an answer that may be None: not decided."""
+    """Return the opposite of an answer; None, not decided, stays None."""
     return None if answer is None else not answer
 
 
 def all_of(answers: Iterable[bool | None]) -> bool | None:
-    """And, of answers that may be None: one False decides, else one None leaves it open."""
+    """Return whether all answers are True: one False decides, else one None leaves it open."""
     each = list(answers)
     return False if False in each else None if None in each else True
 
 
 def is_untrained(cell: Cell) -> bool:
-    """Two networks that have learned nothing are equally bad, which proves nothing."""
+    """Return whether a network has learned too little: two such networks are equally bad, which proves nothing."""
     return error(cell, "train").mean > UNTRAINED
 
 
 def untrained(cell: Cell) -> str:
-    """What a claim about such a network lacks."""
+    """Return what a claim about an untrained network lacks."""
     return f"more steps: {cell.name} itself has {cell.error('train')} % training error"
 
 
@@ -150,14 +150,14 @@ def _origin(left: Estimate, right: Estimate) -> str:
 
 
 def by_depth(comparison: Comparison, arch: str, *, split: str = "train", at_most: int | None = None) -> list[Cell]:
-    """Cells of an architecture with an error on the split, shallowest first."""
+    """Return the cells of an architecture with an error on the split, shallowest first."""
     cells = [cell for cell in comparison.cells if cell.arch == arch and cell.error(split)]
     shallow = (cell for cell in cells if at_most is None or cell.num_layers <= at_most)
     return sorted(shallow, key=lambda cell: cell.num_layers)
 
 
 def two_depths(comparison: Comparison, arch: str, *, split: str, at_most: int | None = None) -> tuple[Cell, Cell]:
-    """The shallowest and the deepest cell; NotEnough where there is one depth only."""
+    """Return the shallowest and the deepest cell. Raise NotEnough if there is one depth only."""
     cells = by_depth(comparison, arch, split=split, at_most=at_most)
     if len(cells) < 2:
         raise NotEnough("two depths", f"depth={plain_depths(comparison)} arch={arch}")
@@ -167,27 +167,27 @@ def two_depths(comparison: Comparison, arch: str, *, split: str, at_most: int | 
 def common_depths(
     comparison: Comparison, *archs: Sequence[str], split: str, at_most: int | None = None
 ) -> list[dict[int, Cell]]:
-    """For each architecture, by any of its names, its cells at the depths that all of them have, shallowest first."""
-    found = [
+    """Return for each architecture, by any of its names, its cells at the depths that all have, shallowest first."""
+    cells_of = [
         {cell.num_layers: cell for cell in comparison.cells if cell.arch in names and cell.error(split)}
         for names in archs
     ]
-    common = set.intersection(*(set(cells) for cells in found))
+    common = set.intersection(*(set(cells) for cells in cells_of))
     depths = sorted(depth for depth in common if at_most is None or depth <= at_most)
-    return [{depth: cells[depth] for depth in depths} for cells in found]
+    return [{depth: cells[depth] for depth in depths} for cells in cells_of]
 
 
 def first_depths(comparison: Comparison) -> tuple[int, int]:
-    """A shallow and a deep network to begin with, of the family that the data asks for."""
+    """Return the depths of a shallow and a deep network to begin with, of the family that the data asks for."""
     return DEPTHS[family(comparison.runs[0].config)]
 
 
 def plain_depths(comparison: Comparison) -> str:
-    """The depths to ask for: those to begin with and the plain networks' that are there."""
+    """Return the depths to ask for: those to begin with, and those of the plain networks that there are."""
     there = {cell.num_layers for cell in comparison.cells if cell.arch == "plain"}
     return ",".join(map(str, sorted({*first_depths(comparison), *there})))
 
 
 def at_depth(comparison: Comparison) -> str:
-    """What to add to a command whose own depth, of CIFAR's networks, there is not on ImageNet; else nothing."""
+    """Return what to add to a command whose own depth is one of CIFAR's: on ImageNet a depth, else nothing."""
     return "" if family(comparison.runs[0].config) == "cifar" else f" depth={first_depths(comparison)[1]}"

@@ -73,9 +73,9 @@ def _command(options: str, comparison: Comparison) -> str:
     departures = run.manifest["departures"]
     if "data.num_train" in departures:  # counted in another tree of photographs
         parts.append(f"data.root={run.config['data']['root']}")
-    asked = {part.partition("=")[0] for part in parts}
+    given = {part.partition("=")[0] for part in parts}
     for key, value in departures.items():
-        if key.startswith(("data.", "schedule.")) and key not in COUNTED | NO_PROTOCOL | asked:
+        if key.startswith(("data.", "schedule.")) and key not in COUNTED | NO_PROTOCOL | given:
             written = yaml.safe_dump(value, default_flow_style=True).removesuffix("...\n").strip()
             parts.append(f"{key}={written}")
     return shlex.join(parts)

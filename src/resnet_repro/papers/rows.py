@@ -33,7 +33,7 @@ NOT_RECIPE = (
     *("arch.", "data.augment", "hardware.", "protocol"),
     *("schedule.log_every", "schedule.eval_", "schedule.ghost_batch_size"),
 )
-"""Departures that a cell or `conditions` tells, or that change no result."""
+"""Departures that a cell or `conditions` names, or that change no result."""
 
 
 @dataclass(frozen=True)
@@ -65,42 +65,43 @@ class Published:
     params_m: float | None = None
     """Printed millions of parameters."""
     multiply_adds_g: float | None = None
-    """Printed 10^9 multiply-adds of one image."""
+    """Printed multiply-adds of one image, in 10^9."""
 
     @property
     def number(self) -> float | None:
-        """What ours is set against: the printed mean, where there is none the printed error."""
+        """Return what ours is compared with: the printed mean, or the printed error if there is no mean."""
         return self.error if self.mean is None else self.mean
 
     @property
     def has_number(self) -> bool:
-        """Whether there is an error to set ours against; a curve has none."""
+        """Return whether there is an error to compare ours with; a curve has none."""
         return self.number is not None or self.above is not None
 
     @property
     def way(self) -> list[str]:
-        """The options of `python evaluate.py` that test as the paper did."""
+        """Return the options of `python evaluate.py` that test as the paper did."""
         return [f"test={self.test}", *(["recompute_bn=true"] if self.batch_norm == "average" else [])]
 
     @property
     def split(self) -> str:
-        """The images that its error is of: ImageNet's test labels are not public."""
+        """Return the split of the printed error: `val` on ImageNet, whose test labels are not public."""
         return "val" if self.options.get("data") == "imagenet" else "test"
 
     @property
     def compared(self) -> str:
-        """The number that ours is set against, as text: `6.61 ± 0.16`, `8.75`, `over 20`."""
+        """Return the number that ours is compared with as text: `6.61 ± 0.16`, `8.75`, `over 20`."""
         return str(self) if self.mean is None else f"{self.mean:.2f} ± {self.std:.2f}"
 
     @property
     def about(self) -> str:
-        """What the printed error is: `median of 5`, `best of 5`; empty where the paper is silent."""
+        """Return what the printed error is: `median of 5`, `best of 5`; empty if the paper is silent."""
         return self.statistic + (f" of {self.runs}" if self.runs else "")
 
     @property
     def headline(self) -> str:
-        """The printed number without a mean: `6.43`, `over 20`, `22.85, top-5 6.71`, `3.8 G`, `curve`; empty where no
-        number is kept, as of other tasks.
+        """Return the printed number without a mean: `6.43`, `over 20`, `22.85, top-5 6.71`, `3.8 G`, `curve`.
+
+        Empty if no number is kept, as for other tasks.
         """
         if self.above is not None:
             return f"over {self.above:g}"
@@ -110,7 +111,7 @@ class Published:
         return ", ".join(parts) or ("" if self.why else "curve")
 
     def __str__(self) -> str:
-        """As printed: `6.43 (6.61 ± 0.16)`; the mean alone where it is what is printed, and else the headline."""
+        """Return the numbers as printed: `6.43 (6.61 ± 0.16)`; the mean alone if it is the printed error."""
         if self.mean is None:
             return self.headline
         mean = f"{self.mean:.2f} ± {self.std:.2f}"
@@ -118,20 +119,20 @@ class Published:
 
     @property
     def options(self) -> dict[str, Any]:
-        """The overrides by name: {"arch": "resnet_v1", "depth": 110, "arch.mix": "half_both", ...}."""
+        """Return the overrides by name: {"arch": "resnet_v1", "depth": 110, "arch.mix": "half_both", ...}."""
         return {key: yaml.safe_load(value) for key, value in (o.split("=", 1) for o in self.overrides)}
 
     @property
     def cell(self) -> Config | None:
-        """Network, data and protocol that the overrides compose to, as `config.cell`; None of another's network.
+        """Return network, data and protocol of the overrides, as `job.cell` does; None for another's network.
 
-        What Hydra would say too (tested), a hundred times as fast: a report asks it of every row.
+        Hydra composes the same (tested) and takes a hundred times as long; a report needs the cell of every row.
         """
         return _cell(self.overrides) if self.overrides else None
 
     @property
     def experiment(self) -> str:
-        """The word that runs its table: `v1_table6`, `v2_fig1`."""
+        """Return the word that runs its table, which is the name of its file: `v1_table6`, `v2_fig1`."""
         return re.sub(r"\W+", "", self.source.lower().replace(" ", "_", 1))
 
 
@@ -221,14 +222,14 @@ def _rows_of_part(part: Config, table: Config, name: str) -> Iterator[Published]
 
 def tables() -> dict[str, list[Published]]:
     """Return the rows of every table and figure by its source, `v1 Table 1` first."""
-    found: dict[str, list[Published]] = {}
+    by_source: dict[str, list[Published]] = {}
     for row in registry():
-        found.setdefault(row.source, []).append(row)
-    return found
+        by_source.setdefault(row.source, []).append(row)
+    return by_source
 
 
 def why_not(rows: list[Published]) -> str:
-    """Why none of a table's rows can be reproduced here; empty where one can."""
+    """Return why no row of a table can be reproduced here; empty if one can."""
     if not all(row.why for row in rows):
         return ""
     own = [row for row in rows if row.overrides] or rows[-1:]  # the authors' networks come last
