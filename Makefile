@@ -34,7 +34,7 @@ lint: install           ## style, types, and the direction of imports
 benchmark: install      ## images/s beside the usual loop, on this machine
 	$(BIN)/python benchmarks/train_throughput.py
 
-readme: install         ## renew what is generated: the README's table, the experiments' headers, the picture of the rooms
+readme: install         ## renew what is generated: the README's table of the papers, the picture of the rooms
 	$(BIN)/python docs/readme.py
 	$(BIN)/python docs/picture.py
 

@@ -1,4 +1,4 @@
-"""What is written from the registry: the README's table of the papers, the experiments' headers. `make readme`."""
+"""Write the README's table of the papers from conf/experiment: `make readme`."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -23,25 +23,25 @@ ROOT = Path(__file__).parents[1]
 
 @dataclass(frozen=True)
 class Summary:
-    """What a table or figure of the papers takes here."""
+    """A table or figure of the papers, and the runs that reproduce it."""
 
     rows: list[Published]
     jobs: list[Job]
 
     @property
     def whys(self) -> str:
-        """Why it cannot be run; empty where it can."""
+        """Return why it cannot be run; empty if it can."""
         return "" if self.jobs else paper.why_not(self.rows)
 
     @property
     def tests(self) -> str:
-        """What finds the errors that its numbers are of, where they are not all those that a run ends with."""
+        """Return the commands that test as the paper did; empty if every number is the error that a run ends with."""
         ways = dict.fromkeys(tuple(row.way) for row in self.rows if not row.why and row.test != "1crop")
         return ", ".join(" ".join(["python evaluate.py run=FOLDER", *way]) for way in ways)
 
     @property
     def num_networks(self) -> int:
-        """Networks with their data and protocol, each trained once a seed."""
+        """Count networks, each with its data and protocol; a network is trained once a seed."""
         return len({job.run.cell for job in self.jobs})
 
     @property
@@ -49,12 +49,8 @@ class Summary:
         return f"{plan.gpu_hours(self.jobs):.1f}"
 
     @property
-    def steps(self) -> str:
-        return " or ".join(f"{steps:,}" for steps in sorted({job.steps for job in self.jobs}))
-
-    @property
     def markdown(self) -> str:
-        """Its row of the README's table."""
+        """Return its row of the README's table."""
         source, what = self.rows[0].source, "; ".join(dict.fromkeys(row.what for row in self.rows))
         command = f"`python train.py experiment={self.rows[0].experiment}`" if self.jobs else ""
         ready = f"ready: {self.num_networks} networks, {len(self.jobs)} runs"
@@ -62,26 +58,9 @@ class Summary:
         state += f", then `{tests}` of each" if (tests := self.tests) else ""
         return f"| {source} | {what} | {command} | {self.gpu_hours if self.jobs else ''} | {state} |\n"
 
-    @property
-    def header(self) -> str:
-        """The comment at the top of its file in conf/experiment."""
-        lines = list(dict.fromkeys(f"{row.source}: {row.what}." for row in self.rows))
-        if self.whys:
-            lines += [f"Cannot be run: {self.whys}."]
-        else:
-            lines += [
-                f"{self.num_networks} networks, {len(self.jobs)} runs of {self.steps} steps.",
-                f"About {self.gpu_hours} hours on one GPU, estimated from multiply-adds; nothing was measured.",
-            ]
-        lines += [f"Then, of each: {self.tests}"] if self.tests else []
-        own = [row for row in self.rows if row.overrides and str(row) != "curve"]
-        lines += ["As printed:"] * bool(own)
-        lines += [f"  {row.printed}: {row}" + f", {row.about}" * bool(row.about) for row in own]
-        return "".join(f"# {line}\n" for line in lines)
-
 
 def summaries() -> Iterator[Summary]:
-    """Of every table and figure, in the papers' order."""
+    """Yield a summary of every table and figure, in the papers' order."""
     tables = paper.tables()
     can_run = {source: rows for source, rows in tables.items() if not all(row.why for row in rows)}
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
@@ -98,25 +77,17 @@ def _composed(overrides: Sequence[str]) -> tuple[Config, dict[str, Any]]:
     return config, dict(composed.hydra.runtime.choices)
 
 
-def updated(text: str, found: list[Summary]) -> str:
-    """A README with its table renewed."""
+def updated(text: str, every: list[Summary]) -> str:
+    """Return a README with its table renewed."""
     head = f"| paper | what | command | {HOURS} | state |\n|---|---|---|---:|---|\n"
-    table = head + "".join(summary.markdown for summary in found)
+    table = head + "".join(summary.markdown for summary in every)
     return re.sub(f"(?s)(?<={re.escape(BEGIN)}).*(?={re.escape(END)})", lambda _: table, text)
 
 
-def with_header(text: str, summary: Summary) -> str:
-    """An experiment file with its header renewed: the lines above its first key."""
-    return summary.header + re.sub(r"\A(#.*\n)*", "", text)
-
-
 def main() -> None:
-    """Renew README.md and conf/experiment/*.yaml."""
-    found, readme = list(summaries()), ROOT / "README.md"
-    readme.write_text(updated(readme.read_text(encoding="utf-8"), found), encoding="utf-8")
-    for summary in found:
-        path = config_dir() / "experiment" / f"{summary.rows[0].experiment}.yaml"
-        path.write_text(with_header(path.read_text(encoding="utf-8"), summary), encoding="utf-8")
+    """Renew the table in README.md."""
+    readme = ROOT / "README.md"
+    readme.write_text(updated(readme.read_text(encoding="utf-8"), list(summaries())), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -56,8 +56,8 @@ from tests.helpers.commands import ROOT, environment, imported_modules, run
         (["experiment=v1_fig1", "experiment.seeds=3"], "experiment.seeds=3 is not a list of seeds, [0,1,2,3,4]"),
         (["experiment=v1_fig1", "experiment.seeds=[-1]"], "seed=-1 is not a whole number from 0 on"),
         (
-            ["experiment=v1_fig1", "experiment.paper=v9"],
-            "experiment.paper=v9 is not in the papers; use one of v1 Table",
+            ["experiment=v1_fig1", "experiment.source=v9"],
+            "experiment.source is not an option; source is arch.source",
         ),
         (
             ["protocol=papr_v1"],

@@ -86,8 +86,12 @@ def test_the_config_of_each_job_of_a_sweep_is_shown(tmp_path: Path) -> None:
 
 
 def test_the_configs_of_an_experiment_are_those_of_its_rows(tmp_path: Path) -> None:
-    configs = shown("experiment=v1_fig1", "seed=3", "--cfg", "job", home=tmp_path)
-    assert [(config["depth"], config["seed"]) for config in configs] == [(20, 3), (56, 3)]
+    """And of a job that no table asked for: the table itself is in neither."""
+    of_table = shown("experiment=v1_fig1", "seed=3", "--cfg", "job", home=tmp_path)
+    of_sweep = shown("protocol=paper_v1", "arch=plain", "depth=20,56", "seed=3", "--cfg", "job", home=tmp_path)
+    assert of_table == of_sweep
+    assert [(config["depth"], config["seed"]) for config in of_table] == [(20, 3), (56, 3)]
+    assert "experiment" not in of_table[0]
 
 
 # --- no job is dropped ------------------------------------------------------------------------------------------------
@@ -102,14 +106,20 @@ def test_every_batch_of_jobs_is_made_and_counts(tmp_path: Path) -> None:
     assert [manifest["config"]["seed"] for manifest in manifests(tmp_path / "outputs").values()] == [1]
 
 
-def test_experiments_that_sweep_are_swept_beside_others(tmp_path: Path) -> None:
-    status, output = run(
-        "train.py", "experiment=cifar_short,constructed_solution,v1_fig1", "seed=0", "plan=true", home=tmp_path
-    )
+@pytest.mark.parametrize(
+    ("experiments", "num_jobs"),
+    [
+        ("cifar_short,constructed_solution", 4 + 9),
+        ("v1_table6,cifar_short", 30 + 4),
+        ("cifar_short,constructed_solution,v1_fig1", 4 + 9),  # v1_fig1 is among the 9
+    ],
+)
+def test_experiments_that_sweep_are_swept_beside_others(experiments: str, num_jobs: int, tmp_path: Path) -> None:
+    status, output = run("train.py", f"experiment={experiments}", "plan=true", home=tmp_path)
     assert status == 0, output
-    assert "13 jobs" in output  # 4, 9, and 2 that are among the 9
+    assert f"{num_jobs} jobs" in output
     assert "plain-56-s0__val_size=5000__steps=4000" in output
-    assert "resnet_v2-56-s0__init_from=20" in output
+    assert ("resnet_v2-56-s0__init_from=20" in output) == ("constructed_solution" in experiments)
 
 
 # --- settings that jobs heed, too -------------------------------------------------------------------------------------
@@ -148,6 +158,38 @@ def test_a_folder_of_configs_given_by_a_flag_is_heeded(own_group: Path, tmp_path
     status, output = run("train.py", *SMALL, "-cd", str(own_group), "arch=mine", "plan=true", home=tmp_path)
     assert status == 0, output
     assert "mine-8-s0" in output
+
+
+OWN_TABLE = """
+source: v3 Table 1
+what: a table of the user's own
+seeds: [7]
+overrides: [data=digits, protocol=paper_v2, arch=resnet_v2]
+rows:
+  - {printed: deep, overrides: [depth=20], error: 5.0}
+  - {printed: another's, why: not ours, error: 9.0}
+"""
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (OWN_TABLE, "resnet_v2-20-s7"),
+        (
+            "paper: v1 Table 6\nseeds: [0]\n",
+            "error: experiment=mine is no table of a paper: give it source, what, seeds, overrides and rows, as "
+            "conf/experiment/v1_table6.yaml has them\n",
+        ),
+    ],
+    ids=["new form", "old form"],
+)
+def test_a_table_of_the_users_own_runs_or_is_refused(content: str, expected: str, tmp_path: Path) -> None:
+    (tmp_path / "mycfg" / "experiment").mkdir(parents=True)
+    (tmp_path / "mycfg" / "experiment" / "mine.yaml").write_text(content)
+    status, output = run("train.py", "experiment=mine", "-cd", str(tmp_path / "mycfg"), "plan=true", home=tmp_path)
+    assert expected in output
+    assert status == 2 * output.startswith("error")
+    assert output.count("\n") == 1 or status == 0
 
 
 # --- plans and SLURM --------------------------------------------------------------------------------------------------

@@ -2,19 +2,19 @@
 
 from pathlib import Path
 
-from resnet_repro.papers.claims import Claim, judge
+from resnet_repro.papers.judgement import Judgement, judge
 from resnet_repro.runs.finished import read
-from resnet_repro.runs.groups import Protocol, group
+from resnet_repro.runs.groups import Comparison, group
 
 
-def protocol(outputs: Path) -> Protocol:
+def comparison(outputs: Path) -> Comparison:
     (only,) = group(read(outputs)[0])
     return only
 
 
-def claim(outputs: Path, about: str, arch: str | None = None) -> Claim:
-    """Return the claim that this rule judges; of several, the one about this architecture."""
-    (only,) = (each for each in judge(protocol(outputs)) if each.rule == about and arch in (None, each.arch))
+def claim(outputs: Path, about: str, arch: str | None = None) -> Judgement:
+    """Return the judgement of this claim; of several, the one about this architecture."""
+    (only,) = (each for each in judge(comparison(outputs)) if each.rule == about and arch in (None, each.arch))
     return only
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from docs.readme import ROOT, Summary, updated, with_header
+from docs.readme import ROOT, Summary, updated
 from resnet_repro.launch.experiment import make_jobs
 from resnet_repro.runs import resume
 from resnet_repro.runs.folder import RunDir
@@ -52,7 +52,7 @@ def test_v2_table_4_holds_the_released_recipe_and_v1s_own_networks(papers: dict[
 
 def test_every_experiment_is_its_rows_times_its_seeds_and_no_job_twice(papers: dict[str, Summary]) -> None:
     for word, summary in papers.items():
-        seeds = yaml.safe_load((CONF / "experiment" / f"{word}.yaml").read_text())["seeds"]
+        seeds = yaml.safe_load((CONF / "experiment" / f"{word}.yaml").read_text()).get("seeds", [])
         rows = [row for row in summary.rows if not row.why]
         recipes = {row.cell for row in rows}
         made = [(job.run.cell, job.run.seed) for job in summary.jobs]
@@ -120,15 +120,6 @@ def test_the_readme_says_what_the_registry_says(papers: dict[str, Summary]) -> N
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert updated(readme, list(papers.values())) == readme, "run `make readme`"
     assert readme.count("| ready: ") == sum(bool(summary.jobs) for summary in papers.values())
-
-
-def test_every_experiment_has_the_expected_errors_runs_and_hours_in_its_header(papers: dict[str, Summary]) -> None:
-    for word, summary in papers.items():
-        text = (CONF / "experiment" / f"{word}.yaml").read_text(encoding="utf-8")
-        assert with_header(text, summary) == text, "run `make readme`"
-        assert all(f"{row.printed}: {row}" in text for row in summary.rows if row.overrides and row.has_number)
-        if summary.jobs:
-            assert f"{len(summary.jobs)} runs of {summary.steps} steps" in text
 
 
 def test_the_hours_are_multiply_adds_at_the_stated_rate(papers: dict[str, Summary]) -> None:

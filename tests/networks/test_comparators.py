@@ -9,7 +9,7 @@ from rich.console import Console
 
 from resnet_repro.errors import UserError
 from resnet_repro.launch.checks import claim
-from resnet_repro.papers import claims, verdicts
+from resnet_repro.papers import judgement, verdicts
 from resnet_repro.papers import rows as paper
 from resnet_repro.report import report, training_curves
 from resnet_repro.runs.finished import FinishedRun, read
@@ -118,7 +118,7 @@ def test_no_claim_of_the_papers_is_judged_on_comparators(tmp_path: Path) -> None
     for name, source in (("resnet18", "timm"), ("googlenet", "torchvision")):
         write_comparator(tmp_path / "with", name, source=source, train=0.0, test=0.0)
     without, with_them = (
-        [claims.judge(protocol) for protocol in group(read(tmp_path / folder)[0])] for folder in ("without", "with")
+        [judgement.judge(each) for each in group(read(tmp_path / folder)[0])] for folder in ("without", "with")
     )
     assert with_them == without
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from resnet_repro.papers import claim_rules
-from resnet_repro.runs.groups import Cell, Protocol
-from tests.helpers.claims import claim, protocol, verdict
+from resnet_repro.papers import claims
+from resnet_repro.runs.groups import Cell, Comparison
+from tests.helpers.claims import claim, comparison, verdict
 from tests.helpers.synthetic_runs import write_run
 
 MIXES = ("half_shortcut", "half_both", "exclusive_gate", "shortcut_gate")
@@ -53,10 +53,10 @@ def test_full_preactivation_must_beat_every_order(tmp_path: Path, original: floa
 def test_networks_of_one_table_are_compared_under_one_recipe(tmp_path: Path) -> None:
     write_run(tmp_path, "resnet_v1", 56, test=20)
     write_run(tmp_path, "resnet_v2", 56, test=6)
-    original, new = protocol(tmp_path).cells
+    original, new = comparison(tmp_path).cells
     as_v2 = Cell("resnet_v1 paper_v2", 56, original.runs)
-    both = Protocol("", [original, as_v2, new])
-    numbers, _ = claim_rules.full_preactivation_regularises(both, "resnet_v2")
+    both = Comparison("", [original, as_v2, new])
+    numbers, _ = claims.full_preactivation_regularises(both, "resnet_v2")
     assert "resnet_v1-56 paper_v2 20.00" in numbers
 
 

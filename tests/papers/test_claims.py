@@ -10,9 +10,10 @@ import pytest
 from scipy import stats
 
 from resnet_repro.launch.experiment import make_jobs
-from resnet_repro.papers.claims import judge, registry, rule
+from resnet_repro.papers.claims import CLAIMS
 from resnet_repro.papers.estimates import all_of, difference, error, quantity
-from tests.helpers.claims import claim, protocol, verdict
+from resnet_repro.papers.judgement import judge
+from tests.helpers.claims import claim, comparison, verdict
 from tests.helpers.runs import composed_with_choices
 from tests.helpers.synthetic_runs import write_constructed, write_layers, write_run
 
@@ -29,11 +30,10 @@ THREE = ("degradation", "no_degradation", "beats_plain")
 def test_every_claim_has_a_rule_a_source_and_words_without_gaps(tmp_path: Path) -> None:
     write_run(tmp_path, "resnet_v1", 20)
     write_run(tmp_path, "resnet_v2", 20)
-    judged = judge(protocol(tmp_path))
-    assert {each.rule for each in judged} == {entry["rule"] for entry in registry()}
+    judged = judge(comparison(tmp_path))
+    assert {each.rule for each in judged} == {each.name for each in CLAIMS}
     assert {each.arch for each in judged if each.rule == "gain_with_depth"} == {"resnet_v1", "resnet_v2"}
     for each in judged:
-        assert callable(rule(each.rule))
         assert each.source.startswith(("v1 ", "v2 "))
         assert "{" not in each.sentence + each.measure
         assert each.numbers
@@ -91,14 +91,14 @@ def test_one_no_decides_and_one_open_answer_leaves_it_open(answers: list[bool | 
 
 def test_too_few_runs_are_said_to_be_too_few_with_a_command(tmp_path: Path) -> None:
     write_run(tmp_path, "plain", 56, train=30, schedule__steps=400)
-    claims = judge(protocol(tmp_path))
+    claims = judge(comparison(tmp_path))
     assert {(each.verdict, each.lacks_runs) for each in claims} == {("not decided", True)}
     one = claim(tmp_path, "degradation")
     assert one.command == "python train.py -m depth=20,56 arch=plain data=digits schedule.steps=400"
     assert "arch=plain,resnet_v1" in claim(tmp_path, "beats_plain").command
 
 
-def test_a_command_makes_runs_of_the_same_protocol_on_the_same_photographs(tmp_path: Path) -> None:
+def test_a_command_makes_runs_by_the_same_recipe_on_the_same_photographs(tmp_path: Path) -> None:
     departs = {"num_train": 600, "num_classes": 10, "root": "my photos", "crop": 64, "shorter_side": [64, 120]}
     data = {f"data__{key}": value for key, value in departs.items()}
     write_run(tmp_path, "plain", 34, data__name="imagenet", **data, schedule__batch_size=16, schedule__eval_every=7)
@@ -110,7 +110,7 @@ def test_a_command_makes_runs_of_the_same_protocol_on_the_same_photographs(tmp_p
 
 def test_every_command_for_missing_runs_on_imagenet_is_of_networks_that_there_are(tmp_path: Path) -> None:
     write_run(tmp_path, "plain", 18, test=None, val=30.0, data__name="imagenet")
-    commands = {each.command for each in judge(protocol(tmp_path)) if each.command}
+    commands = {each.command for each in judge(comparison(tmp_path)) if each.command}
     assert "python train.py -m depth=18,34 arch=plain data=imagenet" in commands
     assert len(commands) == 9
     once = cache(lambda *overrides: composed_with_choices(overrides))
@@ -127,7 +127,7 @@ def test_every_command_for_missing_runs_on_imagenet_is_of_networks_that_there_ar
 def test_every_main_residual_architecture_is_judged_and_no_ablation(tmp_path: Path) -> None:
     write_all(tmp_path, {("plain", 20): (9, 9), ("resnet_v1", 20): (1, 3), ("resnet_v2", 20): (1, 3)})
     write_run(tmp_path, "resnet_v1", 20, name="ablation", arch__mix="half_shortcut", train=80, test=80)
-    about = [each.arch for each in judge(protocol(tmp_path)) if each.rule == "beats_plain"]
+    about = [each.arch for each in judge(comparison(tmp_path)) if each.rule == "beats_plain"]
     assert about == ["resnet_v1", "resnet_v2"]
 
 
@@ -144,7 +144,7 @@ def test_uncertainty_is_the_seeds_or_for_one_seed_the_images(tmp_path: Path) -> 
     for seed, each in enumerate(SEEDS):
         write_run(tmp_path, "plain", 20, seed, train=each)
     write_run(tmp_path, "plain", 56, train=20.0)
-    seeds, single = (error(cell, "train") for cell in protocol(tmp_path).cells)
+    seeds, single = (error(cell, "train") for cell in comparison(tmp_path).cells)
     assert seeds.spread == (pytest.approx(stats.tstd(SEEDS)), 2)
     assert single.spread == (pytest.approx(100 * math.sqrt(0.2 * 0.8 / 1408)), math.inf)
     assert "(95 % interval, from the number of images for plain-56)." in claim(tmp_path, "degradation").numbers
@@ -154,7 +154,7 @@ def test_several_seeds_are_compared_by_welchs_interval(tmp_path: Path) -> None:
     for seed, each in enumerate(SEEDS):
         write_run(tmp_path, "plain", 20, seed, train=each)
         write_run(tmp_path, "plain", 56, seed, train=12 + each / 2)
-    shallow, deep = protocol(tmp_path).cells
+    shallow, deep = comparison(tmp_path).cells
     found = difference(error(deep, "train"), error(shallow, "train"), what="x")
     ours = stats.ttest_ind([12 + each / 2 for each in SEEDS], SEEDS, equal_var=False)
     theirs = ours.confidence_interval(0.95)
@@ -164,7 +164,7 @@ def test_several_seeds_are_compared_by_welchs_interval(tmp_path: Path) -> None:
 def test_an_unknown_uncertainty_is_said_and_decides_nothing(tmp_path: Path) -> None:
     for arch, loss in (("plain", 9.0), ("resnet_v1", 0.001)):
         write_run(tmp_path, arch, results={"train/loss": loss})
-    losses = [quantity(cell, lambda run: run.results["train/loss"]) for cell in protocol(tmp_path).cells]
+    losses = [quantity(cell, lambda run: run.results["train/loss"]) for cell in comparison(tmp_path).cells]
     found = difference(*losses, what="Loss", unit="")
     assert (found.exceeds(), found.exceeds(10.0)) == (None, None)
     assert found.text.startswith("Loss: plain-20 9.00, resnet_v1-20 0.00100; difference +9.00, of unknown uncertainty")

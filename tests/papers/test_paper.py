@@ -10,6 +10,7 @@ import torch
 import yaml
 from torch import nn
 
+from resnet_repro.errors import UserError
 from resnet_repro.networks.costs import multiply_adds
 from resnet_repro.networks.resnet import ResNet
 from resnet_repro.papers.rows import (
@@ -19,6 +20,7 @@ from resnet_repro.papers.rows import (
     printed_error,
     published,
     registry,
+    rows_of,
     tables,
 )
 from resnet_repro.runs.folder import read_json
@@ -69,10 +71,52 @@ def test_every_table_and_figure_that_is_no_drawing_has_rows() -> None:
     assert sorted(tables()) == sorted(source for source, has_results in SOURCES.items() if has_results)
 
 
-def test_every_table_and_figure_with_rows_has_an_experiment() -> None:
-    experiments = {path.stem: yaml.safe_load(path.read_text()) for path in (CONF / "experiment").glob("*.yaml")}
-    files = {name: experiment["paper"] for name, experiment in experiments.items() if "paper" in experiment}
+def test_each_table_is_one_file_and_they_are_in_the_papers_order() -> None:
+    contents = {path.stem: yaml.safe_load(path.read_text()) for path in (CONF / "experiment").glob("*.yaml")}
+    files = {name: content["source"] for name, content in contents.items() if "source" in content}
     assert files == {rows[0].experiment: source for source, rows in tables().items()}
+    order = [*(f"v1 Table {n}" for n in range(1, 15)), *(f"v1 Fig. {n}" for n in (1, 4, 6, 7))]
+    order += [*(f"v2 Table {n}" for n in range(1, 6)), "v2 Sec. 5", *(f"v2 Fig. {n}" for n in (1, 3, 6))]
+    assert list(tables()) == order
+    assert len(set(registry())) == len(registry())
+
+
+TABLE = {"source": "v1 Table 6", "what": "x", "overrides": ["data=cifar10", "protocol=paper_v1", "arch=plain"]}
+
+
+def test_a_row_inherits_from_its_part_and_its_table() -> None:
+    shared = TABLE | {"runs": 5, "overrides": ["data=cifar10", "protocol=paper_v1"]}
+    part = {"what": "of a part", "overrides": ["depth=20", "arch=plain"]}
+    other = {"printed": "another's", "why": "not ours", "runs": 1}
+    deep = {"printed": "deep", "overrides": ["depth=56"], "error": 7.0}
+    ours, theirs = rows_of(shared | {"parts": [part | {"rows": [deep, other]}]}, "mine")
+    assert (ours.what, ours.runs, ours.error) == ("of a part", 5, 7.0)
+    assert ours.overrides == ("data=cifar10", "protocol=paper_v1", "depth=56", "arch=plain")
+    assert (theirs.why, theirs.runs, theirs.overrides) == ("not ours", 1, ())
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (
+            {"source": None},
+            "experiment=mine is no table of a paper: give it source, what, seeds, overrides and rows, as",
+        ),
+        ({"rows": []}, "experiment=mine is no table of a paper"),
+        ({"source": "Table 6"}, "experiment=mine has source=Table 6; write it as v1 Table 6, v2 Sec. 5 or v2 Fig. 1"),
+        ({"rows": [{"printed": "a", "eror": 7}]}, "experiment=mine, row a: eror is not a key; the keys are above, "),
+        ({"rows": [{"error": 7}]}, "experiment=mine, row None: a row needs printed, its name in the paper"),
+        (
+            {"rows": [{"printed": "a"}]},
+            "experiment=mine, row a: overrides lack depth=; give data, protocol, arch, depth, or why it cannot be run",
+        ),
+    ],
+)
+def test_a_table_with_a_mistake_is_refused_in_one_line(change: dict[str, Any], line: str) -> None:
+    with pytest.raises(UserError) as error:
+        rows_of(TABLE | {"rows": [{"printed": "a", "overrides": ["depth=20"]}]} | change, "mine")
+    assert str(error.value).startswith(line)
+    assert "\n" not in str(error.value)
 
 
 def test_a_row_has_what_reproduces_it_or_says_why_nothing_does() -> None:
@@ -323,7 +367,7 @@ def facts() -> dict[str, Any]:
     return dict(yaml.safe_load(FACTS.read_text(encoding="utf-8")))
 
 
-def rows_of(table: str) -> list[Published]:
+def rows_transcribed(table: str) -> list[Published]:
     """The registry's rows of a transcribed table; one of those that stand for one printed row."""
     source, what, pattern = TRANSCRIBED[table]
     rows = {row.printed.split(", here")[0]: row for row in tables()[source] if what in row.what}
@@ -334,14 +378,14 @@ def test_every_transcribed_row_is_in_the_registry_in_its_order(facts: dict[str, 
     found = transcribed_tables(facts)
     assert found.keys() == TRANSCRIBED.keys()
     for table, values in found.items():
-        rows = rows_of(table)
+        rows = rows_transcribed(table)
         assert [kept(row) for row in rows] == [transcribed(value, table=table) for value in values.values()], table
         for name, row in zip(values, rows, strict=True):
             assert words(name) - {"imagenet", "crop", "1", "224"} <= words(row.printed), (name, row)
 
 
 def test_every_number_of_the_registry_is_transcribed_or_an_extra(facts: dict[str, Any]) -> None:
-    there = {row for table in transcribed_tables(facts) for row in rows_of(table)}
+    there = {row for table in transcribed_tables(facts) for row in rows_transcribed(table)}
     there |= {row for row in registry() if ", here" in row.printed}
     others = {(row.source, row.printed) for row in registry() if kept(row) and row not in there}
     assert others == EXTRA.keys()

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from resnet_repro.papers import rows
-from resnet_repro.papers.claims import Claim, judge, registry
+from resnet_repro.papers.claims import CLAIMS
+from resnet_repro.papers.judgement import Judgement, judge
 from resnet_repro.papers.rows import Published
 from resnet_repro.runs.finished import read
 from resnet_repro.runs.groups import group
@@ -37,6 +38,9 @@ LOSS = {"resnet_v1": {1001: 0.01}, "resnet_v2": {110: 0.004, 164: 0.004, 1001: 0
 RESPONSES = {"plain": {20: 1.4, 56: 1.2}, "resnet_v1": {20: 0.8, 56: 0.5, 110: 0.4}}
 """Standard deviations of v1 Fig. 7."""
 
+
+Judged = dict[tuple[str, int], list[Judgement]]
+"""The claims by the set of tables that they are judged on, and the number of seeds."""
 
 USUAL = {"cifar10": "A", "cifar100": "A", "imagenet": "B"}
 NUMBERS = {str(row.cell): row.number for row in rows.registry() if row.number is not None}
@@ -75,7 +79,7 @@ def write_row(outputs: Path, row: Published) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def judged(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int], list[Claim]]:
+def judged(tmp_path_factory: pytest.TempPathFactory) -> Judged:
     """The claims on each set of tables, of every data set that they are about, by set and number of seeds."""
     outputs = tmp_path_factory.mktemp("papers")
     sources = dict.fromkeys(source for sources in SETS.values() for source in sources if source != "constructed")
@@ -88,26 +92,26 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int], li
     names["constructed"] = [f"{arch}-56-s0__init_from=20" for arch in ("plain", "resnet_v1")]
     runs = {run.directory.name: run for run in read(outputs)[0]}
 
-    def claims(which: str, num_seeds: int) -> list[Claim]:
+    def claims(which: str, num_seeds: int) -> list[Judgement]:
         chosen = {name: runs[name] for source in SETS[which] for name in names[source]}
-        protocols = group(run for run in chosen.values() if run.seed < num_seeds)
-        return [claim for protocol in protocols for claim in judge(protocol)]
+        comparisons = group(run for run in chosen.values() if run.seed < num_seeds)
+        return [claim for comparison in comparisons for claim in judge(comparison)]
 
     return {(which, num_seeds): claims(which, num_seeds) for which in SETS for num_seeds in (1, 5)}
 
 
-RULES = [entry["rule"] for entry in registry()]
+RULES = [each.name for each in CLAIMS]
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_no_claim_is_refuted_by_the_papers_own_numbers(judged: dict[tuple[str, int], list[Claim]], rule: str) -> None:
+def test_no_claim_is_refuted_by_the_papers_own_numbers(judged: Judged, rule: str) -> None:
     for on, claims in judged.items():
         for claim in (each for each in claims if each.rule == rule):
             assert claim.verdict in ("holds", "not decided"), (on, claim.numbers)
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_every_claim_is_judged_on_the_papers_own_numbers(judged: dict[tuple[str, int], list[Claim]], rule: str) -> None:
+def test_every_claim_is_judged_on_the_papers_own_numbers(judged: Judged, rule: str) -> None:
     """And with five seeds each of them holds on one set of tables or another."""
     claims = [each for (_, seeds), claims in judged.items() for each in claims if seeds == 5 and each.rule == rule]
     assert "holds" in {claim.verdict for claim in claims}

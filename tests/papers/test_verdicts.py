@@ -8,9 +8,11 @@ import pytest
 from scipy import stats
 
 from resnet_repro.papers import intervals, verdict_text, verdicts
+from resnet_repro.papers.estimates import error
 from resnet_repro.papers.rows import Published, registry
 from resnet_repro.papers.verdicts import judge
 from resnet_repro.runs.finished import FinishedRun
+from resnet_repro.runs.groups import Cell
 from tests.helpers.synthetic_runs import config
 from tests.helpers.verdicts import BEST, MEDIAN, SINGLE, STANDARD_FIVE, row, runs, shown
 
@@ -172,6 +174,21 @@ def test_a_run_that_diverged_is_counted_and_not_averaged(error: float | None) ->
 def test_a_cell_of_which_most_runs_diverged_differs(good: int, bad: int, word: str) -> None:
     found = judge(BEST, runs(*[6.6] * good) + diverged(bad))
     assert (found.word, found.reason) == (word, f"{bad} of {good + bad} runs diverged")
+
+
+def test_rows_claims_and_errors_leave_out_the_same_runs() -> None:
+    """The error of a run that diverged is there and is averaged nowhere; nor is one that is not finite."""
+    errors = [6.5, 6.7, 6.9]
+    made = [*runs(*errors, math.inf, None), *runs(90.0, results={"diverged_at": 7, "test/error": 90.0})]
+    cell = Cell("resnet_v1", 110, made)
+    of_row, of_claim, of_cell = judge(BEST, made).ours, error(cell, "test"), cell.error("test")
+    assert of_row is not None
+    assert of_cell is not None
+    assert (of_row.mean, of_row.std, of_row.n) == tuple(of_cell)
+    assert (of_claim.mean, of_claim.spread.std, of_claim.num_seeds) == tuple(of_cell)
+    assert of_cell == pytest.approx((statistics.fmean(errors), statistics.stdev(errors), 3))
+    assert (of_row.num_diverged, of_row.best, of_row.median) == (1, 6.5, 6.7)
+    assert of_claim.text.endswith("(3 seeds), 1 of 6 diverged")
 
 
 def test_a_single_run_that_diverged_differs_from_a_number() -> None:

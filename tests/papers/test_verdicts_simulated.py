@@ -9,6 +9,7 @@ import pytest
 from resnet_repro.papers import verdicts
 from resnet_repro.papers.rows import Published
 from resnet_repro.papers.verdicts import Verdict
+from resnet_repro.runs.groups import over_seeds
 from tests.helpers.verdicts import BEST, MEDIAN, SINGLE
 
 STD = 0.2  # points over seeds, where the papers print 0.14 to 0.22
@@ -30,7 +31,7 @@ def printed(kind: str, truth: float, draw: random.Random) -> Published:
 def compared(kind: str, n: int, draw: random.Random, *, off: float = 0.0) -> Verdict:
     """A row beside n runs of ours whose true error is off the paper's by this, of 10,000 images, not yet decided."""
     truth = draw.uniform(5, 9)
-    ours = verdicts.summary([draw.gauss(truth + off, STD) for _ in range(n)])
+    ours = over_seeds([draw.gauss(truth + off, STD) for _ in range(n)])
     return verdicts.beside_number(printed(kind, truth, draw), ours, num_images=10_000)
 
 

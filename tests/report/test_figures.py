@@ -8,7 +8,7 @@ import pytest
 from resnet_repro.report import figures as gallery
 from resnet_repro.report import layer_figures, training_curves
 from resnet_repro.runs.finished import read
-from resnet_repro.runs.groups import Protocol, group
+from resnet_repro.runs.groups import Comparison, group
 from tests.helpers.synthetic_runs import write_constructed, write_example, write_layers, write_run
 
 
@@ -41,8 +41,8 @@ def test_curve_is_mean_and_range_of_the_seeds_at_common_steps(outputs: Path) -> 
 
 def test_validation_error_is_drawn_and_named_where_there_is_no_test_set(tmp_path: Path) -> None:
     write_run(tmp_path, test=None, val=9.0, data__val_size=200)
-    protocol = group(read(tmp_path)[0])[0]
-    figure = training_curves.curves(protocol, training_curves.training_panels(protocol))
+    comparison = group(read(tmp_path)[0])[0]
+    figure = training_curves.curves(comparison, training_curves.training_panels(comparison))
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["training error", "validation error"]
 
 
@@ -50,8 +50,8 @@ def test_a_long_title_stays_within_its_figure(tmp_path: Path) -> None:
     for arch in ("plain", "resnet_v1"):
         run = write_run(tmp_path, arch, data__name="cifar10", data__val_size=5_000, schedule__steps=4_000)
         write_layers(run, stds=[1.0] * 19, gradients={1: [1.0] * 19})
-    (protocol,) = group(read(tmp_path)[0])
-    drawn = [figure for each in gallery.draw(protocol) for figure in (each.wide, each.narrow) if figure]
+    (comparison,) = group(read(tmp_path)[0])
+    drawn = [figure for each in gallery.draw(comparison) for figure in (each.wide, each.narrow) if figure]
     assert len(drawn) >= 4  # curves wide and narrow, responses, gradients
     for figure in drawn:
         figure.draw_without_rendering()
@@ -69,9 +69,9 @@ def test_labels_keep_their_order_and_distance() -> None:
     assert placed[2] == pytest.approx(0.5)
 
 
-def titles(protocol: Protocol) -> dict[str, list[str]]:
+def titles(comparison: Comparison) -> dict[str, list[str]]:
     """Of the panels of each figure that the gallery draws."""
-    return {drawn.name: [axes.get_title() for axes in drawn.wide.axes] for drawn in gallery.draw(protocol)}
+    return {drawn.name: [axes.get_title() for axes in drawn.wide.axes] for drawn in gallery.draw(comparison)}
 
 
 def test_ablations_have_a_figure_of_their_own_each_beside_the_network_it_departs_from(outputs: Path) -> None:

@@ -54,5 +54,5 @@ def test_a_network_is_of_the_papers_that_train_it_at_whatever_depth_and_on_whate
 def test_two_runs_of_one_label_have_sections_of_their_own(tmp_path: Path) -> None:
     write_run(tmp_path / "outputs", name="a b")
     write_run(tmp_path / "results", name="a-b", seed=1)
-    protocols = groups.group(finished.read(tmp_path / "outputs", tmp_path / "results")[0])
-    assert sorted(run_sections.anchors(protocols).values()) == ["run-digits-a-b", "run-digits-a-b-"]
+    comparisons = groups.group(finished.read(tmp_path / "outputs", tmp_path / "results")[0])
+    assert sorted(run_sections.anchors(comparisons).values()) == ["run-digits-a-b", "run-digits-a-b-"]

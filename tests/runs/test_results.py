@@ -60,25 +60,29 @@ def test_seeds_are_averaged_as_statistics_would(outputs: Path) -> None:
 def test_runs_of_different_protocols_are_never_averaged(tmp_path: Path, change: dict[str, Any]) -> None:
     write_run(tmp_path, seed=0)
     write_run(tmp_path, seed=1, **change)
-    protocols = group(read(tmp_path)[0])
-    assert [len(protocol.runs) for protocol in protocols] == [1, 1]
-    assert len({protocol.title for protocol in protocols}) == len({protocol.slug for protocol in protocols}) == 2
+    comparisons = group(read(tmp_path)[0])
+    assert [len(comparison.runs) for comparison in comparisons] == [1, 1]
+    assert (
+        len({comparison.title for comparison in comparisons})
+        == len({comparison.slug for comparison in comparisons})
+        == 2
+    )
 
 
 @pytest.mark.parametrize("change", [{"data__root": "elsewhere"}, {"hardware__precision": "bf16-mixed"}])
 def test_where_a_run_was_made_does_not_part_it_from_other_seeds(tmp_path: Path, change: dict[str, Any]) -> None:
     write_run(tmp_path, seed=0)
     write_run(tmp_path, seed=1, **change)
-    (protocol,) = group(read(tmp_path)[0])
-    assert [len(cell.runs) for cell in protocol.cells] == [2]
+    (comparison,) = group(read(tmp_path)[0])
+    assert [len(cell.runs) for cell in comparison.cells] == [2]
 
 
 def test_warmups_of_the_architectures_do_not_part_them_on_cifar(tmp_path: Path) -> None:
     for arch in ("plain", "resnet_v1", "resnet_v2"):
         write_run(tmp_path, arch, 110, data__name="cifar10")
         write_run(tmp_path, arch, 20, data__name="cifar10")
-    (protocol,) = group(read(tmp_path)[0])
-    assert [cell.name for cell in protocol.cells] == [
+    (comparison,) = group(read(tmp_path)[0])
+    assert [cell.name for cell in comparison.cells] == [
         f"{arch}-{depth}" for arch in ("plain", "resnet_v1", "resnet_v2") for depth in (20, 110)
     ]
 
@@ -90,7 +94,7 @@ def test_the_two_papers_recipes_stand_side_by_side_and_another_protocol_apart(tm
         departs = {} if protocol == "paper_v1" else {"protocol": protocol}
         changes = {"config": made, "departures": departs}
         write_run(tmp_path, "resnet_v1", 110, name=protocol, data__name="cifar10", manifest=changes)
-    found = {protocol.title: [cell.name for cell in protocol.cells] for protocol in group(read(tmp_path)[0])}
+    found = {comparison.title: [cell.name for cell in comparison.cells] for comparison in group(read(tmp_path)[0])}
     assert found == {
         "CIFAR-10, 64,000 steps": ["resnet_v1-110", "resnet_v1-110 paper_v2"],
         "CIFAR-10, modern, 64,000 steps": ["resnet_v1-110"],
@@ -106,22 +110,22 @@ def test_no_finished_run_is_an_error_of_one_line_with_a_command(tmp_path: Path) 
 
 def test_what_tells_runs_apart_elsewhere_is_the_reports_own_grouping(tmp_path: Path) -> None:
     write_example(tmp_path)
-    protocols = group(read(tmp_path)[0])
+    comparisons = group(read(tmp_path)[0])
     told = {
-        (protocol.title, cell.name): [identity(run.manifest) for run in cell.runs]
-        for protocol in protocols
-        for cell in protocol.cells
+        (comparison.title, cell.name): [identity(run.manifest) for run in cell.runs]
+        for comparison in comparisons
+        for cell in comparison.cells
     }
     assert len({str(each) for runs in told.values() for each in runs}) == len(told)
     assert all(run["network"] == name for (_, name), runs in told.items() for run in runs)
     by_title = {(title, run["comparable"]) for (title, _), runs in told.items() for run in runs}
-    assert len(by_title) == len(protocols)
+    assert len(by_title) == len(comparisons)
 
 
 def test_another_tree_of_photographs_is_not_called_imagenet(tmp_path: Path) -> None:
     write_run(tmp_path, "resnet_v1", 18, data__name="imagenet", data__num_train=1_281_167, data__num_classes=1_000)
     write_run(tmp_path, "resnet_v1", 18, 1, data__name="imagenet", data__num_train=9_469, data__num_classes=10)
-    titles = {protocol.title for protocol in group(read(tmp_path)[0])}
+    titles = {comparison.title for comparison in group(read(tmp_path)[0])}
     assert titles == {"ImageNet, 600,000 steps", "9,469 photographs of 10 classes, 600,000 steps"}
     shards = {"data.name": "imagenet_streaming", "data.num_train": 9_469, "data.num_classes": 10, "schedule.steps": 6}
     assert title(shards) == "9,469 photographs of 10 classes from shards, 6 steps"

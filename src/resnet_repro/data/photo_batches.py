@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
-from typing import Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -102,11 +102,11 @@ class Labelled(Protocol):
     def labels(self) -> np.ndarray: ...
 
 
-class Reading(NamedTuple, Generic[T]):
+class Reading(NamedTuple):
     """An image to read: its number, what is made of its pixels, and which of them are needed."""
 
     which: int
-    make: Callable[[UInt8[Tensor, "3 h w"]], T]
+    make: Callable[[UInt8[Tensor, "3 h w"]], Any]
     choose: Choose = everything
 
 
@@ -136,18 +136,18 @@ class Source:
     def expect(self, images: Sequence[int] | np.ndarray) -> None:
         """Be told which images are read next, in order. Files that lie there need no preparation."""
 
-    def read(self, groups: Iterable[list[Reading[T]]]) -> Iterator[list[tuple[T, int]]]:
+    def read(self, groups: Iterable[list[Reading]]) -> Iterator[list[tuple[Any, int]]]:
         """Yield what threads make of each group's images, and their labels, in order, the next groups under way.
 
         A group lacks its damaged images, and may be empty.
         """
-        calls: Iterator[list[Callable[[], tuple[T, int] | None]]] = (
+        calls: Iterator[list[Callable[[], tuple[Any, int] | None]]] = (
             [partial(self._read, each) for each in group] for group in groups
         )
         for samples in in_threads(calls, num_threads=self.num_threads):
             yield [sample for sample in samples if sample is not None]
 
-    def _read(self, reading: Reading[T]) -> tuple[T, int] | None:
+    def _read(self, reading: Reading) -> tuple[Any, int] | None:
         pixels = self.damage.read(self.photos.paths[reading.which], reading.choose)
         return None if pixels is None else (reading.make(pixels), int(self.photos.labels[reading.which]))
 
@@ -216,7 +216,7 @@ class TrainBatches:
             self.step += 1  # what was handed out, not what threads are ahead
             yield self.source.send([crop for crop, _ in samples], [label for _, label in samples])
 
-    def _steps(self) -> Iterator[list[Reading[Crop]]]:
+    def _steps(self) -> Iterator[list[Reading]]:
         share = self.batch_size // self.source.world_size
         mine = slice(self.source.rank * share, (self.source.rank + 1) * share)
         epoch = -1
@@ -263,7 +263,7 @@ class EvalBatches:
         """The batches as they are on the host; one is smaller by its damaged images, or empty."""
         yield from self.source.read(self._batches())
 
-    def _batches(self) -> Iterator[list[Reading[Crop]]]:
+    def _batches(self) -> Iterator[list[Reading]]:
         for begin in range(0, len(self.indices), self.batch_size):
             left = self.indices[begin:]
             self.source.expect(left)

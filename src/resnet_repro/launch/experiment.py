@@ -1,6 +1,6 @@
 """From a command to its jobs: `experiment=` names a table or figure of the papers, whose rows and seeds become jobs."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -55,14 +55,17 @@ def make_jobs(compose: Compose, commands: Sequence[Sequence[str]]) -> Request:
     misnamed: set[str] = set()
     composed = cache(lambda *overrides: compose(overrides))  # tens of milliseconds each
 
-    def check(config: Config, groups: dict[str, Any], *, only: str = "") -> None:
+    def chosen(groups: dict[str, Any]) -> Config:
         own, _ = composed(*(f"{group}={name}" for group, name in sorted(groups.items()) if "/" not in group and name))
-        option_names.check(
-            {k: config[k] for k in config if only in ("", k)}, {k: own[k] for k in own if only in ("", k)}
-        )
+        return own
+
+    def check_table(table: Config, own: Config) -> None:
+        """Refuse any option of an experiment but its seeds: the rest is what the paper prints."""
+        options = {key: value for key, value in table.items() if key == "seeds" or value != own.get(key)}
+        option_names.check({"experiment": options}, {"experiment": {key: own[key] for key in own if key == "seeds"}})
 
     def add(config: Config, groups: dict[str, Any]) -> Job:
-        check(config, groups)
+        option_names.check(config, chosen(groups))
         usual, _ = composed(*(f"{group}={groups[group]}" for group in GROUPS))
         ours = {name: value for name, value in config.items() if name not in ("experiment", "plan", "summary")}
         if "source" not in ours["arch"] and ours["arch"]["name"] != usual["arch"]["name"]:
@@ -80,12 +83,15 @@ def make_jobs(compose: Compose, commands: Sequence[Sequence[str]]) -> Request:
         if "experiment" not in config:
             add(config, groups)
             continue
-        check(config, groups, only="experiment")
-        experiment, seeds = config["experiment"], _seeds(config, command)
-        rows = request.tables.setdefault(experiment["paper"], {})
-        for row, overrides in _rows(experiment, command):
+        check_table(config["experiment"], chosen(groups).get("experiment", {}))
+        rows = paper.rows_of(config["experiment"], groups["experiment"])
+        table = request.tables.setdefault(rows[0].source, {})
+        table |= {row: [] for row in rows if row not in table}
+        jobs_of = _overrides(rows, command)
+        seeds = _seeds(config, command)
+        for row, overrides in jobs_of.items():
             config, groups = composed(*overrides)
-            rows.setdefault(row, []).extend(add(config | {"seed": seed}, groups) for seed in seeds)
+            table[row].extend(add(config | {"seed": seed}, groups) for seed in seeds)
     request.jobs = list(once.values())
     if misnamed and not any(isinstance(job.run.network, Comparator) for job in request.jobs):
         (name, *_) = sorted(misnamed)
@@ -99,34 +105,29 @@ def commands_of(compose: Compose, command: Sequence[str]) -> list[list[str]]:
     Raises:
         UserError: if nothing of an experiment can be run.
     """
-    config, _ = compose(command)
+    config, groups = compose(command)
     if "experiment" not in config:
         return [list(command)]
-    rows = [overrides for _, overrides in _rows(config["experiment"], command)]
+    rows = list(_overrides(paper.rows_of(config["experiment"], groups["experiment"]), command).values())
     seeds = [] if _has_seed(command) else _seeds(config, command)
     return [[*overrides, f"seed={seed}"] for overrides in rows for seed in seeds] or rows
 
 
-def _rows(experiment: Config, command: Sequence[str]) -> Iterator[tuple[Published, list[str]]]:
-    """Yield the rows of an experiment, each with its overrides. The command wins over the row."""
-    given = [override for override in command if _name(override).split(".")[0] != "experiment"]
-    names = {_name(override) for override in given}
-    for row in runnable(experiment["paper"]):
-        yield row, [*sorted(override for override in row.overrides if _name(override) not in names), *given]
-
-
-def runnable(source: str) -> list[Published]:
-    """Return the rows of a table or figure that this package can reproduce.
+def _overrides(rows: list[Published], command: Sequence[str]) -> dict[Published, list[str]]:
+    """Return the overrides of each row of a table that can be run; what the command gives wins.
 
     Raises:
-        UserError: if the papers have no such table, or none of its rows can be run here.
+        UserError: if no row can be run.
     """
-    tables = paper.tables()
-    if source not in tables:
-        raise UserError(f"experiment.paper={source} is not in the papers; use one of {', '.join(tables)}")
-    if why := paper.why_not(tables[source]):
-        raise UserError(f"{source} cannot be run: {why}; the README's table says which can")
-    return [row for row in tables[source] if not row.why]
+    if why := paper.why_not(rows):
+        raise UserError(f"{rows[0].source} cannot be run: {why}; the README's table says which can")
+    given = [override for override in command if _name(override).split(".")[0] != "experiment"]
+    names = {_name(override) for override in given}
+    return {
+        row: [*sorted(override for override in row.overrides if _name(override) not in names), *given]
+        for row in rows
+        if not row.why
+    }
 
 
 def _name(override: str) -> str:
@@ -140,7 +141,7 @@ def _has_seed(command: Sequence[str]) -> bool:
 def _seeds(config: Config, command: Sequence[str]) -> list[int]:
     if _has_seed(command):
         return [config["seed"]]
-    seeds = config["experiment"]["seeds"]
+    seeds = config["experiment"].get("seeds")
     if not isinstance(seeds, list) or not seeds:
         raise UserError(f"experiment.seeds={seeds} is not a list of seeds, [0,1,2,3,4]")
     return seeds
@@ -155,7 +156,7 @@ def print_tables(request: Request, *, console: Console | None = None) -> None:
     damaged: dict[Path, None] = {}
 
     def runs_of(row: Published) -> list[FinishedRun]:
-        jobs = dict.fromkeys(job for rows in request.tables.values() for job in rows.get(row, []))
+        jobs = dict.fromkeys(job for table in request.tables.values() for job in table.get(row, []))
         runs = []
         for job in jobs:
             try:
@@ -164,9 +165,9 @@ def print_tables(request: Request, *, console: Console | None = None) -> None:
                 damaged[job.dir] = None
         return [run for run in runs if run]
 
-    if request.tables:
+    if rows := [row for table in request.tables.values() for row in table]:
         console.print()
-        verdict_text.show(verdicts.judge_all(request.tables, runs_of), console)
+        verdict_text.show(verdicts.judge_all(rows, runs_of), console)
     if damaged:
         names = ", ".join(f"{path.parent.name}/{path.name}" for path in damaged)
         console.print(f"left out because their files are damaged: {names}", markup=False, highlight=False)

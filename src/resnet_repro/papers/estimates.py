@@ -1,7 +1,7 @@
-"""What a claim's verdict rests on: quantities of our runs, each with its spread, and which runs there are.
+"""What the judgement of a claim rests on: quantities of our runs, each with its spread, and which runs there are.
 
-Differences have the intervals of `intervals`, as the papers' rows do: an error in % has the spread of its seeds with a
-floor, or with one or two seeds the binomial one of its images. A loss or a response has no spread within one run.
+A difference has an interval of `intervals`, as the papers' rows do. An error in % has the spread of its seeds with a
+floor, or, with one or two seeds, the binomial spread of its images. A loss or a response has no spread within one run.
 """
 
 import math
@@ -12,14 +12,14 @@ from typing import NamedTuple
 from resnet_repro.papers import intervals
 from resnet_repro.papers.intervals import Spread
 from resnet_repro.runs.finished import SPLITS, FinishedRun
-from resnet_repro.runs.groups import Cell, Protocol
+from resnet_repro.runs.groups import Cell, Comparison, over_seeds, values_over_seeds
 
 UNTRAINED = 50.0  # % training error above which a network has learned too little for a question about depth or units
 DEPTHS = {"cifar": (20, 56), "imagenet": (18, 34)}  # whose degradation the papers show first [v1 Fig. 1, Fig. 4]
 
 
 class NotEnough(Exception):
-    """The runs that would decide a claim are not there. The text says which; `options` makes them."""
+    """The runs that would decide a claim are missing. The text says which; `options` are those that make them."""
 
     def __init__(self, what: str, options: str = "") -> None:
         super().__init__(what)
@@ -27,7 +27,7 @@ class NotEnough(Exception):
 
 
 class Estimate(NamedTuple):
-    """A quantity of one cell: its mean over seeds and its spread, NaN if one seed cannot tell it."""
+    """A quantity of one cell: its mean over seeds and its spread, NaN if one seed cannot show it."""
 
     cell: Cell
     mean: float
@@ -38,102 +38,105 @@ class Estimate(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """One estimate minus another with its 95 % confidence interval, value ± half_width, and how sure it is in words."""
+    """One estimate minus another, its 95 % confidence interval (value ± half_width), and both in words."""
 
     value: float
     half_width: float
     text: str
 
     def exceeds(self, margin: float = 0.0) -> bool | None:
-        """Whether the difference is above the margin; None, not decided, if the interval is unknown or contains it."""
+        """Return whether the difference is above the margin; None if its interval is unknown or contains the margin."""
         if self.value - self.half_width > margin:
             return True
         return False if self.value + self.half_width < margin else None
 
 
 def error(cell: Cell, split: str) -> Estimate:
-    """The final error in % on a split; NotEnough where the cell has none."""
+    """Return the final error in % on a split. Raise NotEnough if the cell has none."""
     if cell.error(split) is None:
         raise NotEnough(f"a {SPLITS[split]} error of {cell.name}")
     return _estimate(cell, cell.errors(split), num_images=cell.runs[0].results[f"num_{split}_images"])
 
 
 def early_error(cell: Cell, *, part: float) -> Estimate:
-    """The training error in %, averaged over the first part of the steps."""
-    values, num_images = [], 0
-    for run in cell.measured:
-        last = part * run.options.schedule.steps
+    """Return the training error in %, averaged over the first `part` of the steps. Raise NotEnough if one lacks."""
+    schedule = cell.runs[0].options.schedule
+    last = part * schedule.steps
+
+    def early(run: FinishedRun) -> float | None:
         rows = zip(run.curves["step"], run.curves["train/error"], strict=True)
         errors = [e for step, e in rows if step <= last and math.isfinite(e)]
-        if not errors:
-            raise NotEnough(f"a training error in the first {part:.0%} of {cell.name}'s steps")
-        values.append(statistics.fmean(errors))
-        num_images = int(last) * run.options.schedule.batch_size
-    return _estimate(cell, values, num_images=num_images)
+        return statistics.fmean(errors) if errors else None
+
+    values = values_over_seeds(cell.runs, early)
+    if len(values) < len(cell.measured):
+        raise NotEnough(f"a training error in the first {part:.0%} of {cell.name}'s steps")
+    return _estimate(cell, values, num_images=int(last) * schedule.batch_size)
 
 
 def quantity(cell: Cell, of: Callable[[FinishedRun], float | None]) -> Estimate:
-    """Anything that has no known uncertainty within one run; NotEnough where a run has not measured it."""
-    values = [of(run) for run in cell.measured]
-    if None in values:
+    """Return a quantity without a known uncertainty within one run. Raise NotEnough if a run has not measured it."""
+    values = values_over_seeds(cell.runs, of)
+    if len(values) < len(cell.measured):
         raise NotEnough(f"a later version's runs of {cell.name}: these have not measured it")
-    return _estimate(cell, [value for value in values if value is not None], num_images=None)
+    return _estimate(cell, values, num_images=None)
 
 
 def _estimate(cell: Cell, values: list[float], *, num_images: int | None) -> Estimate:
-    """The values are errors in % of that many images; without images, their spread is unknown with one seed."""
-    mean, n = statistics.fmean(values), len(values)
-    std = statistics.stdev(values) if n > 1 else math.nan
+    """Estimate from errors in % of `num_images` images; without a number of images one seed shows no spread."""
+    seeds = over_seeds(values, num_diverged=cell.num_diverged)
     spec = "#.3g" if num_images is None else ".2f"
-    text = f"{cell.name} {mean:{spec}}" + (f" ± {std:{spec}} ({n} seeds)" if n > 1 else "")
-    if num_images is None:
-        spread = Spread(std, n - 1 or math.nan)
+    text = f"{cell.name} {seeds.mean:{spec}}" + (f" ± {seeds.std:{spec}} ({seeds.n} seeds)" if seeds.n > 1 else "")
+    if num_images is not None:
+        spread = intervals.spread(seeds.std, seeds.n, error=seeds.mean, num_images=num_images)
+    elif seeds.n > 1:
+        spread = Spread(seeds.std, seeds.n - 1)
     else:
-        spread = intervals.spread(std, n, error=mean, num_images=num_images)
-    diverged = f", {cell.num_diverged} of {len(cell.runs)} diverged" if cell.num_diverged else ""
-    return Estimate(cell, mean, spread, n, text + diverged, spec)
+        spread = Spread(math.nan, math.nan)
+    diverged = f", {seeds.num_diverged} of {len(cell.runs)} diverged" if seeds.num_diverged else ""
+    return Estimate(cell, seeds.mean, spread, seeds.n, text + diverged, spec)
 
 
 def difference(left: Estimate, right: Estimate, *, what: str, unit: str = " points") -> Difference:
-    """`left` minus `right` with Welch's interval; `what` is the quantity, as a sentence begins with it."""
+    """Return `left` minus `right` with Welch's interval; the text begins with `what`, the quantity."""
     sides = ((each.spread, 1 / math.sqrt(each.num_seeds)) for each in (left, right))
-    found = intervals.interval(left.mean - right.mean, *sides)
-    if math.isnan(found.half_width):
-        sure = f"{found.difference:+{left.format}}{unit}, of unknown uncertainty: one seed does not tell it"
+    gap = intervals.interval(left.mean - right.mean, *sides)
+    if math.isnan(gap.half_width):
+        sure = f"{gap.difference:+{left.format}}{unit}, of unknown uncertainty: one seed does not tell it"
     else:
-        width = format(found.half_width, left.format)
-        sure = f"{found.difference:+{left.format}} ± {width}{unit} (95 % interval, {_origin(left, right)})"
-    return Difference(found.difference, found.half_width, f"{what}: {left.text}, {right.text}; difference {sure}.")
+        width = format(gap.half_width, left.format)
+        sure = f"{gap.difference:+{left.format}} ± {width}{unit} (95 % interval, {_origin(left, right)})"
+    return Difference(gap.difference, gap.half_width, f"{what}: {left.text}, {right.text}; difference {sure}.")
 
 
 def error_of(split: str) -> str:
-    """What a sentence about errors on a split begins with."""
+    """Return the beginning of a sentence about errors on a split."""
     return f"{SPLITS[split].capitalize()} error in %"
 
 
 def error_difference(left: Cell, right: Cell, split: str) -> Difference:
-    """Of the final errors on a split."""
+    """Return the difference of the final errors on a split."""
     return difference(error(left, split), error(right, split), what=error_of(split))
 
 
 def negated(answer: bool | None) -> bool | None:
-    """Not, of an answer that may be None: not decided."""
+    """Return the opposite of an answer; None, not decided, stays None."""
     return None if answer is None else not answer
 
 
 def all_of(answers: Iterable[bool | None]) -> bool | None:
-    """And, of answers that may be None: one False decides, else one None leaves it open."""
+    """Return whether all answers are True: one False decides, else one None leaves it open."""
     each = list(answers)
     return False if False in each else None if None in each else True
 
 
 def is_untrained(cell: Cell) -> bool:
-    """Two networks that have learned nothing are equally bad, which proves nothing."""
+    """Return whether a network has learned too little: two such networks are equally bad, which proves nothing."""
     return error(cell, "train").mean > UNTRAINED
 
 
 def untrained(cell: Cell) -> str:
-    """What a claim about such a network lacks."""
+    """Return what a claim about an untrained network lacks."""
     return f"more steps: {cell.name} itself has {cell.error('train')} % training error"
 
 
@@ -145,45 +148,45 @@ def _origin(left: Estimate, right: Estimate) -> str:
 # --- which runs there are ---------------------------------------------------------------------------------------------
 
 
-def by_depth(protocol: Protocol, arch: str, *, split: str = "train", at_most: int | None = None) -> list[Cell]:
-    """Cells of an architecture with an error on the split, shallowest first."""
-    cells = [cell for cell in protocol.cells if cell.arch == arch and cell.error(split)]
+def by_depth(comparison: Comparison, arch: str, *, split: str = "train", at_most: int | None = None) -> list[Cell]:
+    """Return the cells of an architecture with an error on the split, shallowest first."""
+    cells = [cell for cell in comparison.cells if cell.arch == arch and cell.error(split)]
     shallow = (cell for cell in cells if at_most is None or cell.num_layers <= at_most)
     return sorted(shallow, key=lambda cell: cell.num_layers)
 
 
-def two_depths(protocol: Protocol, arch: str, *, split: str, at_most: int | None = None) -> tuple[Cell, Cell]:
-    """The shallowest and the deepest cell; NotEnough where there is one depth only."""
-    cells = by_depth(protocol, arch, split=split, at_most=at_most)
+def two_depths(comparison: Comparison, arch: str, *, split: str, at_most: int | None = None) -> tuple[Cell, Cell]:
+    """Return the shallowest and the deepest cell. Raise NotEnough if there is one depth only."""
+    cells = by_depth(comparison, arch, split=split, at_most=at_most)
     if len(cells) < 2:
-        raise NotEnough("two depths", f"depth={plain_depths(protocol)} arch={arch}")
+        raise NotEnough("two depths", f"depth={plain_depths(comparison)} arch={arch}")
     return cells[0], cells[-1]
 
 
 def common_depths(
-    protocol: Protocol, *archs: Sequence[str], split: str, at_most: int | None = None
+    comparison: Comparison, *archs: Sequence[str], split: str, at_most: int | None = None
 ) -> list[dict[int, Cell]]:
-    """For each architecture, by any of its names, its cells at the depths that all of them have, shallowest first."""
-    found = [
-        {cell.num_layers: cell for cell in protocol.cells if cell.arch in names and cell.error(split)}
+    """Return for each architecture, by any of its names, its cells at the depths that all have, shallowest first."""
+    cells_of = [
+        {cell.num_layers: cell for cell in comparison.cells if cell.arch in names and cell.error(split)}
         for names in archs
     ]
-    common = set.intersection(*(set(cells) for cells in found))
+    common = set.intersection(*(set(cells) for cells in cells_of))
     depths = sorted(depth for depth in common if at_most is None or depth <= at_most)
-    return [{depth: cells[depth] for depth in depths} for cells in found]
+    return [{depth: cells[depth] for depth in depths} for cells in cells_of]
 
 
-def first_depths(protocol: Protocol) -> tuple[int, int]:
-    """A shallow and a deep network to begin with, of the family that the data asks for."""
-    return DEPTHS[protocol.runs[0].options.family]
+def first_depths(comparison: Comparison) -> tuple[int, int]:
+    """Return the depths of a shallow and a deep network to begin with, of the family that the data asks for."""
+    return DEPTHS[comparison.runs[0].options.family]
 
 
-def plain_depths(protocol: Protocol) -> str:
-    """The depths to ask for: those to begin with and the plain networks' that are there."""
-    there = {cell.num_layers for cell in protocol.cells if cell.arch == "plain"}
-    return ",".join(map(str, sorted({*first_depths(protocol), *there})))
+def plain_depths(comparison: Comparison) -> str:
+    """Return the depths to ask for: those to begin with, and those of the plain networks that there are."""
+    there = {cell.num_layers for cell in comparison.cells if cell.arch == "plain"}
+    return ",".join(map(str, sorted({*first_depths(comparison), *there})))
 
 
-def at_depth(protocol: Protocol) -> str:
-    """What to add to a command whose own depth, of CIFAR's networks, there is not on ImageNet; else nothing."""
-    return "" if protocol.runs[0].options.family == "cifar" else f" depth={first_depths(protocol)[1]}"
+def at_depth(comparison: Comparison) -> str:
+    """Return what to add to a command whose own depth is one of CIFAR's: on ImageNet a depth, else nothing."""
+    return "" if comparison.runs[0].options.family == "cifar" else f" depth={first_depths(comparison)[1]}"

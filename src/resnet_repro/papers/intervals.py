@@ -1,8 +1,8 @@
-"""Confidence intervals of a difference between errors over seeds. Verdicts and claims rest on them. Imports no scipy.
+"""Confidence intervals of differences between errors over seeds, for verdicts on rows and for claims. Imports no scipy.
 
-Assumptions: final errors of one recipe over seeds are independent draws from a normal distribution. Where only one side
+Assumptions: final errors of one recipe over seeds are independent draws from a normal distribution. If only one side
 shows its spread, the other has the same. The difference of two means over its standard error then follows Student's t
-distribution; where each side has a std of its own, Welch's degrees of freedom apply [Welch, Biometrika 34, 1947].
+distribution; if each side has a std of its own, Welch's degrees of freedom apply [Welch, Biometrika 34, 1947].
 """
 
 import math
@@ -10,12 +10,12 @@ from functools import cache
 from statistics import NormalDist
 from typing import NamedTuple
 
-LEVEL = 0.05  # of the tests: an interval has the confidence of 1 - LEVEL
-MIN_RUNS = 3  # fewer do not tell a standard deviation: Student's interval of two runs is 12.7 standard errors wide
+LEVEL = 0.05  # significance level of the tests; intervals have confidence 1 - LEVEL
+MIN_RUNS = 3  # fewer runs show no standard deviation: Student's interval of two runs is 12.7 standard errors wide
 
 
 def binomial_std(error: float, num_images: int) -> float:
-    """The standard deviation of an error in % if every image is an independent draw.
+    """Return the standard deviation of an error in % if every image is an independent draw.
 
     It bounds the standard deviation over seeds from above: if a seed gets image i wrong with probability q_i, the
     variance over seeds is the sum of q_i (1 - q_i) / n², which is largest if all q_i are equal.
@@ -40,10 +40,10 @@ class Spread(NamedTuple):
 
 
 def spread(std: float, n: int, *, error: float, num_images: int) -> Spread:
-    """The std that counts for n runs with this sample std.
+    """Return the std that counts for n runs with the sample std `std`.
 
-    Few runs may lie close together by chance, so their std has a floor. One or two runs tell no std: the binomial one
-    stands in, an upper bound that is taken as known.
+    Few runs may lie close together by chance, so their std has a floor. One or two runs show no std: the binomial std
+    replaces it, an upper bound that is taken as known.
     """
     binomial = binomial_std(error, num_images)
     if n < MIN_RUNS:
@@ -60,19 +60,19 @@ class Interval(NamedTuple):
 
     @property
     def half_width(self) -> float:
-        """Half the width of the confidence interval; NaN if the standard error is."""
+        """Return half the width of the confidence interval; NaN if the standard error is NaN."""
         return self.standard_error if math.isnan(self.standard_error) else quantile(self.df) * self.standard_error
 
     @property
     def p_value(self) -> float:
-        """The probability that chance alone puts a difference this far from zero; below LEVEL if zero lies outside."""
+        """Return the probability of a difference this large by chance; below LEVEL if the interval excludes zero."""
         if not self.standard_error:
             return float(self.difference == 0)
         return two_sided(abs(self.difference) / self.standard_error, self.df)
 
 
 def interval(difference: float, *sides: tuple[Spread, float]) -> Interval:
-    """The interval of a difference with independent sides: the spread of each, and its factor, 1 / √n for a mean."""
+    """Return the interval of a difference of independent sides, each a spread and its factor, 1 / √n for a mean."""
     parts = [((spread.std * factor) ** 2, spread.df) for spread, factor in sides]
     variance = sum(part for part, _ in parts)
     inverse = sum((part / variance) ** 2 / df for part, df in parts) if variance else 0.0
@@ -83,7 +83,7 @@ _MEDIANS = (1, 1, 1.1602, 1.0922, 1.1976, 1.1351, 1.2137, 1.16, 1.2227, 1.1762)
 
 
 def of_median(n: int) -> float:
-    """The standard error of the median of n normal draws over that of their mean.
+    """Return the standard error of the median of n normal draws over that of their mean.
 
     Exact up to n = 10, from the variances of normal order statistics [Sarhan and Greenberg, Ann. Math. Stat. 27, 1956].
     Beyond that the limit √(π / 2) = 1.25, at most 6 % too wide.
@@ -95,7 +95,7 @@ def of_median(n: int) -> float:
 
 
 def two_sided(t: float, df: float) -> float:
-    """The probability that |T| > t >= 0 for Student's T with these degrees of freedom, a normal T if infinite."""
+    """Return the probability that |T| > t >= 0 for Student's T with `df` degrees of freedom, a normal T if infinite."""
     if math.isinf(df) or math.isinf(t) or math.isnan(t):
         return 2 * NormalDist().cdf(-t)
     x = df / (df + t * t)
@@ -112,7 +112,7 @@ def two_sided(t: float, df: float) -> float:
 
 @cache
 def quantile(df: float) -> float:
-    """The t that |T| exceeds with probability LEVEL: 1.96 for a normal T, 2.78 with 4 degrees of freedom."""
+    """Return the t that |T| exceeds with probability LEVEL: 1.96 for a normal T, 2.78 with 4 degrees of freedom."""
     t = NormalDist().inv_cdf(1 - LEVEL / 2)
     while math.isfinite(df):  # Newton's steps: the tail is convex, so they approach from below
         log_density = math.lgamma((df + 1) / 2) - math.lgamma(df / 2) - (df + 1) / 2 * math.log1p(t * t / df)
@@ -124,7 +124,7 @@ def quantile(df: float) -> float:
 
 
 def _fraction(a: float, b: float, x: float) -> float:
-    """The continued fraction of the incomplete beta function [dlmf.nist.gov/8.17.E22], by Lentz's method."""
+    """Return the continued fraction of the incomplete beta function [dlmf.nist.gov/8.17.E22], by Lentz's method."""
     c, d = 1.0, 1 / (1 - (a + b) * x / (a + 1))
     value = d
     for m in range(1, 1_000):

@@ -15,7 +15,7 @@ COLORS = {"agrees": "green", "differs": "red"} | dict.fromkeys(
 
 
 def show(tables: Tables, console: Console) -> None:
-    """Print the tables, each number of the paper beside ours, and the rule of their verdicts."""
+    """Print the tables, the paper's numbers beside ours, and the rule of their verdicts."""
     for title, verdicts in tables.items():
         drawn, notes = draw(title, verdicts)
         console.print(drawn)
@@ -26,7 +26,7 @@ def show(tables: Tables, console: Console) -> None:
 
 
 def draw(title: str, verdicts: list[Verdict]) -> tuple[Table, list[str]]:
-    """One table, and a line for each letter in it: a reason or condition."""
+    """Return one table, and a line for each letter in it: a reason or a condition."""
     drawn = Table(title=title, title_justify="left")
     drawn.box, drawn.pad_edge, drawn.collapse_padding = box.SIMPLE_HEAD, False, True
     drawn.add_column("error in %", min_width=14)
@@ -43,15 +43,15 @@ def draw(title: str, verdicts: list[Verdict]) -> tuple[Table, list[str]]:
 
 
 def note(verdict: Verdict) -> str:
-    """Why there is no verdict, and under which protocol and conditions our runs were made; often empty."""
+    """Return why there is no verdict, and by which protocol and conditions our runs were made; often empty."""
     protocol = [f"protocol {', '.join([verdict.protocol, *verdict.conditions])}"] if verdict.protocol else []
     return "; ".join([*([verdict.reason] if verdict.reason else []), *protocol])
 
 
 def numbers(verdict: Verdict) -> dict[str, str]:
-    """The paper's number, ours and the difference as text, several lines each; empty where there is none.
+    """Return the paper's number, ours and the difference as text, each of several lines; empty if there is none.
 
-    Where the paper prints a top-5 error, the second line of each is of that.
+    If the paper prints a top-5 error, the second line of each is the top-5 error.
     """
     row, ours, top5 = verdict.row, verdict.ours, verdict.top5
     printed = [", ".join(filter(None, (row.headline, row.about))).replace(", top-5", "\ntop-5")]
@@ -64,13 +64,15 @@ def numbers(verdict: Verdict) -> dict[str, str]:
             "median": f"{ours.median:.2f}",
         }
         own = row.statistic or "mean"
-        told = [f"{ours.mean:.2f}, 1 run" if ours.n == 1 else f"{lines.pop(own)}, {own} of {ours.n}"] if ours.n else []
+        column = (
+            [f"{ours.mean:.2f}, 1 run" if ours.n == 1 else f"{lines.pop(own)}, {own} of {ours.n}"] if ours.n else []
+        )
         if top5:
-            told.append(f"top-5 {top5.ours.mean:.2f}" + (f" ± {top5.ours.std:.2f}" if top5.ours.n > 1 else ""))
-        told += [f"{name} {text}" for name, text in lines.items()] if ours.n > 1 else []
-        told += [f"{ours.num_diverged} diverged"] if ours.num_diverged else []
-        told += ["one crop"] if verdict.test != row.test else []
-        texts["ours"] = "\n".join(told)
+            column.append(f"top-5 {top5.ours.mean:.2f}" + (f" ± {top5.ours.std:.2f}" if top5.ours.n > 1 else ""))
+        column += [f"{name} {text}" for name, text in lines.items()] if ours.n > 1 else []
+        column += [f"{ours.num_diverged} diverged"] if ours.num_diverged else []
+        column += ["one crop"] if verdict.test != row.test else []
+        texts["ours"] = "\n".join(column)
     if verdict.difference is not None:
         texts["difference"] = f"{verdict.difference:+.2f} ± {verdict.uncertainty:.2f}"
     if top5 and top5.difference is not None:

@@ -1,20 +1,20 @@
-"""Our runs set against the papers' rows: a verdict each, with the numbers and the rule it rests on.
+"""Verdicts on the papers' rows from our runs, with the numbers and the rule that each rests on.
 
 How a row with a printed number is judged:
 
 1. The difference is ours minus the paper's, statistic by statistic: mean against mean where the paper prints a mean,
-   median against median, and otherwise our mean against the one printed run. Runs that diverged are counted and not
+   median against median, and otherwise our mean against the one printed run. A run that diverged is counted and never
    averaged.
-2. Its 95 % confidence interval is Student's. The standard deviation is our runs', and stands for the paper's too: the
-   standard error of n runs of ours against m of the paper's is std √(1/n + 1/m). Where the paper prints a std, each
-   side keeps its own and the interval is Welch's. The median of n runs has a larger standard error than their mean, by
-   a factor that depends on n. `intervals` has the least std that counts, and what stands in with one or two runs.
+2. Its 95 % confidence interval is Student's. The standard deviation of our runs stands for the paper's too: the
+   standard error of n runs of ours against m of the paper's is std √(1/n + 1/m). If the paper prints a std, each side
+   keeps its own and the interval is Welch's. The median of n runs has a larger standard error than their mean, by a
+   factor that depends on n. `intervals` says which std counts at least, and what replaces it with one or two runs.
 3. The row *differs* if the test that belongs to the interval rejects "no difference". A table has many rows, and a 95 %
    interval misses one right row in 20, so the rows of a table are tested together, by Holm's step-down procedure
    [Holm, Scand. J. Stat. 6, 1979]: if every row of a table is right, any of them differs in at most 5 % of tables.
 4. The row *agrees* if the interval contains zero and lies within MARGIN. This is an equivalence test, so scatter does
    not make runs agree [Schuirmann, J. Pharmacokinet. Biopharm. 15, 1987]. An interval may lie within MARGIN and exclude
-   zero: the difference is small but real. Then the row differs, or we cannot tell if Holm does not reject.
+   zero: the difference is small but real. Then the row differs, or, if Holm does not reject, we cannot tell.
 5. Otherwise we *cannot tell*.
 
 A printed bound, "over 20", is no estimate. The row agrees if more than half of our runs are over it or diverged.
@@ -22,7 +22,6 @@ A printed bound, "over 20", is no estimate. The row agrees if more than half of 
 
 import math
 import shlex
-import statistics
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
@@ -32,7 +31,7 @@ from resnet_repro.papers import rows as paper
 from resnet_repro.papers.intervals import LEVEL, MIN_RUNS, Interval
 from resnet_repro.papers.rows import Published
 from resnet_repro.runs.finished import FinishedRun
-from resnet_repro.runs.groups import Cell, Protocol
+from resnet_repro.runs.groups import Cell, Comparison, Seeds, over_seeds, values_over_seeds
 from resnet_repro.runs.options import CellKey
 
 Word = Literal["agrees", "differs", "cannot tell", "too few runs", "not comparable", "not run", ""]
@@ -57,32 +56,10 @@ Tables = dict[str, list["Verdict"]]
 """Verdicts by the title of their table, `v1 Table 6: CIFAR-10 test error`."""
 
 
-class Ours(NamedTuple):
-    """Errors in % on the compared split over the n runs that did not diverge.
-
-    `std` is the sample standard deviation, 0 of one run. All numbers are NaN if every run diverged.
-    """
-
-    n: int
-    mean: float
-    std: float
-    best: float
-    median: float
-    num_diverged: int = 0
-
-    @property
-    def num_runs(self) -> int:
-        return self.n + self.num_diverged
-
-    def statistic(self, name: str) -> float:
-        """The one that a paper prints: median or best, else the mean."""
-        return {"median": self.median, "best": self.best}.get(name, self.mean)
-
-
 class Top5(NamedTuple):
-    """Our top-5 error where the paper prints one; difference and uncertainty in points, None as of top-1."""
+    """Our top-5 error if the paper prints one; difference and uncertainty in points, None as for top-1."""
 
-    ours: Ours
+    ours: Seeds
     difference: float | None
     uncertainty: float | None
 
@@ -96,33 +73,33 @@ class Verdict:
 
     row: Published
     word: Word
-    ours: Ours | None = None
+    ours: Seeds | None = None
     difference: float | None = None
     uncertainty: float | None = None
     p_value: float | None = None
-    """Of the row alone; None where no test decides."""
+    """The p-value of the row alone; None if no test decides."""
     top5: Top5 | None = None
     reason: str = ""
     """Why there is nothing to compare, why it may not be compared, or what else decided the word."""
     test: str = "1crop"
-    """How ours was tested: in the row's own way, or with one crop where that has not been done."""
+    """How ours was tested: in the row's own way, or with one crop if that has not been done yet."""
     protocol: str = ""
     conditions: tuple[str, ...] = ()
-    """How our runs differ from the paper's, and may."""
+    """How our runs may differ from the paper's and do."""
 
 
 def judge(row: Published, runs: list[FinishedRun]) -> Verdict:
-    """The verdict on a row judged alone. Its runs differ only in their seed."""
+    """Return the verdict on a row judged alone. Its runs differ only in their seed."""
     return judge_table([row], lambda _: runs)[0]
 
 
 def judge_table(rows: list[Published], runs_of: Callable[[Published], list[FinishedRun]]) -> list[Verdict]:
-    """The verdicts on the rows of one table, judged together."""
+    """Return the verdicts on the rows of one table, judged together."""
     return decide([_compared(row, runs_of(row)) for row in rows])
 
 
 def decide(table: list[Verdict]) -> list[Verdict]:
-    """The rows of one table, those with a p-value with the word that follows from it by Holm's procedure."""
+    """Return the rows of one table; a row with a p-value gets its word by Holm's procedure."""
     tested = sorted((verdict.p_value, index) for index, verdict in enumerate(table) if verdict.p_value is not None)
     rejected = 0  # the smallest p-values, as long as each is below LEVEL over the number of tests left
     while rejected < len(tested) and tested[rejected][0] < LEVEL / (len(tested) - rejected):
@@ -149,7 +126,7 @@ def _worded(verdict: Verdict, *, differs: bool, num_tested: int) -> Verdict:
 
 
 def _compared(row: Published, runs: list[FinishedRun]) -> Verdict:
-    """The row beside ours: with its word if no test decides it, otherwise with the p-value of its test."""
+    """Compare a row with our runs: with its word if no test decides it, otherwise with the p-value of its test."""
     if row.why:
         return Verdict(row, "", reason=row.why)
     if not runs:
@@ -159,7 +136,7 @@ def _compared(row: Published, runs: list[FinishedRun]) -> Verdict:
     test = "1crop" if untested else row.test
     ours = measure(runs, row, test=test)
     top5 = None if row.top5 is None else measure(runs, row, test=test, key="error_top5")
-    told: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "ours": ours,
         "top5": Top5(top5, None, None) if top5 and top5.n else None,
         "test": test,
@@ -167,47 +144,47 @@ def _compared(row: Published, runs: list[FinishedRun]) -> Verdict:
         "conditions": _union(_conditions(run, row, _tested(run, row, test)) for run in runs),
     }
     if other_recipe := _union(_other_cell(row.cell, run.options.cell) + paper.deviations(run.manifest) for run in runs):
-        return Verdict(row, "not comparable", reason=", ".join(other_recipe), **told)
+        return Verdict(row, "not comparable", reason=", ".join(other_recipe), **fields)
     if untested:
-        return Verdict(row, "not comparable", reason=_how_to_test(untested, row), **told)
+        return Verdict(row, "not comparable", reason=_how_to_test(untested, row), **fields)
     if ours is None:
-        return Verdict(row, "not comparable", reason=f"no {row.split} error", **told)
+        return Verdict(row, "not comparable", reason=f"no {row.split} error", **fields)
     if not row.has_number:
-        return Verdict(row, "", reason="a curve: see the report's figures", **told)
+        return Verdict(row, "", reason="a curve: see the report's figures", **fields)
     if ours.num_diverged:
-        told["reason"] = f"{ours.num_diverged} of {ours.num_runs} run{'s' * (ours.num_runs > 1)} diverged"
+        fields["reason"] = f"{ours.num_diverged} of {ours.num_runs} run{'s' * (ours.num_runs > 1)} diverged"
     if row.above is not None:
-        told["word"] = _beside_bound(row.above, _errors(runs, row, test=test), ours)
+        fields["word"] = _beside_bound(row.above, _errors(runs, row, test=test), ours)
         if _asks_for_several(row) and ours.num_runs < MIN_RUNS:
-            told["word"] = "too few runs"
-        return Verdict(row, **told)
+            fields["word"] = "too few runs"
+        return Verdict(row, **fields)
     tested = next(filter(None, (_tested(run, row, test) for run in runs if not run.has_diverged)), None)
     num_images = tested["num_images"] if tested else 0
-    if told["top5"]:
-        beside = compare(replace(row, error=row.top5), told["top5"].ours, num_images=num_images)
-        told["top5"] = told["top5"]._replace(difference=beside.difference, uncertainty=beside.half_width)
-    return replace(beside_number(row, ours, num_images=num_images), **told)
+    if fields["top5"]:
+        beside = compare(replace(row, error=row.top5), fields["top5"].ours, num_images=num_images)
+        fields["top5"] = fields["top5"]._replace(difference=beside.difference, uncertainty=beside.half_width)
+    return replace(beside_number(row, ours, num_images=num_images), **fields)
 
 
-def beside_number(row: Published, ours: Ours, *, num_images: int) -> Verdict:
-    """The row's number beside ours on that many images, with a p-value if a test is to decide its word."""
-    found = compare(row, ours, num_images=num_images) if ours.n else None
+def beside_number(row: Published, ours: Seeds, *, num_images: int) -> Verdict:
+    """Compare the row's number with ours on `num_images` images, with a p-value if a test is to decide its word."""
+    interval = compare(row, ours, num_images=num_images) if ours.n else None
     verdict = Verdict(row, "cannot tell", ours)
-    if found:
-        verdict = replace(verdict, difference=found.difference, uncertainty=found.half_width)
+    if interval:
+        verdict = replace(verdict, difference=interval.difference, uncertainty=interval.half_width)
     if ours.num_diverged > ours.n and (ours.num_runs >= MIN_RUNS or not _asks_for_several(row)):
         return replace(verdict, word="differs")
     if _asks_for_several(row) and ours.n < MIN_RUNS:
         return replace(verdict, word="too few runs")
-    return replace(verdict, p_value=found.p_value if found else None)
+    return replace(verdict, p_value=interval.p_value if interval else None)
 
 
 def _asks_for_several(row: Published) -> bool:
     return bool(row.runs or row.mean is not None)
 
 
-def _beside_bound(above: float, errors: list[float], ours: Ours) -> Word:
-    """The word beside a printed "over" or "fail", which a run that diverged meets."""
+def _beside_bound(above: float, errors: list[float], ours: Seeds) -> Word:
+    """Return the word for a printed "over" or "fail"; a run that diverged counts as over the bound."""
     num_over = sum(error > above for error in errors) + ours.num_diverged
     return "agrees" if 2 * num_over > ours.num_runs else "differs" if 2 * num_over < ours.num_runs else "cannot tell"
 
@@ -217,7 +194,7 @@ def _tested(run: FinishedRun, row: Published, test: str) -> dict[str, Any] | Non
 
 
 def _how_to_test(untested: list[FinishedRun], row: Published) -> str:
-    """The command that does it; with several folders it would be their ensemble."""
+    """Return the command that tests one run as the paper did: of several folders it would test the ensemble."""
     testable = [run for run in untested if run.has_weights]
     if not testable:
         return f"ours is of one crop, and {untested[0].directory} holds no weights to test as the paper did"
@@ -241,8 +218,8 @@ def _other_cell(wanted: CellKey, found: CellKey) -> list[str]:
     return [f"{key}={ours[key]}, not {theirs.get(key)}" for key in ours if ours[key] != theirs.get(key)]
 
 
-def compare(row: Published, ours: Ours, *, num_images: int) -> Interval:
-    """The confidence interval of ours minus the paper's, mean against mean where the paper prints one, in points."""
+def compare(row: Published, ours: Seeds, *, num_images: int) -> Interval:
+    """Return the confidence interval of ours minus the paper's in points, mean against mean if the paper prints one."""
     assert row.number is not None
     name = "" if row.mean is not None else row.statistic
     difference, runs = ours.statistic(name) - row.number, row.runs or 1
@@ -255,63 +232,53 @@ def compare(row: Published, ours: Ours, *, num_images: int) -> Interval:
 
 
 def _standard_error(statistic: str, n: int) -> float:
-    """The standard error of the mean or median of n runs, in standard deviations."""
+    """Return the standard error of the mean or median of n runs, in standard deviations."""
     return (intervals.of_median(n) if statistic == "median" else 1) / math.sqrt(n)
 
 
-def measure(runs: list[FinishedRun], row: Published, *, test: str, key: str = "error") -> Ours | None:
-    """Our statistics beside a row's; None where no run has an error on its images and none diverged."""
+def measure(runs: list[FinishedRun], row: Published, *, test: str, key: str = "error") -> Seeds | None:
+    """Return our statistics of a row; None if no run has an error on its split and none diverged."""
     errors = _errors(runs, row, test=test, key=key)
     num_diverged = sum(run.has_diverged for run in runs)
-    return summary(errors, num_diverged=num_diverged) if errors or num_diverged else None
-
-
-def summary(errors: list[float], *, num_diverged: int = 0) -> Ours:
-    """The statistics of these errors in %."""
-    if not errors:
-        return Ours(0, math.nan, math.nan, math.nan, math.nan, num_diverged)
-    std = statistics.stdev(errors) if len(errors) > 1 else 0.0
-    return Ours(len(errors), statistics.fmean(errors), std, min(errors), statistics.median(errors), num_diverged)
+    return over_seeds(errors, num_diverged=num_diverged) if errors or num_diverged else None
 
 
 def _errors(runs: list[FinishedRun], row: Published, *, test: str, key: str = "error") -> list[float]:
-    """Errors in % of the runs that did not diverge: the error of a run that did says nothing about its recipe."""
-    errors = ((_tested(run, row, test) or {}).get(key) for run in runs if not run.has_diverged)
-    return [error for error in errors if error is not None and math.isfinite(error)]
+    return values_over_seeds(runs, lambda run: (_tested(run, row, test) or {}).get(key))
 
 
 def _union(lists: Iterable[list[str]]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(word for words in lists for word in words))
 
 
-def judge_all(sources: Iterable[str], runs_of: Callable[[Published], list[FinishedRun]]) -> Tables:
-    """The verdicts on every row of these tables of the papers, from our runs of each."""
+def judge_all(rows: Iterable[Published], runs_of: Callable[[Published], list[FinishedRun]]) -> Tables:
+    """Return the verdicts on rows from our runs of each, by table: the rows of a table must be given together."""
     tables: dict[str, list[Published]] = {}
-    for row in (row for source in sources for row in paper.tables()[source]):
+    for row in rows:
         tables.setdefault(f"{row.source}: {row.what}", []).append(row)
-    return {title: judge_table(rows, runs_of) for title, rows in tables.items()}
+    return {title: judge_table(printed, runs_of) for title, printed in tables.items()}
 
 
-def cells_of_rows(protocols: list[Protocol]) -> dict[CellKey, Cell]:
-    """Our cell of each row, by the row's own. Of several a comparable one counts, then the longest."""
-    cells = [cell for protocol in protocols for cell in protocol.cells]
+def cells_of_rows(comparisons: list[Comparison]) -> dict[CellKey, Cell]:
+    """Return our cell of each row by the text of the row's cell: a comparable one if there is any, then the longest."""
+    cells = [cell for comparison in comparisons for cell in comparison.cells]
     cells.sort(key=lambda cell: (not paper.deviations(cell.runs[0].manifest), cell.runs[0].options.schedule.steps))
     return {cell.runs[0].options.cell: cell for cell in cells}
 
 
 def judge_cells(cells: dict[CellKey, Cell]) -> Tables:
-    """Every table and figure of the papers, judged on our cells of their rows."""
+    """Judge every table and figure of the papers on our cells of their rows."""
     runs = {key: cell.runs for key, cell in cells.items()}
-    return judge_all(paper.tables(), lambda row: runs.get(row.cell, []) if row.cell else [])
+    return judge_all(paper.registry(), lambda row: runs.get(row.cell, []) if row.cell else [])
 
 
 def of_cell(row: Published, cell: Cell, cells: dict[CellKey, Cell], judged: Tables) -> Verdict:
-    """The verdict on a row from this cell: as in its table if that shows this cell, and else alone."""
+    """Return the verdict on a row from this cell: as in its table if the table shows this cell, else alone."""
     if (cells.get(row.cell) if row.cell else None) is not cell:
         return judge(row, cell.runs)
     return next(verdict for table in judged.values() for verdict in table if verdict.row == row)
 
 
 def with_numbers(tables: Tables) -> Tables:
-    """Those that have a printed number beside one of ours."""
-    return {title: found for title, found in tables.items() if any(v.ours and v.row.has_number for v in found)}
+    """Return the tables that have a printed number beside one of ours."""
+    return {title: judged for title, judged in tables.items() if any(v.ours and v.row.has_number for v in judged)}

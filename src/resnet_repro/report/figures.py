@@ -1,4 +1,4 @@
-"""Every figure that the runs of a protocol allow, with what it shows in words."""
+"""Every figure that a group of runs allows, with what it shows in words."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from resnet_repro.report import layer_figures, training_curves
 from resnet_repro.runs.finished import SPLITS
-from resnet_repro.runs.groups import Protocol
+from resnet_repro.runs.groups import Comparison
 
 NAMES = ("training_curves", "constructed_solution", "ablations", "layer_responses", "gradient_norms")
 CONSTRUCTED = (
@@ -34,22 +34,22 @@ class Drawn(NamedTuple):
     narrow: Figure | None = None
 
 
-def draw(protocol: Protocol) -> Iterator[Drawn]:
-    """The figures of one protocol, in the order of `NAMES`."""
-    bold = SPLITS[training_curves.held_out_split(protocol)]
+def draw(comparison: Comparison) -> Iterator[Drawn]:
+    """Yield the figures of runs that may be compared, in the order of `NAMES`."""
+    bold = SPLITS[training_curves.held_out_split(comparison)]
     lines = f"Dashed: training error, over the augmented mini-batches since the point before; bold: {bold} error."
     kinds = {
-        "training_curves": (training_curves.training_panels(protocol), "As v1 Fig. 6."),
-        "constructed_solution": (training_curves.constructed_panels(protocol), CONSTRUCTED),
-        "ablations": (training_curves.ablation_panels(protocol), "As v2 Figs. 3 and 5."),
+        "training_curves": (training_curves.training_panels(comparison), "As v1 Fig. 6."),
+        "constructed_solution": (training_curves.constructed_panels(comparison), CONSTRUCTED),
+        "ablations": (training_curves.ablation_panels(comparison), "As v2 Figs. 3 and 5."),
     }
     for name, (panels, source) in kinds.items():
         if panels:
-            alt = f"Error in % over training steps on {protocol.title}, one panel each for {', '.join(panels)}."
-            narrow = training_curves.curves(protocol, panels, columns=1) if len(panels) > 1 else None
-            yield Drawn(name, f"{lines} {source}", alt, training_curves.curves(protocol, panels), narrow)
-    if responses := layer_figures.response_figure(protocol):
-        alt = f"Standard deviation of the responses by layer on {protocol.title}."
+            alt = f"Error in % over training steps on {comparison.title}, one panel each for {', '.join(panels)}."
+            narrow = training_curves.curves(comparison, panels, columns=1) if len(panels) > 1 else None
+            yield Drawn(name, f"{lines} {source}", alt, training_curves.curves(comparison, panels), narrow)
+    if responses := layer_figures.response_figure(comparison):
+        alt = f"Standard deviation of the responses by layer on {comparison.title}."
         yield Drawn("layer_responses", RESPONSES, alt, responses)
-    if gradients := layer_figures.gradient_figure(protocol):
-        yield Drawn("gradient_norms", GRADIENTS, f"Gradient norms by layer on {protocol.title}.", gradients)
+    if gradients := layer_figures.gradient_figure(comparison):
+        yield Drawn("gradient_norms", GRADIENTS, f"Gradient norms by layer on {comparison.title}.", gradients)

@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 
 from resnet_repro.report.training_curves import COLORS, MAIN, headline
 from resnet_repro.runs.finished import layer_table
-from resnet_repro.runs.groups import Cell, Protocol
+from resnet_repro.runs.groups import Cell, Comparison
 
 PAPER_TOP = 3.0  # of v1 Fig. 7's y axis
 SHADES = ("#9ecae1", "#6baed6", "#4292c6", "#2171b5", "#08306b")  # early to late
@@ -41,12 +41,12 @@ def _mean_over_seeds(seeds: Iterable[list[float]]) -> list[float]:
     return [statistics.fmean(layer) for layer in zip(*seeds, strict=True)]
 
 
-def response_figure(protocol: Protocol) -> Figure | None:
+def response_figure(comparison: Comparison) -> Figure | None:
     """v1 Fig. 7: above in the layers' order, below sorted; plain dashed, residual solid, one colour a depth.
 
     A column for each residual architecture, each with the plain networks. None where nothing was measured.
     """
-    cells = [cell for cell in protocol.cells if cell.arch in MAIN and responses(cell)]
+    cells = [cell for cell in comparison.cells if cell.arch in MAIN and responses(cell)]
     residual = [arch for arch in MAIN[1:] if any(cell.arch == arch for cell in cells)]
     if not cells:
         return None
@@ -73,13 +73,13 @@ def response_figure(protocol: Protocol) -> Figure | None:
         grid[0, column].legend(frameon=False, fontsize=8, ncols=2)
     for axes in grid[:, 0]:
         axes.set_ylabel("standard deviation")
-    headline(figure, f"{protocol.title}: responses of the 3x3 layers")
+    headline(figure, f"{comparison.title}: responses of the 3x3 layers")
     return figure
 
 
-def gradient_figure(protocol: Protocol) -> Figure | None:
+def gradient_figure(comparison: Comparison) -> Figure | None:
     """A row for each architecture, a column for each depth, a line for each measured step; None where there is none."""
-    cells = {(cell.arch, cell.num_layers): cell for cell in protocol.cells if cell.arch in MAIN and gradients(cell)}
+    cells = {(cell.arch, cell.num_layers): cell for cell in comparison.cells if cell.arch in MAIN and gradients(cell)}
     if not cells:
         return None
     archs = [arch for arch in MAIN if any(arch == each for each, _ in cells)]
@@ -108,7 +108,7 @@ def gradient_figure(protocol: Protocol) -> Figure | None:
     handles = {line.get_label(): line for axes in grid.flat for line in axes.lines}
     ncols = min(5, 3 * grid.shape[1])
     figure.legend(handles=list(handles.values()), loc="outside lower center", ncols=ncols, frameon=False, fontsize=9)
-    headline(figure, f"{protocol.title}: L2 norms of the layers' gradients")
+    headline(figure, f"{comparison.title}: L2 norms of the layers' gradients")
     return figure
 
 

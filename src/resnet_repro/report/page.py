@@ -16,13 +16,13 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from PIL import Image
 
-from resnet_repro.papers import claims, verdict_text, verdicts
+from resnet_repro.papers import judgement, verdict_text, verdicts
 from resnet_repro.papers import rows as paper
 from resnet_repro.papers.verdicts import MIN_RUNS, Tables, Verdict
 from resnet_repro.report import run_sections
 from resnet_repro.report.figures import Drawn
 from resnet_repro.runs.finished import DATA_TITLES, SPLITS, duration
-from resnet_repro.runs.groups import Cell, Protocol
+from resnet_repro.runs.groups import Cell, Comparison
 from resnet_repro.runs.options import CellKey
 
 DASH = "–"
@@ -51,7 +51,7 @@ def render(
     sections: list[dict[str, Any]],
     judged: Tables,
     cells: dict[CellKey, Cell],
-    protocols: list[Protocol],
+    comparisons: list[Comparison],
     notes: list[str],
 ) -> str:
     """The page's text; `file` is where it will lie, `judged` every table of the papers, `cells` ours of its rows."""
@@ -62,19 +62,19 @@ def render(
         lstrip_blocks=True,
     )
     environment.filters |= {"number": number, "duration": time, "papers": papers_in, "slug": slug, "code": code}
-    ids = run_sections.anchors(protocols)
+    ids = run_sections.anchors(comparisons)
     templates = resources.files("resnet_repro.report").joinpath("templates")
     style, script = (templates.joinpath(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     return environment.get_template("page.html.j2").render(
         parts=[
             part
             | {
-                "papers": sorted({each for run in protocol.runs for each in run_sections.papers_of(run.options)}),
+                "papers": sorted({each for run in comparison.runs for each in run_sections.papers_of(run.options)}),
                 "figures": [figure(drawn, part["slug"]) for drawn in part["figures"]],
-                "rows": [row | links(cell, ids) for row, cell in zip(part["rows"], protocol.cells, strict=True)],
-                "provenance": run_sections.of_protocol(protocol, page=file, ids=ids),
+                "rows": [row | links(cell, ids) for row, cell in zip(part["rows"], comparison.cells, strict=True)],
+                "provenance": run_sections.of_comparison(comparison, page=file, ids=ids),
             }
-            for part, protocol in zip(sections, protocols, strict=True)
+            for part, comparison in zip(sections, comparisons, strict=True)
         ],
         tables=[table(title, found, cells, ids) for title, found in judged.items()],
         style=Markup(style),
@@ -84,7 +84,7 @@ def render(
         rule=verdicts.RULE,
         rule_details=verdicts.DETAILS,
         claim_marks=CLAIM_MARKS,
-        claim_rule=claims.RULE,
+        claim_rule=judgement.RULE,
         data_titles=DATA_TITLES,
         num_runs=len(ids),
         notes=notes,

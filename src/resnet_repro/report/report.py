@@ -11,12 +11,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from resnet_repro.papers import claims, rows, verdict_text, verdicts
+from resnet_repro.papers import judgement, rows, verdict_text, verdicts
 from resnet_repro.papers.verdicts import Tables, Verdict
 from resnet_repro.report import figures as gallery
 from resnet_repro.report import page, training_curves
 from resnet_repro.runs.finished import FinishedRun, read
-from resnet_repro.runs.groups import Cell, Protocol, group
+from resnet_repro.runs.groups import Cell, Comparison, group
 from resnet_repro.runs.options import CellKey
 from resnet_repro.runs.recipes import LR, LR_WITHOUT_BATCH_NORM
 
@@ -29,36 +29,36 @@ def write(outputs: Path, console: Console, *, kept: Sequence[Path] = ()) -> Path
     Raises UserError where no run is finished.
     """
     runs, unfinished = read(outputs, *kept)
-    protocols = group(runs)
+    comparisons = group(runs)
     folder = outputs / "report"
     folder.mkdir(parents=True, exist_ok=True)
     for stale in (path for name in gallery.NAMES for path in folder.glob(f"{name}_*")):
         stale.unlink()
-    cells = verdicts.cells_of_rows(protocols)
+    cells = verdicts.cells_of_rows(comparisons)
     judged = verdicts.judge_cells(cells)
-    sections = [section(protocol, cells, judged) for protocol in protocols]
-    for protocol, part in zip(protocols, sections, strict=True):
-        part["figures"] = list(gallery.draw(protocol))
+    sections = [section(comparison, cells, judged) for comparison in comparisons]
+    for comparison, part in zip(comparisons, sections, strict=True):
+        part["figures"] = list(gallery.draw(comparison))
         for drawn in part["figures"]:
-            training_curves.save(drawn.wide, folder / f"{drawn.name}_{protocol.slug}")
+            training_curves.save(drawn.wide, folder / f"{drawn.name}_{comparison.slug}")
         _print_section(part, console)
     if tables := verdicts.with_numbers(judged):
         verdict_text.show(tables, console)
-    notes = _notes(runs, protocols, unfinished, kept=kept) + _rates(protocols)
+    notes = _notes(runs, comparisons, unfinished, kept=kept) + _rates(comparisons)
     for note in notes:
         console.print(note, markup=False, highlight=False, soft_wrap=True)
     (folder / "report.json").write_text(_to_json(sections, tables, notes), encoding="utf-8")
     file = folder / "index.html"
-    html = page.render(file, sections=sections, judged=judged, cells=cells, protocols=protocols, notes=notes)
+    html = page.render(file, sections=sections, judged=judged, cells=cells, comparisons=comparisons, notes=notes)
     file.write_text(html, encoding="utf-8")
     return file
 
 
 def _notes(
-    runs: list[FinishedRun], protocols: list[Protocol], unfinished: list[str], *, kept: Sequence[Path]
+    runs: list[FinishedRun], comparisons: list[Comparison], unfinished: list[str], *, kept: Sequence[Path]
 ) -> list[str]:
     """One line each on the runs that the report leaves out, and on those that were made elsewhere."""
-    counted = {run.directory for protocol in protocols for run in protocol.runs}
+    counted = {run.directory for comparison in comparisons for run in comparison.runs}
     reasons = {
         "not finished": unfinished,
         "left out, as a later run has the same network and seed": [r.label for r in runs if r.directory not in counted],
@@ -73,9 +73,9 @@ def _notes(
     ]
 
 
-def _rates(protocols: list[Protocol]) -> list[str]:
+def _rates(comparisons: list[Comparison]) -> list[str]:
     """One line on the comparators that have another rate than the networks in whose table they stand."""
-    cells = [cell for protocol in protocols for cell in protocol.cells if cell.depth is None]
+    cells = [cell for comparison in comparisons for cell in comparison.cells if cell.depth is None]
     own = [
         cell.name
         for cell in cells
@@ -85,31 +85,31 @@ def _rates(protocols: list[Protocol]) -> list[str]:
     return [f"Without batch norm, and so begun at a rate of {LR_WITHOUT_BATCH_NORM}: {names}"] if own else []
 
 
-def section(protocol: Protocol, cells: dict[CellKey, Cell], judged: Tables) -> dict[str, Any]:
-    """What the report says about one protocol: plain values, for terminal, page and JSON alike."""
-    departs = departures(protocol)
+def section(comparison: Comparison, cells: dict[CellKey, Cell], judged: Tables) -> dict[str, Any]:
+    """Return what the report says about one comparison: plain values, for terminal, page and JSON alike."""
+    departs = departures(comparison)
     return {
-        "title": protocol.title,
-        "slug": protocol.slug,
-        "data": protocol.data,
-        "steps": protocol.steps,
-        "splits": protocol.splits,
+        "title": comparison.title,
+        "slug": comparison.slug,
+        "data": comparison.data,
+        "steps": comparison.steps,
+        "splits": comparison.splits,
         "departs": departs,
-        "archs": list(dict.fromkeys(cell.arch for cell in protocol.cells)),
-        "rows": [row(cell, protocol, cells, judged) for cell in protocol.cells],
-        "claims": [claim._asdict() for claim in claims.judge(protocol)],
+        "archs": list(dict.fromkeys(cell.arch for cell in comparison.cells)),
+        "rows": [row(cell, comparison, cells, judged) for cell in comparison.cells],
+        "claims": [each._asdict() for each in judgement.judge(comparison)],
     }
 
 
-def departures(protocol: Protocol) -> str:
-    """Why the numbers of a protocol on the papers' data are not comparable with theirs; empty where they are."""
-    if all(row.options.get("data") != protocol.data for row in rows.registry()):
+def departures(comparison: Comparison) -> str:
+    """Return why numbers on the papers' data are not comparable with theirs; empty if they are."""
+    if all(row.options.get("data") != comparison.data for row in rows.registry()):
         return ""
-    parts = [part for part in rows.deviations(protocol.runs[0].manifest) if not part.startswith("schedule.warmup")]
+    parts = [part for part in rows.deviations(comparison.runs[0].manifest) if not part.startswith("schedule.warmup")]
     return ", ".join(parts) and ", ".join(parts) + ": not comparable"  # a warm-up stands in the network's name
 
 
-def row(cell: Cell, protocol: Protocol, cells: dict[CellKey, Cell], judged: Tables) -> dict[str, Any]:
+def row(cell: Cell, comparison: Comparison, cells: dict[CellKey, Cell], judged: Tables) -> dict[str, Any]:
     """One row of the table: our errors in %, the published one, and what the runs cost."""
     published = rows.published(cell.runs[0].options)
     verdict = verdicts.of_cell(published, cell, cells, judged) if published else None
@@ -120,7 +120,7 @@ def row(cell: Cell, protocol: Protocol, cells: dict[CellKey, Cell], judged: Tabl
         "num_parameters": cell.runs[0].manifest["num_parameters"],
         "seeds": [run.seed for run in cell.runs],
         "num_diverged": cell.num_diverged,
-        "errors": {split: cell.error(split) for split in protocol.splits},
+        "errors": {split: cell.error(split) for split in comparison.splits},
         "published": published,
         "verdict": verdict.word if verdict else "",
         "difference": verdict.difference if verdict else None,

@@ -15,7 +15,7 @@ from resnet_repro.papers import rows as paper
 from resnet_repro.papers.rows import TESTS
 from resnet_repro.report.training_curves import LIMITS
 from resnet_repro.runs.finished import SPLITS, FinishedRun
-from resnet_repro.runs.groups import Protocol, differences
+from resnet_repro.runs.groups import Comparison, differences
 from resnet_repro.runs.job import flatten
 from resnet_repro.runs.options import Run
 
@@ -23,10 +23,10 @@ NETWORK = ("order", "shortcut", "mix")  # of a cell: what makes it a network of 
 FILES = ("manifest.json", "metrics.csv", "responses.csv", "gradients.csv", "evaluations.json", "train.log")
 
 
-def anchors(protocols: list[Protocol]) -> dict[Path, str]:
+def anchors(comparisons: list[Comparison]) -> dict[Path, str]:
     """For each run's folder the id of its section on the page, of which no two are equal."""
     found: dict[Path, str] = {}
-    for run in (run for protocol in protocols for run in protocol.runs):
+    for run in (run for comparison in comparisons for run in comparison.runs):
         name = "run-" + re.sub(r"[^\w.-]+", "-", run.label)
         while name in found.values():
             name += "-"
@@ -55,11 +55,11 @@ def facts(run: FinishedRun) -> dict[str, Any]:
     }
 
 
-def of_protocol(protocol: Protocol, *, page: Path, ids: dict[Path, str]) -> dict[str, Any]:
-    """The facts that all runs of a protocol share, and each run's section of the page."""
-    flat = [facts(run) for run in protocol.runs]
+def of_comparison(comparison: Comparison, *, page: Path, ids: dict[Path, str]) -> dict[str, Any]:
+    """Return the facts that all runs of a comparison share, and each run's section of the page."""
+    flat = [facts(run) for run in comparison.runs]
     varying = sorted(differences(flat))
-    pairs = [(cell, run) for cell in protocol.cells for run in cell.runs]
+    pairs = [(cell, run) for cell in comparison.cells for run in cell.runs]
     return {
         "common": {key: value for key, value in sorted(flat[0].items()) if key not in varying},
         "runs": [
@@ -68,7 +68,7 @@ def of_protocol(protocol: Protocol, *, page: Path, ids: dict[Path, str]) -> dict
                 "run": run,
                 "network": cell.name,
                 "papers": papers_of(run.options),
-                "errors": {split: run.results.get(f"{split}/error") for split in protocol.splits},
+                "errors": {split: run.results.get(f"{split}/error") for split in comparison.splits},
                 "facts": summary(run.manifest),
                 "evaluations": [evaluation(each) for each in run.evaluations],
                 "differs": {key: each.get(key) for key in varying},

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from resnet_repro.runs.groups import Cell, Protocol
+from resnet_repro.runs.groups import Cell, Comparison
 
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC3311", "#7B3294", "#333333", "#56B4E9", "#AA7744")  # one a depth
 MAX_COLUMNS = 3
@@ -43,16 +43,16 @@ def curve(cell: Cell, split: str) -> Curve:
     return Curve(steps, [sum(column) / len(column) for column in columns], [*map(min, columns)], [*map(max, columns)])
 
 
-def held_out_split(protocol: Protocol) -> str:
+def held_out_split(comparison: Comparison) -> str:
     """The split drawn bold beside the training error: test, val where there is no test set."""
-    return "test" if any(curve(cell, "test").steps for cell in protocol.cells) else "val"
+    return "test" if any(curve(cell, "test").steps for cell in comparison.cells) else "val"
 
 
-def top_error(protocol: Protocol, cells: list[Cell]) -> float:
+def top_error(comparison: Comparison, cells: list[Cell]) -> float:
     """Top of the y axis in %: 20 as in the paper for its own data and length, else what shows every final error."""
-    if protocol.data == "cifar10" and protocol.steps == 64_000:
+    if comparison.data == "cifar10" and comparison.steps == 64_000:
         return 20
-    curves = [curve(cell, split) for cell in cells for split in ("train", held_out_split(protocol))]
+    curves = [curve(cell, split) for cell in cells for split in ("train", held_out_split(comparison))]
     last = max((c.high[-1] for c in curves if c.steps), default=100.0)
     return next((limit for limit in LIMITS if limit >= 1.1 * last), 100)
 
@@ -69,9 +69,9 @@ Panels = dict[str, list[Line]]
 """By title, in the order in which they are drawn."""
 
 
-def training_panels(protocol: Protocol) -> Panels:
+def training_panels(comparison: Comparison) -> Panels:
     """One panel an architecture, plain first; one colour a depth. [v1 Fig. 6] The comparators share a last panel."""
-    cells = [cell for cell in protocol.cells if cell.arch in MAIN]
+    cells = [cell for cell in comparison.cells if cell.arch in MAIN]
     depths = sorted({cell.num_layers for cell in cells})
     panels = {
         arch: [
@@ -81,18 +81,18 @@ def training_panels(protocol: Protocol) -> Panels:
         ]
         for arch in dict.fromkeys(cell.arch for cell in cells)
     }
-    others = [cell for cell in protocol.cells if cell.depth is None]
+    others = [cell for cell in comparison.cells if cell.depth is None]
     names = [cell.name.split()[0] for cell in others]
     labels = [name if names.count(name) == 1 else cell.name for name, cell in zip(names, others, strict=True)]
     lines = [Line(*of, COLORS[number % len(COLORS)]) for number, of in enumerate(zip(others, labels, strict=True))]
     return panels | ({"comparators": lines} if lines else {})
 
 
-def constructed_panels(protocol: Protocol) -> Panels:
+def constructed_panels(comparison: Comparison) -> Panels:
     """One panel an architecture: a shallow network, a deep one, and the deep one that began as the shallow one."""
     panels: Panels = {}
-    cells = {(cell.arch, cell.depth): cell for cell in protocol.cells}
-    for begun in (cell for cell in protocol.cells if cell.init_from):
+    cells = {(cell.arch, cell.depth): cell for cell in comparison.cells}
+    for begun in (cell for cell in comparison.cells if cell.init_from):
         arch = begun.arch.replace(f" init_from={begun.init_from}", "")
         shallow, deep = cells.get((arch, begun.init_from or 0)), cells.get((arch, begun.depth))
         lines = [Line(begun, "constructed", COLORS[2])]
@@ -102,11 +102,11 @@ def constructed_panels(protocol: Protocol) -> Panels:
     return panels
 
 
-def ablation_panels(protocol: Protocol) -> Panels:
+def ablation_panels(comparison: Comparison) -> Panels:
     """One panel an ablation, at the greatest depth it was run at, beside the network it departs from. [v2 Fig. 3]"""
     panels: Panels = {}
-    cells = {(cell.arch, cell.depth): cell for cell in protocol.cells}
-    ablations = [cell for cell in protocol.cells if cell.arch not in MAIN and cell.depth is not None]
+    cells = {(cell.arch, cell.depth): cell for cell in comparison.cells}
+    ablations = [cell for cell in comparison.cells if cell.arch not in MAIN and cell.depth is not None]
     for cell in sorted(ablations, key=lambda cell: -cell.num_layers):
         name, _, rest = cell.arch.partition(" ")
         if cell.init_from or any(each.cell.arch == cell.arch for lines in panels.values() for each in lines):
@@ -117,7 +117,7 @@ def ablation_panels(protocol: Protocol) -> Panels:
     return dict(sorted(panels.items()))
 
 
-def curves(protocol: Protocol, panels: Panels, *, columns: int = MAX_COLUMNS) -> Figure:
+def curves(comparison: Comparison, panels: Panels, *, columns: int = MAX_COLUMNS) -> Figure:
     """Training and test error over the steps, a panel beside the other, all with the same y axis.
 
     Args:
@@ -128,11 +128,11 @@ def curves(protocol: Protocol, panels: Panels, *, columns: int = MAX_COLUMNS) ->
     figure = Figure(figsize=(4.3 * columns + 0.5, 3.4 * rows + 0.75), layout="constrained")
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flatten().tolist()
     cells = [line.cell for lines in panels.values() for line in lines]
-    bold, top = held_out_split(protocol), top_error(protocol, cells)
+    bold, top = held_out_split(comparison), top_error(comparison, cells)
     for number, (axes, (title, lines)) in enumerate(zip(grid, panels.items(), strict=False)):
         _panel(axes, lines, bold=bold, top=top)
         axes.set_title(title, fontsize=11, fontweight="bold")
-        axes.set_xlim(0, protocol.steps)
+        axes.set_xlim(0, comparison.steps)
         below = number + columns >= len(panels)
         axes.tick_params(labelbottom=below)
         axes.set_xlabel("step" if below else "")
@@ -140,7 +140,7 @@ def curves(protocol: Protocol, panels: Panels, *, columns: int = MAX_COLUMNS) ->
             axes.set_ylabel("error (%)")
     for axes in grid[len(panels) :]:
         axes.remove()
-    headline(figure, protocol.title)
+    headline(figure, comparison.title)
     legend = [
         Line2D([], [], color="#444444", label="training error", **STYLE["train"]),  # type: ignore[arg-type]
         Line2D([], [], color="#444444", label={"test": "test error", "val": "validation error"}[bold], **STYLE[bold]),  # type: ignore[arg-type]

@@ -19,7 +19,7 @@ from resnet_repro.errors import UserError, first_words
 from resnet_repro.papers import verdict_text, verdicts
 from resnet_repro.papers.verdicts import Tables
 from resnet_repro.runs.finished import SPLITS, read
-from resnet_repro.runs.groups import Protocol, group, identity
+from resnet_repro.runs.groups import Comparison, group, identity
 from resnet_repro.runs.wandb_account import is_logged_in, kill_wandb_after, wandb_mode
 
 TITLE = "ResNets by depth and architecture, paper versus ours"
@@ -52,10 +52,10 @@ def write(outputs: Path, logger: dict[str, Any], console: Console, *, kept: Sequ
     """
     if logger["name"] != "wandb":
         raise UserError(f"wandb=true publishes to logger.project, which logger={logger['name']} lacks: leave it out")
-    protocols = group(read(outputs, *kept)[0])
+    comparisons = group(read(outputs, *kept)[0])
     file = outputs / "report" / "wandb_report.json"
     file.parent.mkdir(parents=True, exist_ok=True)
-    definition = build(protocols, entity="", project="")._to_model()  # what `save` would send
+    definition = build(comparisons, entity="", project="")._to_model()  # what `save` would send
     file.write_text(
         definition.spec.model_dump_json(by_alias=True, exclude_none=True, indent=1) + "\n", encoding="utf-8"
     )
@@ -68,7 +68,7 @@ def write(outputs: Path, logger: dict[str, Any], console: Console, *, kept: Sequ
         return
     os.environ.setdefault("WANDB_SILENT", "true")  # else it says in its own words what is said here
     try:
-        url = publish(protocols, entity=logger["entity"], project=logger["project"])
+        url = publish(comparisons, entity=logger["entity"], project=logger["project"])
     except NoSuchProject as error:
         raise UserError(f"W&B has no project {error}: upload the runs with {upload}, then `{command}`") from error
     except Exception as error:  # what fails between here and there is W&B's own matter
@@ -81,7 +81,7 @@ def write(outputs: Path, logger: dict[str, Any], console: Console, *, kept: Sequ
         console.print(f"It shows what is uploaded; there are offline runs: {upload}", **AS_IT_IS)
 
 
-def publish(protocols: list[Protocol], *, entity: str | None, project: str) -> str:
+def publish(comparisons: list[Comparison], *, entity: str | None, project: str) -> str:
     """Save the report in its project, in place of the one of that title where there is one; its address.
 
     Raises:
@@ -92,20 +92,20 @@ def publish(protocols: list[Protocol], *, entity: str | None, project: str) -> s
     entity = entity or api.default_entity
     if entity is None or project not in {each.name for each in api.projects(entity)}:
         raise NoSuchProject(f"{entity}/{project}")
-    report = build(protocols, entity=entity, project=project)
+    report = build(comparisons, entity=entity, project=project)
     report.id = next((each.id for each in api.reports(f"{entity}/{project}") if each.display_name == TITLE), "")
     report.save()
     return str(report.url)
 
 
-def build(protocols: list[Protocol], *, entity: str, project: str) -> wr.Report:
+def build(comparisons: list[Comparison], *, entity: str, project: str) -> wr.Report:
     """The report; the same runs give the same one, to the letter.
 
     With an entity and a project its figures are bound to that project, which W&B is asked for when it is saved.
     """
-    tables = verdicts.with_numbers(verdicts.judge_cells(verdicts.cells_of_rows(protocols)))
-    blocks = [block for protocol in protocols for block in _section(protocol, entity=entity, project=project)]
-    num_runs = sum(len(protocol.runs) for protocol in protocols)
+    tables = verdicts.with_numbers(verdicts.judge_cells(verdicts.cells_of_rows(comparisons)))
+    blocks = [block for comparison in comparisons for block in _section(comparison, entity=entity, project=project)]
+    num_runs = sum(len(comparison.runs) for comparison in comparisons)
     text = (
         f"Written by `{COMMAND}` from {num_runs} finished runs. The figures and the run tables below them are W&B's "
         "own and grow with the runs; the same command brings the tables of paper and ours up to date."
@@ -142,9 +142,9 @@ def table_row(texts: list[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _section(protocol: Protocol, *, entity: str, project: str) -> Iterator[wr.H1 | wr.H2 | wr.PanelGrid]:
+def _section(comparison: Comparison, *, entity: str, project: str) -> Iterator[wr.H1 | wr.H2 | wr.PanelGrid]:
     """What may be compared: a figure an architecture with a line a depth, then all networks side by side."""
-    comparable = identity(protocol.runs[0].manifest)["comparable"]
+    comparable = identity(comparison.runs[0].manifest)["comparable"]
 
     def grid(panels: list[Any], name: str, group_by: str, architecture: str | None = None) -> wr.PanelGrid:
         filters = f"Config('comparable') = '{comparable}'"
@@ -154,11 +154,11 @@ def _section(protocol: Protocol, *, entity: str, project: str) -> Iterator[wr.H1
         runs.pinned_columns = COLUMNS
         return wr.PanelGrid(runsets=[runs], panels=panels)
 
-    yield wr.H1(text=protocol.title)
-    for architecture in dict.fromkeys(cell.arch for cell in protocol.cells):
+    yield wr.H1(text=comparison.title)
+    for architecture in dict.fromkeys(cell.arch for cell in comparison.cells):
         yield wr.H2(text=f"{architecture}: error by depth")
         panels = [
-            _curve(f"{split}/error", f"{architecture}, {SPLITS[split]}", "error in %") for split in protocol.splits
+            _curve(f"{split}/error", f"{architecture}, {SPLITS[split]}", "error in %") for split in comparison.splits
         ]
         yield grid(panels, architecture, "depth", architecture)
     yield wr.H2(text="All networks: final error, ours and the paper's")

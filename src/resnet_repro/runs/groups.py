@@ -1,17 +1,57 @@
-"""Finished runs grouped by protocol and averaged over seeds."""
+"""Finished runs in groups that may be compared, averaged over seeds."""
 
 import hashlib
 import json
 import math
 import re
 import statistics
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from resnet_repro.runs.finished import FinishedRun, title
 from resnet_repro.runs.job import flatten
+
+
+class Seeds(NamedTuple):
+    """A quantity over the n seeds of a recipe that did not diverge: an error in %, a loss, a response of a layer.
+
+    `std` is the sample standard deviation, 0 for one seed; `best` is the lowest. All are NaN if every run diverged.
+    """
+
+    n: int
+    mean: float
+    std: float
+    best: float
+    median: float
+    num_diverged: int = 0
+
+    @property
+    def num_runs(self) -> int:
+        return self.n + self.num_diverged
+
+    def statistic(self, name: str) -> float:
+        """Return what a paper prints under this name: median or best, else the mean."""
+        return {"median": self.median, "best": self.best}.get(name, self.mean)
+
+
+def values_over_seeds(runs: Iterable[FinishedRun], quantity: Callable[[FinishedRun], float | None]) -> list[float]:
+    """Return a quantity of each run that has one.
+
+    A run that diverged is left out, whatever it has measured: it says nothing about its recipe. So is a value that is
+    not finite. Whoever reports the values reports the number of runs that diverged beside them.
+    """
+    values = (quantity(run) for run in runs if not run.has_diverged)
+    return [float(value) for value in values if value is not None and math.isfinite(value)]
+
+
+def over_seeds(values: Sequence[float], *, num_diverged: int = 0) -> Seeds:
+    """Return the statistics of `values_over_seeds`."""
+    if not values:
+        return Seeds(0, math.nan, math.nan, math.nan, math.nan, num_diverged)
+    std = statistics.stdev(values) if len(values) > 1 else 0.0
+    return Seeds(len(values), statistics.fmean(values), std, min(values), statistics.median(values), num_diverged)
 
 
 class Error(NamedTuple):
@@ -37,7 +77,7 @@ def identity(manifest: dict[str, Any]) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Cell:
-    """The runs that differ in their seed only: one architecture and depth (None: a comparator) under one protocol."""
+    """The runs that differ in their seed only: one architecture and depth (None: a comparator) by one recipe."""
 
     arch: str
     depth: int | None
@@ -70,17 +110,13 @@ class Cell:
         return [run for run in self.runs if not run.has_diverged]
 
     def errors(self, split: str) -> list[float]:
-        """Final errors in % on `train`, `val` or `test`, of the runs that have one and did not diverge."""
-        values = (run.results.get(f"{split}/error") for run in self.measured)
-        return [float(value) for value in values if value is not None and math.isfinite(value)]
+        """Return the final errors in % on `train`, `val` or `test`, as `values_over_seeds` does."""
+        return values_over_seeds(self.runs, lambda run: run.results.get(f"{split}/error"))
 
     def error(self, split: str) -> Error | None:
-        """Mean and spread of the errors; None where there is none."""
-        errors = self.errors(split)
-        if not errors:
-            return None
-        std = statistics.stdev(errors) if len(errors) > 1 else 0.0
-        return Error(statistics.fmean(errors), std, len(errors))
+        """Return mean and spread of the errors; None if there is none."""
+        found = over_seeds(self.errors(split))
+        return Error(found.mean, found.std, found.n) if found.n else None
 
     def mean(self, key: str) -> float | None:
         """Mean of a measured quantity of the manifest; None where one is missing or the machines differ."""
@@ -92,8 +128,8 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Protocol:
-    """All runs that may be compared with each other: same data, same schedule."""
+class Comparison:
+    """Runs that may be compared with each other: same data, same schedule."""
 
     title: str
     cells: list[Cell]
@@ -134,14 +170,14 @@ def differences(dicts: list[dict[str, Any]]) -> set[str]:
     return {key for key in keys if any(each.get(key) != dicts[0].get(key) for each in dicts)}
 
 
-def group(runs: Iterable[FinishedRun]) -> list[Protocol]:
-    """Runs by protocol and cell; of two runs of a cell with the same seed only the one finished last counts."""
+def group(runs: Iterable[FinishedRun]) -> list[Comparison]:
+    """Group runs into comparisons and cells; of two runs of a cell with the same seed only the last finished counts."""
     cells: dict[str, dict[tuple[str, int | None], dict[int, FinishedRun]]] = {}
     for run in sorted(runs, key=lambda run: str(run.manifest.get("finished"))):
         cells.setdefault(run.protocol, {}).setdefault((run.arch, run.depth), {})[run.seed] = run
     configs = {key: dict(flatten(json.loads(key))) for key in cells}
     titles = {key: title(config) for key, config in configs.items()}
-    protocols = []
+    comparisons = []
     for key in sorted(
         cells, key=lambda key: (configs[key]["data.name"], -configs[key]["schedule.steps"], titles[key], key)
     ):
@@ -152,10 +188,10 @@ def group(runs: Iterable[FinishedRun]) -> list[Protocol]:
             cells[key], key=lambda cell: (cell[1] is None, not cell[0].startswith("plain"), cell[0], cell[1])
         )
         members = [Cell(*cell, [run for _, run in sorted(cells[key][cell].items())]) for cell in order]
-        protocols.append(Protocol(titles[key] + extra, members))
-    return protocols
+        comparisons.append(Comparison(titles[key] + extra, members))
+    return comparisons
 
 
-def held_out(protocol: Protocol) -> str:
+def held_out(comparison: Comparison) -> str:
     """The split that no network has seen: test, where that is not there val."""
-    return "val" if "test" not in protocol.splits and "val" in protocol.splits else "test"
+    return "val" if "test" not in comparison.splits and "val" in comparison.splits else "test"

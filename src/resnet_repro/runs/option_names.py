@@ -83,7 +83,10 @@ def _keys(group: str, choice: str) -> list[str]:
     inherited = [key for other in files if other in choices(group) for key in _keys(group, other)]
     if path.read_text(encoding="utf-8").startswith("# @package _global_"):
         content = content.get(group, {})
-    return [str(key) for key in content if key != "defaults"] + inherited
+    own = [str(key) for key in content if key != "defaults"]
+    return [
+        key for key in own if group != "experiment" or key == "seeds"
+    ] + inherited  # what a paper prints is no option
 
 
 # --- a name that is none ----------------------------------------------------------------------------------------------
