@@ -3,9 +3,9 @@
 import itertools
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,7 +62,7 @@ class JobLauncher(Launcher):
             SystemExit: if the batch was stopped: no sweeper goes on after a Ctrl-C.
         """
         from resnet_repro.launch.exit_status import STOPPED
-        from resnet_repro.launch.experiment import commands_of
+        from resnet_repro.launch.experiment import commands_of, print_tables
 
         expanded = [self._expanded(overrides) for overrides in job_overrides]
         commands = list(itertools.chain.from_iterable(expanded))
@@ -71,7 +71,10 @@ class JobLauncher(Launcher):
             self._refuse_adaptive_sweeper("--cfg")
             self.task([row for command in commands for row in commands_of(self._compose, command)])
             return [JobReturn(overrides=overrides, status=JobStatus.COMPLETED) for overrides in job_overrides]
-        request, result = self._run(commands)
+        request, run, is_run = self._request(commands)
+        result = run()
+        if is_run:
+            print_tables(request)
         if result.status == STOPPED:
             sys.exit(STOPPED)
         self.task(result.status)
@@ -79,37 +82,35 @@ class JobLauncher(Launcher):
         jobs_of_each = [[job for _ in commands for job in next(jobs_of)] for commands in expanded]
         return [_returned(*each, result) for each in zip(job_overrides, jobs_of_each, strict=True)]
 
-    def _run(self, commands: list[list[str]]) -> tuple["Request", "Result"]:
-        """Do what these jobs ask for: run, plan or show them."""
+    def _request(self, commands: list[list[str]]) -> tuple["Request", Callable[[], "Result"], bool]:
+        """Return what these jobs ask for, what does it, and whether tables of the papers follow."""
         from resnet_repro.launch import local, slurm, torchrun
-        from resnet_repro.launch.experiment import make_jobs, print_tables
+        from resnet_repro.launch.experiment import make_jobs
         from resnet_repro.launch.plan import show_plan
-        from resnet_repro.launch.sweep import Result
+        from resnet_repro.launch.sweep import run_jobs
         from resnet_repro.runs.ranks import rank_from_environment
 
         self._refuse_another_launcher(commands)
         os.environ |= self._variables(commands)
         request = make_jobs(self._compose, commands)
+        jobs = request.jobs
         if request.summary:
             from resnet_repro.report.network_table import show  # torch
 
             self._refuse_adaptive_sweeper("summary=true")
-            return request, Result(show(request.jobs), {})
+            return request, partial(_told, show, jobs), False
         if request.plan:
             self._refuse_adaptive_sweeper("plan=true")
-            parallel = slurm.num_parallel(request.jobs, self.slurm) if self.slurm else None
-            return request, Result(show_plan(request.jobs, parallel=parallel), {})
+            parallel = slurm.num_parallel(jobs, self.slurm) if self.slurm else None
+            return request, partial(_told, show_plan, jobs, parallel=parallel), False
         if self.slurm:
-            result = slurm.run_jobs(request.jobs, self.slurm)
-        elif rank := rank_from_environment():
+            return request, partial(run_jobs, jobs, slurm.SlurmQueue(self.slurm)), True
+        if rank := rank_from_environment():
             self._refuse_adaptive_sweeper(rank.started_by)
             if self.config.hydra.sweeper.max_batch_size is not None:
                 raise UserError(f"hydra.sweeper.max_batch_size is for several runs; leave it out of {rank.started_by}")
-            return request, torchrun.run_as(rank, request.jobs)
-        else:
-            result = local.run_jobs(request.jobs)
-        print_tables(request)
-        return request, result
+            return request, partial(torchrun.run_as, rank, jobs), False
+        return request, partial(run_jobs, jobs, local.LocalProcesses()), True
 
     def _refuse_adaptive_sweeper(self, word: str) -> None:
         """Refuse what has to know all jobs before the first one runs, if another sweeper than ours chooses them."""
@@ -178,6 +179,13 @@ def _options(config: DictConfig) -> dict[Any, Any]:
     options = OmegaConf.to_container(config.hydra.launcher, resolve=True)
     assert isinstance(options, dict)
     return {key: value for key, value in options.items() if key != "submitit_folder"}
+
+
+def _told(show: Callable[..., int], *args: Any, **kwargs: Any) -> "Result":
+    """Show something of the jobs instead of running them."""
+    from resnet_repro.launch.sweep import Result
+
+    return Result(show(*args, **kwargs), {})
 
 
 def _returned(overrides: Sequence[str], jobs: Sequence["Job"], result: "Result") -> JobReturn:

@@ -8,7 +8,7 @@ import sys
 import traceback
 import warnings
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -157,8 +157,11 @@ def train() -> None:
             _show_configs(flags)
             return
         only_tells = any(argument in ("plan=true", "summary=true") for argument in flags.overrides)
+        task = _Task()
         with _temporary_sweep_dir() if only_tells else nullcontext():
-            statuses = _run_hydra("config").calls  # resnet_repro_launcher has run the jobs, a batch at a time
+            _hydra("config", task)()  # resnet_repro_launcher runs the jobs, a batch at a time
+        task.check()
+        statuses = task.calls
         if not all(isinstance(status, int) for status in statuses):
             raise UserError("nothing was run: a setting gives Hydra another mode or launcher; leave that setting out")
         sys.exit(max(statuses, default=0))
@@ -312,17 +315,29 @@ class _Task:
             self.variables = dict(HydraConfig.get().job.env_set)
             self.choices = dict(HydraConfig.get().runtime.choices)
 
+    def check(self) -> None:
+        """End the command if Hydra has not called this: it has shown the config or its help. Set the variables."""
+        if not self.calls:
+            sys.exit(0)
+        os.environ |= self.variables
 
-def _run_hydra(config_name: str, *, only_lists: bool = False) -> _Task:
-    """Have Hydra do what the command line says, and return the task that Hydra has called, at least once."""
+
+def _hydra(config_name: str, task: _Task) -> Callable[[], None]:
+    """Return what has Hydra do as the command line says, with this task."""
     import hydra
 
     warnings.filterwarnings("error", message="provider=hydra.searchpath.* is not available")  # it is a mistake
+    run: Callable[[], None] = hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=config_name)(
+        task
+    )
+    return run
+
+
+def _run_hydra(config_name: str, *, only_lists: bool = False) -> _Task:
+    """Have Hydra do what the command line says, and return the task that Hydra has called, at least once."""
     task = _Task(only_lists=only_lists)
-    hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=config_name)(task)()
-    if not task.calls:  # Hydra has shown the config or its help, and is done
-        sys.exit(0)
-    os.environ |= task.variables
+    _hydra(config_name, task)()
+    task.check()
     return task
 
 

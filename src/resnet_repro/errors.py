@@ -11,6 +11,10 @@ class NotDone(Exception):
     """A job that did not finish. Its text is one line: the name of the run and the reason."""
 
 
+class Stopped(Exception):
+    """Somebody asked the run to end; its checkpoint is saved."""
+
+
 def printable(text: object) -> str:
     """Return the text with every unprintable character escaped, so that any log takes it; some file names need it."""
     text = str(text)

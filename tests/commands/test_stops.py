@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from resnet_repro.errors import Stopped
 from resnet_repro.launch.exit_status import STOPPED
 from resnet_repro.machine import STOP_SIGNALS
 from resnet_repro.runs.folder import RunDir, read_json
-from resnet_repro.training.checkpoints import Stopped
 from resnet_repro.training.run import run as train
 from tests.helpers.commands import assert_gone, descendants, manifests, run, start, wait_for_step
 from tests.helpers.runs import interrupt_at, prepared

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from resnet_repro.errors import Stopped
 from resnet_repro.launch.checks import claim
 from resnet_repro.runs.folder import RunDir
 from resnet_repro.runs.job import make_job
-from resnet_repro.training.checkpoints import Stopped
 from resnet_repro.training.run import run as train
 from tests.helpers.commands import DIGITS, descendants, environment, run, start, wait_for_step
 from tests.helpers.runs import composed, interrupt_at

@@ -10,9 +10,9 @@ import pytest
 
 from resnet_repro.data import shards
 from resnet_repro.data.bucket import open_storage
-from resnet_repro.errors import UserError
+from resnet_repro.errors import Stopped, UserError
 from resnet_repro.runs.folder import read_json
-from resnet_repro.training.checkpoints import Checkpoint, Stopped
+from resnet_repro.training.checkpoints import Checkpoint
 from resnet_repro.training.run import run
 from tests.helpers import commands
 from tests.helpers.photo_files import MINI, needs_mini

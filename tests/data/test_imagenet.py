@@ -16,12 +16,11 @@ import torch
 
 from resnet_repro.data import imagenet
 from resnet_repro.data.options import Photographs
-from resnet_repro.errors import UserError
+from resnet_repro.errors import Stopped, UserError
 from resnet_repro.evaluation.measure import PhotographViews
 from resnet_repro.runs.folder import RunDir
 from resnet_repro.runs.job import make_job, resolve, result_keys
 from resnet_repro.runs.ranks import Rank
-from resnet_repro.training.checkpoints import Stopped
 from resnet_repro.training.hardware import keep_freed_memory
 from resnet_repro.training.run import run
 from tests.helpers import commands

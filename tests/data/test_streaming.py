@@ -11,10 +11,9 @@ from resnet_repro.data import augment, photos
 from resnet_repro.data.options import Shards
 from resnet_repro.data.photo_batches import EvalBatches
 from resnet_repro.data.shard_batches import PackedFiles, StreamedImageNetData
-from resnet_repro.errors import UserError
+from resnet_repro.errors import Stopped, UserError
 from resnet_repro.runs.folder import RunDir, read_json
 from resnet_repro.runs.job import make_job
-from resnet_repro.training.checkpoints import Stopped
 from resnet_repro.training.run import run
 from tests.helpers import commands
 from tests.helpers.photo_files import MINI, make_tree, needs_mini

@@ -16,12 +16,12 @@ from torch import nn
 
 from resnet_repro.data.in_memory import InMemoryData
 from resnet_repro.data.options import InMemory
+from resnet_repro.errors import Stopped
 from resnet_repro.launch.checks import claim
 from resnet_repro.networks.build import build
 from resnet_repro.runs.folder import RunDir, read_json, write_json
 from resnet_repro.runs.job import Job, make_job, resolve
 from resnet_repro.runs.options import Run
-from resnet_repro.training.checkpoints import Stopped
 from resnet_repro.training.recorder import Recorder
 from resnet_repro.training.run import run
 

@@ -5,19 +5,30 @@ from pathlib import Path
 
 from rich.console import Console
 
-from resnet_repro.launch.progress import Display, Outcome
-from resnet_repro.launch.sweep import State, watch
+from resnet_repro.launch.progress import Outcome, State
+from resnet_repro.launch.sweep import Backend, run_jobs
 from resnet_repro.runs.folder import RunDir, write_json
 from resnet_repro.runs.job import Job
+from tests.helpers.runs import resolved
 
 
-class Script:
+class Script(Backend):
     """A backend that says what it was given to say, a round at a time."""
+
+    in_order = True
 
     def __init__(self, *rounds: tuple[dict[Job, State], str]) -> None:
         self.rounds = list(rounds)
-        self.note = ""
         self.num_waits = 0
+
+    def check(self, jobs: list[Job]) -> None:
+        assert jobs
+
+    def num_parallel(self, jobs: list[Job]) -> int:
+        return len(jobs)
+
+    def take(self, jobs: list[Job], outcomes: dict[Job, Outcome], console: Console) -> None:
+        assert not outcomes
 
     def poll(self) -> dict[Job, State]:
         states, self.note = self.rounds.pop(0)
@@ -26,21 +37,29 @@ class Script:
     def wait(self) -> None:
         self.num_waits += 1
 
+    def __enter__(self) -> "Script":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        assert error == (None, None, None)
+
 
 def job(name: str, outputs: Path) -> Job:
-    config = {"schedule": {"steps": 100}, "data": {"val_size": 0}, "outputs": str(outputs)}
     run = RunDir(outputs / "digits" / name)
     run.path.mkdir(parents=True)
     write_json(run.status, {"state": "stopped", "reason": "stopped at step 5"})
-    return Job(config, name, run.path, {})
+    return Job(resolved("data=digits", "logger=csv", f"outputs={outputs}"), name, run.path, {})
 
 
 def watched(*rounds: tuple[dict[Job, State], str]) -> tuple[list[str], dict[Job, Outcome], Script]:
-    """Printed lines, outcomes and the backend after a sweep of these rounds."""
-    console, outcomes, backend = Console(file=io.StringIO(), width=120), dict[Job, Outcome](), Script(*rounds)
-    watch(backend, Display(console, list(rounds[0][0])), outcomes)
+    """Return the lines between announcement and table, the outcomes and the backend after a sweep of these rounds."""
+    console, backend = Console(file=io.StringIO(), width=120), Script(*rounds)
+    result = run_jobs(list(rounds[0][0]), backend, console=console)
+    assert result.status == 1
     assert isinstance(console.file, io.StringIO)
-    return console.file.getvalue().splitlines(), outcomes, backend
+    _, *lines = console.file.getvalue().splitlines()
+    table = next(number for number, line in enumerate(lines) if line.startswith("Error in % after the last step"))
+    return lines[:table], result.outcomes, backend
 
 
 def test_each_change_of_a_jobs_state_is_printed_once(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from resnet_repro.errors import UserError
+from resnet_repro.errors import Stopped, UserError
 from resnet_repro.launch.checks import claim
 from resnet_repro.papers import judgement, verdicts
 from resnet_repro.papers import rows as paper
@@ -17,7 +17,6 @@ from resnet_repro.runs.folder import RunDir
 from resnet_repro.runs.groups import group
 from resnet_repro.runs.job import resolve
 from resnet_repro.runs.options import Run
-from resnet_repro.training.checkpoints import Stopped
 from resnet_repro.training.layers import write_responses
 from resnet_repro.training.run import run
 from tests.helpers.comparators import asked, job_of

@@ -10,13 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from resnet_repro.errors import UserError
+from resnet_repro.errors import Stopped, UserError
 from resnet_repro.networks import fused
 from resnet_repro.networks.fused import FusedBatchNorm, fuse
 from resnet_repro.networks.resnet import ResNet
 from resnet_repro.networks.unit import MIXES, ORDERS, SHORTCUTS
 from resnet_repro.runs.folder import RunDir
-from resnet_repro.training.checkpoints import Stopped
 from resnet_repro.training.run import run
 from tests.helpers.compilers import COMPILER, needs_compiler
 from tests.helpers.runs import assert_a_stop_changes_nothing, change_job, interrupt_at, prepared

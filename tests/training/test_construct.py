@@ -9,13 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from resnet_repro.errors import UserError
+from resnet_repro.errors import Stopped, UserError
 from resnet_repro.launch.checks import check_beginnings
 from resnet_repro.networks.resnet import ResNet
 from resnet_repro.networks.unit import ResidualUnit
 from resnet_repro.runs.folder import RunDir, read_json
 from resnet_repro.runs.job import make_job
-from resnet_repro.training.checkpoints import Stopped
 from resnet_repro.training.constructed import agreement, construct, make_identity
 from resnet_repro.training.layers import ChannelMoments
 from resnet_repro.training.run import run

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from resnet_repro.errors import Stopped
 from resnet_repro.networks.ghost import group_batch_norms
 from resnet_repro.networks.resnet import ResNet
 from resnet_repro.runs.folder import RunDir
-from resnet_repro.training.checkpoints import Stopped
 from resnet_repro.training.classifier import LitClassifier
 from resnet_repro.training.layers import GradientNorms, layers, response_stds
 from resnet_repro.training.run import run

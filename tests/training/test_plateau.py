@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from resnet_repro.errors import UserError
+from resnet_repro.errors import Stopped, UserError
 from resnet_repro.runs.folder import RunDir
 from resnet_repro.runs.job import resolve
-from resnet_repro.training.checkpoints import Stopped
 from resnet_repro.training.run import run
 from resnet_repro.training.schedule import Plateau
 from tests.helpers.commands import manifests

@@ -10,11 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from resnet_repro.errors import UserError
+from resnet_repro.errors import Stopped, UserError
 from resnet_repro.launch.checks import claim
 from resnet_repro.runs.folder import RunDir, read_json
 from resnet_repro.runs.job import make_job
-from resnet_repro.training.checkpoints import Stopped
 from resnet_repro.training.classifier import LitClassifier
 from resnet_repro.training.hardware import settle
 from resnet_repro.training.metrics import LossAndError

@@ -4,8 +4,8 @@ import multiprocessing as mp
 import os
 import signal
 import sys
-import time
-from dataclasses import replace
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import chain
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, SpawnContext
@@ -16,12 +16,11 @@ from typing import NamedTuple
 from rich.console import Console
 
 from resnet_repro import machine
-from resnet_repro.launch import checks, placement
-from resnet_repro.launch.exit_status import STOPPED
-from resnet_repro.launch.progress import Display, Outcome
+from resnet_repro.launch import placement
+from resnet_repro.launch.progress import Outcome, State
 from resnet_repro.launch.rank_processes import start_tracker
 from resnet_repro.launch.sockets import make_room
-from resnet_repro.launch.sweep import Result, State, announce, claim_all, conclude, outcome, watch
+from resnet_repro.launch.sweep import Backend, outcome
 from resnet_repro.launch.worker import PRELOAD, work
 from resnet_repro.machine import STOP_SIGNALS
 from resnet_repro.runs.job import Job
@@ -37,18 +36,30 @@ class Running(NamedTuple):
     """Where the process says what it could not write into the run's folder."""
 
 
-class LocalProcesses:
-    """The backend of this machine (`resnet_repro.launch.sweep.Backend`): each job is a process, several run at a time.
+class LocalProcesses(Backend):
+    """This machine: each job is a process, and several run at a time.
 
     A job that fails does not affect the others. Inside `with`, stop signals do not end this process: they are passed on
     to the runs.
     """
 
-    def __init__(self, jobs: list[Job], parallel: int) -> None:
-        self.waiting, self.parallel = list(jobs), parallel
+    in_order = True
+
+    def __init__(self) -> None:
+        self.waiting: list[Job] = []
         self.running: list[Running] = []
-        self.note = ""
         self.num_stops_asked = self.num_stops_passed_on = 0
+
+    def check(self, jobs: list[Job]) -> None:
+        placement.check_devices(jobs)
+        placement.check_memory(jobs)
+
+    def num_parallel(self, jobs: list[Job]) -> int:
+        self.parallel = placement.num_parallel(jobs)
+        return self.parallel
+
+    def take(self, jobs: list[Job], outcomes: dict[Job, Outcome], console: Console) -> None:
+        self.waiting = list(jobs)
 
     def __enter__(self) -> "LocalProcesses":
         self.context = start_method(self.waiting)
@@ -67,38 +78,32 @@ class LocalProcesses:
         states: dict[Job, State] = {}
         for each in [each for each in self.running if each.process.exitcode is not None]:
             states[each.job] = self._finish(each)
-        while len(self.running) < self.parallel and not self.num_stops_asked and (job := self._ready()):
-            self.waiting.remove(job)
-            self._start(job)
+        while len(self.running) < self.parallel and not self.num_stops_asked and (job := self._next()):
+            gpus: list[str] = []
+            if placement.on_gpu(job):
+                taken = list(chain.from_iterable(each.gpus for each in self.running))
+                gpus = sorted(machine.gpus(), key=taken.count)[: job.num_devices]  # the GPUs with the fewest jobs
+            # The fork server runs no operation, so a job that it forked may itself fork its ranks.
+            reasons, writer = self.context.Pipe(duplex=False)
+            kwargs = {"fork_ranks": isinstance(self.context, ForkServerContext), "reasons": writer}
+            process = self.context.Process(target=work, args=(job.dir, gpus or None), kwargs=kwargs, name=job.name)
+            with _signals_held():
+                process.start()
+            writer.close()
+            self.running.append(Running(job, process, gpus, reasons))
         return states | {each.job: "running" for each in self.running}
 
     def wait(self) -> None:
         if self.running:
             wait([each.process.sentinel for each in self.running], timeout=0.2)
 
-    def _ready(self) -> Job | None:
-        """Return the first job that may start: the run whose weights it begins with, if any, has ended, well or not."""
+    def _next(self) -> Job | None:
+        """Take the first job that may start: the run whose weights it begins with, if any, has ended, well or not."""
         ahead = {job.dir for job in (*self.waiting, *(each.job for each in self.running))}
-        return next((job for job in self.waiting if job.waits_for not in ahead), None)
-
-    def _start(self, job: Job) -> None:
-        gpus: list[str] = []
-        if placement.on_gpu(job):
-            taken = list(chain.from_iterable(each.gpus for each in self.running))
-            gpus = sorted(machine.gpus(), key=taken.count)[: job.num_devices]  # the GPUs with the fewest jobs
-        # The fork server runs no operation, so a job that it forked may itself fork its ranks.
-        reasons, writer = self.context.Pipe(duplex=False)
-        kwargs = {"fork_ranks": isinstance(self.context, ForkServerContext), "reasons": writer}
-        process = self.context.Process(target=work, args=(job.dir, gpus or None), kwargs=kwargs, name=job.name)
-        # A Ctrl-C reaches every process of the terminal. It must not hit the new process, or the fork server, while
-        # that still imports: `work` unblocks the signals there. This process gets them right after the start.
-        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-        try:
-            process.start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
-            writer.close()
-        self.running.append(Running(job, process, gpus, reasons))
+        job = next((job for job in self.waiting if job.waits_for not in ahead), None)
+        if job:
+            self.waiting.remove(job)
+        return job
 
     def _finish(self, ended: Running) -> Outcome:
         self.running.remove(ended)
@@ -118,12 +123,27 @@ class LocalProcesses:
             return
         self.num_stops_passed_on = self.num_stops_asked
         if self.num_stops_asked == 1:
+            self.farewell = "Stopped. To go on, run the same command again."
             self.note = "Stopping: each run saves its state after the step it is at. Ctrl-C again: stop at once"
         for each in self.running:
             if self.num_stops_asked == 1:
                 each.process.terminate()
             else:
                 _kill(each.process)
+
+
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Block the stop signals while a process starts.
+
+    A Ctrl-C reaches every process of the terminal. It must not hit the new process, or the fork server, while that
+    still imports: `work` unblocks the signals there. This process gets them right after the start.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
 
 def _kill(process: BaseProcess) -> None:
@@ -141,39 +161,6 @@ def _received(reasons: Connection) -> str:
         return str(reasons.recv()) if reasons.poll() else ""
     except EOFError:
         return ""
-
-
-def run_jobs(jobs: list[Job], *, console: Console | None = None) -> Result:
-    """Run the jobs of a command: skip finished runs, go on with begun ones, start the others.
-
-    Returns:
-        What came of the jobs. The exit status is 0 if every job is done, 1 if one is not, 130 after a stop.
-
-    Raises:
-        UserError: before anything starts, if the machine, the data or a run folder does not fit the command.
-    """
-    console = console or Console(soft_wrap=True)
-    checks.check_folders(jobs)
-    jobs = list({job.dir: job for job in jobs}.values())
-    placement.check_devices(jobs)
-    placement.check_memory(jobs)
-    checks.check_beginnings(jobs, in_order=True)
-    todo = claim_all(jobs)
-    parallel = min(placement.num_parallel(jobs), max(len(todo), 1))
-    estimator = announce(console, jobs, todo, parallel)
-
-    start = time.monotonic()
-    outcomes: dict[Job, Outcome] = {}
-    longest_first = sorted(todo, key=estimator.seconds, reverse=True)  # no core idles at the end
-    processes = LocalProcesses(longest_first, parallel)
-    if todo:
-        with processes:
-            watch(processes, Display(console, jobs), outcomes)
-    result = conclude(console, jobs, outcomes, seconds=time.monotonic() - start)
-    if processes.num_stops_asked:
-        console.print("Stopped. To go on, run the same command again.")
-        return replace(result, status=STOPPED)
-    return result
 
 
 def start_method(jobs: list[Job]) -> ForkServerContext | SpawnContext:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console, Group
 from rich.markup import escape
@@ -47,6 +47,10 @@ class Outcome:
     state: str
     """One of `MARKS`."""
     reason: str = ""
+
+
+State = Outcome | Literal["running", "queued", "unclear"]
+"""What a backend says of a job: that it runs, that it waits (again) for a machine, neither, or what came of it."""
 
 
 class Display:
@@ -91,6 +95,19 @@ class Display:
         if not self.console.is_terminal and time.monotonic() - self._last_line[job] > self.every_s:
             self._last_line[job] = time.monotonic()
             self.say(f"  {job.name}: step {status['step']:,} of {status['steps']:,}, {numbers(status)}")
+
+    def tell(self, states: dict[Job, State], outcomes: dict[Job, Outcome]) -> None:
+        """Show the state of each job, and add what came of those that have ended to `outcomes`."""
+        for job, state in states.items():
+            if isinstance(state, Outcome):
+                outcomes[job] = state
+                self.finish(job, state)
+            elif state == "running":
+                if job not in self.tasks:
+                    self.start(job)
+                self.update(job)
+            elif state == "queued" and job in self.tasks:
+                self.put_back(job)
 
     def put_back(self, job: Job) -> None:
         """Say that a run lost its machine and waits for another one."""

@@ -11,15 +11,14 @@ import time
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import fields
+from types import TracebackType
 from typing import Any
 
 from rich.console import Console
 
 from resnet_repro.errors import UserError, first_words
-from resnet_repro.launch import checks
-from resnet_repro.launch.exit_status import STOPPED
-from resnet_repro.launch.progress import Display, Outcome
-from resnet_repro.launch.sweep import Result, State, announce, claim_all, conclude, watch
+from resnet_repro.launch.progress import Outcome, State
+from resnet_repro.launch.sweep import Backend
 from resnet_repro.runs.folder import InUse, RunDir, read_failure, read_json, write_json
 from resnet_repro.runs.job import Job
 from resnet_repro.runs.ranks import rank_from_environment
@@ -35,59 +34,6 @@ ENDED = {
 
 QueueState = tuple[str, str]
 """What `squeue` says of a job: its state, and the reason why it waits."""
-
-
-def run_jobs(jobs: list[Job], options: dict[str, Any], *, console: Console | None = None) -> Result:
-    """Submit the jobs that are neither done nor in the queue yet, and watch until all have ended.
-
-    Args:
-        jobs: the runs of the command.
-        options: of hydra-submitit-launcher (conf/hydra/launcher/slurm.yaml).
-        console: where to print.
-
-    Returns:
-        As `resnet_repro.launch.local.run_jobs`; the exit status is 130 if Ctrl-C ended the watching.
-
-    Raises:
-        UserError: before anything is submitted, if the command or a run folder is wrong; if SLURM refuses the jobs.
-    """
-    console = console or Console(soft_wrap=True)
-    if rank := rank_from_environment():
-        raise UserError(f"{rank.started_by} has started this process already: take hardware=ddp_8gpu or the like")
-    if shutil.which("sbatch") is None:
-        raise UserError("hardware=slurm_... needs SLURM's sbatch and there is none: go to a cluster or leave it out")
-    in_queue = _in_queue(jobs)
-    for job, number in in_queue.items():
-        if not job.run.resume:
-            raise UserError(
-                f"{job.dir} is SLURM's job {number}; resume=false would take it away: wait for it or `scancel {number}`"
-            )
-    checks.check_folders(jobs)
-    jobs = list({job.dir: job for job in jobs}.values())
-    checks.check_beginnings(jobs, in_order=False)
-    todo = claim_all(jobs)
-    in_queue = {job: number for job, number in in_queue.items() if job in todo}
-    options = {**options, "array_parallelism": num_parallel(jobs, options)}
-    announce(console, jobs, todo, min(options["array_parallelism"], max(len(todo), 1)))
-    if in_queue:
-        console.print(f"In SLURM's queue already, and not submitted again: {_list(in_queue.values())}", highlight=False)
-
-    start = time.monotonic()
-    outcomes: dict[Job, Outcome] = {}
-    ready = _make_ready([job for job in todo if job not in in_queue], outcomes)
-    numbers = in_queue | (submit(ready, options) if ready else {})
-    if ready:
-        console.print(f"Submitted to SLURM: {_list(numbers[job] for job in ready)}", highlight=False)
-    try:
-        watch(SlurmQueue(numbers), Display(console, jobs), outcomes)
-    except KeyboardInterrupt:
-        left = sorted({number.split("_")[0] for job, number in numbers.items() if job not in outcomes})
-        console.print(
-            f"The runs go on in SLURM. The same command shows them again, `scancel {' '.join(left)}` stops them.",
-            highlight=False,
-        )
-        return Result(STOPPED, outcomes)
-    return conclude(console, jobs, outcomes, seconds=time.monotonic() - start)
 
 
 def num_parallel(jobs: list[Job], options: dict[str, Any]) -> int:
@@ -173,18 +119,69 @@ def _is_alive(state: QueueState | None) -> bool:
     return state is not None and state[0] not in ENDED
 
 
-class SlurmQueue:
-    """The backend of SLURM (`resnet_repro.launch.sweep.Backend`): jobs that were submitted, as `squeue` shows them.
+class SlurmQueue(Backend):
+    """SLURM: an array of the jobs that are not in its queue yet, and every job as `squeue` shows it.
 
     There is nothing to stop: the jobs belong to SLURM.
+
+    Args:
+        options: of hydra-submitit-launcher (conf/hydra/launcher/slurm.yaml).
     """
 
-    def __init__(self, numbers: dict[Job, str]) -> None:
-        self.numbers = dict(numbers)
+    in_order = False
+    outlives_command = True
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        self.options = options
+        self.numbers: dict[Job, str] = {}
         """SLURM's number of each job that has not ended."""
         self.answer: dict[str, QueueState] = {}
         self.last_asked = -ASK_EVERY_S
-        self.note = ""
+
+    def check(self, jobs: list[Job]) -> None:
+        if rank := rank_from_environment():
+            raise UserError(f"{rank.started_by} has started this process already: take hardware=ddp_8gpu or the like")
+        if shutil.which("sbatch") is None:
+            raise UserError(
+                "hardware=slurm_... needs SLURM's sbatch and there is none: go to a cluster or leave it out"
+            )
+        self.numbers = _in_queue(jobs)
+        for job, number in self.numbers.items():
+            if not job.run.resume:
+                raise UserError(
+                    f"{job.dir} is SLURM's job {number}; resume=false would take it away: wait for it or "
+                    f"`scancel {number}`"
+                )
+
+    def num_parallel(self, jobs: list[Job]) -> int:
+        return num_parallel(jobs, self.options)
+
+    def take(self, jobs: list[Job], outcomes: dict[Job, Outcome], console: Console) -> None:
+        """Submit the jobs that are not in the queue yet.
+
+        Raises:
+            UserError: if SLURM refuses them.
+        """
+        self.numbers = {job: number for job, number in self.numbers.items() if job in jobs}
+        if self.numbers:
+            known = _list(self.numbers.values())
+            console.print(f"In SLURM's queue already, and not submitted again: {known}", highlight=False)
+        ready = _make_ready([job for job in jobs if job not in self.numbers], outcomes)
+        if ready:
+            options = {**self.options, "array_parallelism": num_parallel(jobs, self.options)}
+            submitted = submit(ready, options)
+            self.numbers |= submitted
+            console.print(f"Submitted to SLURM: {_list(submitted.values())}", highlight=False)
+
+    def __enter__(self) -> "SlurmQueue":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> bool:
+        if not isinstance(error, KeyboardInterrupt):
+            return False
+        left = " ".join(sorted({number.split("_")[0] for number in self.numbers.values()}))
+        self.farewell = f"The runs go on in SLURM. The same command shows them again, `scancel {left}` stops them."
+        return True
 
     def poll(self) -> dict[Job, State]:
         """Ask SLURM if it is time to, and read the runs' folders."""

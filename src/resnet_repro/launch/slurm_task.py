@@ -11,7 +11,7 @@ from types import FrameType
 from submitit.helpers import DelayedSubmission
 
 from resnet_repro.launch.exit_status import STOPPED
-from resnet_repro.launch.worker import train
+from resnet_repro.launch.worker import part_in
 from resnet_repro.runs.folder import RunDir, read_json
 from resnet_repro.runs.job import Job
 from resnet_repro.runs.ranks import Rank, rank_from_environment
@@ -49,15 +49,16 @@ class SlurmTask:
         run = RunDir(path)
         with os.fdopen(os.dup(sys.stdout.fileno()), "w") as out:  # SLURM's own log
             tell = partial(print, "failed:", file=out, flush=True)
-            status = train(
-                run, Job.of_record(read_json(run.job), path), rank_from_environment() or Rank(), log=True, tell=tell
-            )
-        if status == STOPPED:
+            rank = rank_from_environment() or Rank()
+            with part_in(run, rank, log=True, tell=tell) as part:
+                if part.train:
+                    part.train(path, Job.of_record(read_json(run.job), path), rank)
+        if part.status == STOPPED:
             signal.signal(signal.SIGUSR2, requeue)
             if is_announced:
                 requeue(signal.SIGUSR2, None)  # ends this process if it is rank 0
             time.sleep(WAIT_S)  # a rank that ended now would end rank 0 before that has requeued the job
-        sys.exit(status)
+        sys.exit(part.status)
 
     def checkpoint(self, path: Path) -> DelayedSubmission:
         """Tell submitit what the requeued job does: the same, as a run finds its own checkpoints."""

@@ -4,15 +4,17 @@ import shlex
 import signal
 import sys
 import time
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, Protocol, runtime_checkable
+from types import TracebackType
+from typing import ClassVar
 
 from rich.console import Console
 
 from resnet_repro.launch import checks, plan
-from resnet_repro.launch.exit_status import FULL, IN_USE, UNWRITABLE
-from resnet_repro.launch.progress import Display, Outcome, announcement, print_results, print_wandb_hint
+from resnet_repro.launch.exit_status import FULL, IN_USE, STOPPED, UNWRITABLE
+from resnet_repro.launch.progress import Display, Outcome, State, announcement, print_results, print_wandb_hint
 from resnet_repro.launch.worker import DISK_FULL
 from resnet_repro.runs.folder import RunDir, read_json
 from resnet_repro.runs.job import Job
@@ -28,46 +30,87 @@ class Result:
     """Empty if the command only told of jobs: `plan=true`, `summary=true`."""
 
 
-State = Outcome | Literal["running", "queued", "unclear"]
-"""What a backend says of a job: that it runs, that it waits (again) for a machine, neither, or what came of it."""
+class Backend(ABC):
+    """Where jobs run: processes of this machine, or SLURM. A context while they do."""
 
-
-@runtime_checkable
-class Backend(Protocol):
-    """Where jobs run: processes of this machine, or SLURM."""
-
-    note: str
+    in_order: ClassVar[bool]
+    """Whether a run of this command ends before those that begin with its weights start."""
+    note = ""
     """A line for people about the jobs as a whole; printed when it changes."""
+    farewell = ""
+    """What to say to a person who has ended the command before all jobs were done."""
+    outlives_command = False
+    """Whether the jobs go on after such an end, so that nothing has come of them yet."""
 
+    @abstractmethod
+    def check(self, jobs: list[Job]) -> None:
+        """Raise UserError if these jobs cannot run here."""
+
+    @abstractmethod
+    def num_parallel(self, jobs: list[Job]) -> int:
+        """Return how many jobs may run at a time."""
+
+    @abstractmethod
+    def take(self, jobs: list[Job], outcomes: dict[Job, Outcome], console: Console) -> None:
+        """Take over jobs that are not done, the longest first; note what came of those that cannot start."""
+
+    @abstractmethod
     def poll(self) -> dict[Job, State]:
         """Do what is due, and return the state of every job that is on its way; an empty dict if none is any more.
 
         An outcome is returned once; after that the job is left out.
         """
 
+    @abstractmethod
     def wait(self) -> None:
         """Wait a moment, or until there is something new."""
 
+    @abstractmethod
+    def __enter__(self) -> "Backend": ...
 
-def watch(backend: Backend, display: Display, outcomes: dict[Job, Outcome]) -> None:
-    """Show a backend's jobs until all have ended, and add what came of each to `outcomes`."""
-    last_note = ""
-    with display:
-        while states := backend.poll():
-            for job, state in states.items():
-                if isinstance(state, Outcome):
-                    outcomes[job] = state
-                    display.finish(job, state)
-                elif state == "running":
-                    if job not in display.tasks:
-                        display.start(job)
-                    display.update(job)
-                elif state == "queued" and job in display.tasks:
-                    display.put_back(job)
-            if backend.note not in ("", last_note):
-                display.say(backend.note)
-            last_note = backend.note
-            backend.wait()
+    @abstractmethod
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> bool | None: ...
+
+
+def run_jobs(jobs: list[Job], backend: Backend, *, console: Console | None = None) -> Result:
+    """Run the jobs of a command: skip finished runs, go on with begun ones, start the others, show how far they are.
+
+    Returns:
+        What came of the jobs. The exit status is 0 if every job is done, 1 if one is not, 130 after a stop.
+
+    Raises:
+        UserError: before anything starts, if the machine, the data or a run folder does not fit the command.
+    """
+    console = console or Console(soft_wrap=True)
+    backend.check(jobs)
+    checks.check_folders(jobs)
+    jobs = list({job.dir: job for job in jobs}.values())
+    checks.check_beginnings(jobs, in_order=backend.in_order)
+    todo = claim_all(jobs)
+    parallel = min(backend.num_parallel(jobs), max(len(todo), 1))
+    estimator = announce(console, jobs, todo, parallel)
+    start, outcomes = time.monotonic(), dict[Job, Outcome]()
+    if todo:
+        longest_first = sorted(todo, key=estimator.seconds, reverse=True)  # no core idles at the end
+        backend.take(longest_first, outcomes, console)
+        display, last_note = Display(console, jobs), ""
+        with backend, display:
+            while states := backend.poll():
+                display.tell(states, outcomes)
+                if backend.note not in ("", last_note):
+                    display.say(backend.note)
+                last_note = backend.note
+                backend.wait()
+    if backend.farewell and backend.outlives_command:
+        console.print(backend.farewell, highlight=False)
+        return Result(STOPPED, outcomes)
+    result = conclude(console, jobs, outcomes, seconds=time.monotonic() - start)
+    if backend.farewell:
+        console.print(backend.farewell, highlight=False)
+        return replace(result, status=STOPPED)
+    return result
 
 
 def outcome(job: Job, exitcode: int, reason: str, *, was_stopped: bool) -> Outcome:

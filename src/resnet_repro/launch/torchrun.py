@@ -10,7 +10,7 @@ from resnet_repro.errors import UserError
 from resnet_repro.launch import checks
 from resnet_repro.launch.progress import print_results, print_wandb_hint
 from resnet_repro.launch.sweep import Result, outcome
-from resnet_repro.launch.worker import train
+from resnet_repro.launch.worker import part_in
 from resnet_repro.runs.folder import RunDir
 from resnet_repro.runs.job import Job
 from resnet_repro.runs.ranks import Rank
@@ -20,8 +20,7 @@ def run_as(rank: Rank, jobs: list[Job]) -> Result:
     """Train this process's rank of the one run for which torchrun or srun has started it.
 
     Returns:
-        The exit status of this process, that of `resnet_repro.launch.worker.train`; on rank 0 also what came of the
-        run.
+        The exit status of this process; on rank 0 also what came of the run.
 
     Raises:
         UserError: if the command asks for another number of runs or of processes.
@@ -45,7 +44,10 @@ def run_as(rank: Rank, jobs: list[Job]) -> Result:
         job = checks.claim(job, group=group, command=command)
     start = time.monotonic()
     reasons = [""]
-    status = train(RunDir(job.dir), job, rank, log=False, tell=reasons.append)
+    with part_in(RunDir(job.dir), rank, log=False, tell=reasons.append) as part:
+        if part.train:
+            part.train(job.dir, job, rank)
+    status = part.status
     if not rank.is_first:  # rank 0 may still be writing its result
         return Result(status, {})
     outcomes = {job: outcome(job, status, reasons[-1], was_stopped=False)}

@@ -8,12 +8,14 @@ import io
 import os
 import sys
 import traceback
-from collections.abc import Callable
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
-from resnet_repro.errors import UserError, failure
+from resnet_repro.errors import Stopped, UserError, failure
 from resnet_repro.launch.exit_status import DONE, FAILED, FULL, IN_USE, STOPPED, UNWRITABLE
 from resnet_repro.launch.rank_processes import follow_parent, run_ranks
 from resnet_repro.launch.sockets import make_room
@@ -51,10 +53,13 @@ def work(
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
     run = RunDir(path)
     job = Job.of_record(read_json(run.job), path)
-    num_ranks = job.num_devices
-    if num_ranks > 1:
-        sys.exit(_start_ranks(run, job, num_ranks, reasons, fork=fork_ranks))
-    _run_rank(path, job, reasons, Rank())
+    if job.num_devices > 1:
+        sys.exit(_start_ranks(run, job, reasons, fork=fork_ranks))
+    follow_parent()
+    with part_in(run, Rank(), log=True, tell=reasons.send if reasons else print) as part:
+        if part.train:
+            part.train(path, job, Rank())
+    sys.exit(part.status)
 
 
 def _keep_niceness() -> None:
@@ -67,69 +72,72 @@ def _keep_niceness() -> None:
             Path("/proc/self/autogroup").write_text(str(niceness), encoding="ascii")
 
 
-def _run_rank(path: Path, job: Job, reasons: Connection | None, rank: Rank) -> None:
-    follow_parent()
-    sys.exit(train(RunDir(path), job, rank, log=True, tell=reasons.send if reasons else print))
+@dataclass
+class Part:
+    """The part of this process in a run: one rank of it."""
+
+    train: Callable[[Path, Job, Rank], Any] | None = None
+    """What to call; None if another sweep has finished the run in the meantime."""
+    status: int = DONE
+    """The exit status, once the part has ended."""
 
 
-def train(run: RunDir, job: Job, rank: Rank, *, log: bool, tell: Tell) -> int:
-    """Train this process's rank of a run. Rank 0 owns the folder, whoever started the ranks.
+@contextmanager
+def part_in(run: RunDir, rank: Rank, *, log: bool, tell: Tell) -> Iterator[Part]:
+    """Prepare a rank's part in a run, and record how it ends: no exception of the run leaves this context.
+
+    Rank 0 owns the run's folder meanwhile, whoever started the ranks.
 
     Args:
-        run: the run's folder.
-        job: the content of its job.json.
-        rank: which rank this process is.
         log: whether to print into train.log instead of this process's own output.
         tell: gets the reason if the folder is in use or cannot be written.
-
-    Returns:
-        The exit status.
     """
+    part, has_begun = Part(), False
     try:
         with run.owned(patience_s=PATIENCE_S) if rank.is_first else nullcontext("") as how_held:
-            if run.is_done and rank.world_size == 1:  # several ranks learn it together, in resnet_repro.training.run
-                return DONE  # another sweep has finished the run in the meantime
-            if rank.is_first:
+            is_over = run.is_done and rank.world_size == 1  # several ranks learn it together, in training.run
+            if rank.is_first and not is_over:
                 run.remove_parts()
                 run.failure.unlink(missing_ok=True)
-            if log:
+            if log and not is_over:
                 _print_into(run.log)
             if how_held:
                 print(how_held, flush=True)
-            return _train(run, job, rank)
+            if rank.is_first and not run.is_done:
+                _say(run, "running", "starting")
+            try:
+                if not is_over:
+                    make_room()
+                    from resnet_repro.training.run import run as train  # torch
+
+                    part.train = train
+                has_begun = True
+                yield part
+            except Stopped as stop:
+                if rank.is_first:
+                    _say(run, "stopped", str(stop))
+                part.status = STOPPED
+            except UserError as error:
+                part.status = _fail(run, rank, str(error))
+            except Exception as error:
+                is_full = _is_full(error)
+                if not is_full:
+                    traceback.print_exc()
+                reason = DISK_FULL if is_full else f"{type(error).__name__}: {error}".splitlines()[0]
+                part.status = _fail(run, rank, reason)  # raises again if even this does not fit on a full disk
+            finally:
+                kill_wandb_after()
     except InUse as error:
         tell(error.who)
-        return IN_USE
+        part.status = IN_USE
     except OSError as error:
         tell(failure(error))
         if log:
             _silence_output()
-        return FULL if _is_full(error) else UNWRITABLE
-
-
-def _train(run: RunDir, job: Job, rank: Rank) -> int:
-    if rank.is_first and not run.is_done:
-        _say(run, "running", "starting")
-    from resnet_repro.training.checkpoints import Stopped
-    from resnet_repro.training.run import run as train_job
-
-    try:
-        make_room()
-        train_job(run.path, job, rank)
-    except Stopped as stop:
-        if rank.is_first:
-            _say(run, "stopped", str(stop))
-        return STOPPED
-    except UserError as error:
-        return _fail(run, rank, str(error))
-    except Exception as error:
-        if _is_full(error):
-            return _fail(run, rank, DISK_FULL)  # raises again if even this does not fit on the disk
-        traceback.print_exc()
-        return _fail(run, rank, f"{type(error).__name__}: {error}".splitlines()[0])
-    finally:
-        kill_wandb_after()
-    return DONE
+        part.status = FULL if _is_full(error) else UNWRITABLE
+    if not has_begun:
+        part.train = None
+        yield part
 
 
 def _fail(run: RunDir, rank: Rank, reason: str) -> int:
@@ -171,9 +179,17 @@ def _silence_output() -> None:
 # --- several ranks ----------------------------------------------------------------------------------------------------
 
 
-def _start_ranks(run: RunDir, job: Job, num_ranks: int, reasons: Connection | None, *, fork: bool) -> int:
+def _run_rank(path: Path, job: Job, reasons: Connection | None, rank: Rank) -> None:
+    follow_parent()
+    with part_in(RunDir(path), rank, log=True, tell=reasons.send if reasons else print) as part:
+        if part.train:
+            part.train(path, job, rank)
+    sys.exit(part.status)
+
+
+def _start_ranks(run: RunDir, job: Job, reasons: Connection | None, *, fork: bool) -> int:
     """Run a job as one process per rank, and record what came of it."""
-    end = run_ranks(_run_rank, (run.path, job, reasons), num_ranks, fork=fork)
+    end = run_ranks(_run_rank, (run.path, job, reasons), job.num_devices, fork=fork)
     exitcode = end.exitcode
     if end.killer and end.was_stopped:
         state, reason, exitcode = "stopped", "stopped while it started", STOPPED

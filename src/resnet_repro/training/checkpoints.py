@@ -13,7 +13,7 @@ import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import nn
 
-from resnet_repro.errors import UserError
+from resnet_repro.errors import Stopped, UserError
 from resnet_repro.machine import STOP_SIGNALS
 from resnet_repro.networks.build import build
 from resnet_repro.runs.folder import RunDir, flush, read_json
@@ -67,10 +67,6 @@ def newest_checkpoint(run: RunDir) -> tuple[Path, dict[str, Any]] | None:
         except Exception as error:  # a damaged file can make torch.load raise nearly anything
             print(f"{path} is damaged and not used: {error!r}", flush=True)
     return None
-
-
-class Stopped(Exception):
-    """Somebody asked the run to end; its checkpoint is saved."""
 
 
 class Checkpoint(pl.Callback):

@@ -4,7 +4,7 @@ import logging
 import os
 import time
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -115,7 +115,7 @@ class Training:
             recompute_units(model.net)
         if hardware.compile:
             compile_regions(model.net)
-        return cls(RunDir(path), job, options, hardware, rank, commit, data, model)
+        return cls(RunDir(path), replace(job, run=options), options, hardware, rank, commit, data, model)
 
     def begin_or_go_on(self) -> Path | None:
         """Return the checkpoint to go on from; None where the run begins, with its origin then on record and its
