@@ -91,7 +91,7 @@ def test_a_mistake_is_told_in_one_line_before_torch_is_imported(
     assert message in said
     assert said.strip().count("\n") == 0
     assert "torch" not in modules
-    assert "hydra" in modules  # else the list of modules was not read
+    assert "resnet_repro.cli" in modules  # else the list of modules was not read
 
 
 @pytest.mark.parametrize(
