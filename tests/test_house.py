@@ -1,6 +1,7 @@
-"""How the tests are laid out: in the rooms of the package, with shared code in helpers."""
+"""How the house is laid out: tests mirror the rooms of the package, and no group of options reads another."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,3 +34,11 @@ def test_every_room_has_tests_and_every_test_a_room() -> None:
     assert {file.parent.name for file in TESTS.glob("*/test_*.py")} == ROOMS | {"commands"}
     deeper = set(TESTS.rglob("test_*.py")) - set(TESTS.glob("*/test_*.py")) - set(TESTS.glob("test_*.py"))
     assert deeper == set()
+
+
+def test_no_group_of_conf_reads_another() -> None:
+    """What depends on two groups is decided in Python: `resnet_repro.runs.recipes`."""
+    for group in ("arch", "data", "schedule", "protocol", "logger"):
+        for path in (TESTS.parent / "conf" / group).glob("*.yaml"):
+            for name in re.findall(r"\$\{([^}]*)\}", path.read_text(encoding="utf-8")):
+                assert name.startswith((".", f"{group}.")), f"{path.name} reads {name}"
