@@ -1,10 +1,10 @@
-"""The exceptions that people read, and one line for what a library or the system refuses."""
+"""The exceptions that people read, and one-line texts for errors of libraries and the system."""
 
 import re
 
 
 class UserError(Exception):
-    """A mistake that the user can mend. Its text is one line: what was given, the rule, what to do instead."""
+    """A mistake that the user can mend. Its text is one line: the value given, the rule, and what to do instead."""
 
 
 class NotDone(Exception):
@@ -16,7 +16,7 @@ class Stopped(Exception):
 
 
 def printable(text: object) -> str:
-    """Return the text with every unprintable character escaped, so that any log takes it; some file names need it."""
+    """Return the text with unprintable characters, such as those in some file names, escaped: any log takes it."""
     text = str(text)
     if text.isprintable():
         return text
@@ -24,7 +24,7 @@ def printable(text: object) -> str:
 
 
 def first_words(error: BaseException, *, at_most: int = 100) -> str:
-    """Return what a library says of an error, to be quoted in a line of ours: no colours, cut between words."""
+    """Return an error's message to quote in one of our lines: without colours, on one line, cut between words."""
     text = re.sub(r"\x1b\[[\d;]*[A-Za-z]", "", getattr(error, "strerror", None) or str(error))
     text = " ".join(printable(word) for word in text.split()) or type(error).__name__
     return text if len(text) <= at_most else text[:at_most].rpartition(" ")[0] + " ..."

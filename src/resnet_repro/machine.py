@@ -1,4 +1,4 @@
-"""What this machine has: GPUs, their memory and CPU cores; and the signals that ask a run to stop."""
+"""This machine's GPUs, their memory and CPU cores; and the signals that ask a run to stop."""
 
 import ctypes
 import math
@@ -10,7 +10,7 @@ from pathlib import Path
 
 @cache
 def gpus() -> list[str]:
-    """Return the CUDA devices that the driver shows, by their names in CUDA_VISIBLE_DEVICES; torch is not needed."""
+    """Return the names in CUDA_VISIBLE_DEVICES of the devices that CUDA's driver shows; asks the driver, not torch."""
     count = ctypes.c_int(0)
     driver = _driver()
     if driver is None or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
@@ -35,7 +35,7 @@ def smallest_gpu() -> int:
 
 @cache
 def _driver() -> ctypes.CDLL | None:
-    """Return CUDA's driver, None if there is none. Call nothing of it that makes a context."""
+    """Return CUDA's driver; None if there is none. Callers must not make a CUDA context."""
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:
@@ -44,7 +44,7 @@ def _driver() -> ctypes.CDLL | None:
 
 
 def num_cores() -> int:
-    """Return how many CPU cores this process may use: by affinity, a container's quota and SLURM's allocation."""
+    """Return how many CPU cores this process may use, by affinity, control groups' quotas and SLURM's allocation."""
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     allocation = os.environ.get("SLURM_CPUS_ON_NODE", "")
     limits = [*cpu_quotas(), int(allocation) if allocation.isdigit() else affinity]
@@ -54,8 +54,8 @@ def num_cores() -> int:
 def cpu_quotas(groups: Path = Path("/proc/self/cgroup"), mount: Path = Path("/sys/fs/cgroup")) -> list[float]:
     """Return the CPU quotas, in cores, of this process's control groups (version 1 or 2) and of the groups above them.
 
-    joblib's cpu_count sees the quota of a container, but not of a group below the mount, as systemd and SLURM make
-    them, and takes 0.2 s to import.
+    joblib's cpu_count sees the quota of a container, but not of a group below the mount, such as systemd and SLURM
+    make, and takes 0.2 s to import.
     """
     quotas = []
     for line in _lines(groups):
@@ -80,4 +80,4 @@ def _lines(file: Path) -> list[str]:
 
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
-"""Signals that ask a run to save its state and end: Ctrl-C, and what schedulers send before they end a job."""
+"""Signals that ask a run to save its state and end: Ctrl-C, and those that schedulers send before they end a job."""

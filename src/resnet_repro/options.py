@@ -1,6 +1,6 @@
-"""The base of every group of options: typed, frozen, and refused in one line that names the option and its rule.
+"""The base of every group of options: typed, frozen, with one-line refusals that name the option and its rule.
 
-A group is a class and an option is a field of it; the rule in words stands at the field. Imports no torch.
+A group is a class, an option is a field of it, and the field states its rule in words. Imports no torch.
 """
 
 from collections.abc import Mapping
@@ -14,10 +14,9 @@ from resnet_repro.errors import UserError
 
 Auto = Literal["auto"]
 Family = Literal["cifar", "imagenet"]
-"""The papers' two families of networks, of which the data asks for one: three stages after a 3x3 stem, four after a 7x7
-stem."""
+"""The papers' two families of networks; the data decides which: three stages after a 3x3 stem, or four after a 7x7."""
 Number = int | float
-"""A whole number stays one, so that names and records show what a person wrote."""
+"""A whole number stays an int, so that names and records show what a person wrote."""
 
 Count = Annotated[int, Field(ge=1)]
 NotNegative = Annotated[Number, Field(ge=0, allow_inf_nan=False)]
@@ -29,12 +28,12 @@ STRICT = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 def option(rule: str | None = None, **limits: Any) -> Any:
-    """Declare a field. `rule` completes the sentence "KEY=VALUE is not ..."; choices need none."""
+    """Declare a field. `rule` completes the sentence "KEY=VALUE is not ..."; a list of choices needs no rule."""
     return Field(description=rule, **limits)
 
 
 class Options(BaseModel):
-    """A group of options. Values are checked and never converted: `seed=1.0` is no whole number."""
+    """A group of options. Values are checked but never converted: `seed=1.0` is no whole number."""
 
     model_config = STRICT
 
@@ -43,10 +42,10 @@ class Options(BaseModel):
         """Return the group with these values.
 
         Args:
-            group: what the options begin with on the command line, such as `schedule.`.
+            group: prefix of the options on the command line, such as `schedule.`.
 
         Raises:
-            UserError: names the first option that is unknown, missing or breaks its rule.
+            UserError: if an option is unknown, missing or breaks its rule; names the first.
         """
         try:
             return cls.model_validate(dict(values))
@@ -60,11 +59,11 @@ class Options(BaseModel):
             raise UserError(f"{group}{name}={values[name]} is not {rule(cls, name)}") from None
 
     def record(self) -> dict[str, Any]:
-        """Return the options that were given, as plain containers."""
+        """Return the options that were given, as plain containers, without defaults."""
         return self.model_dump(mode="json", exclude_unset=True)
 
     def but(self: Group, **values: Any) -> Group:
-        """Return a copy with other values, which are not checked again."""
+        """Return a copy with other values, which are not checked."""
         return self.model_copy(update=values)
 
 
@@ -86,7 +85,7 @@ def allows(kind: type[Options], name: str, value: object) -> bool:
 
 
 def rule(kind: type[Options], name: str) -> str:
-    """Return what an option may be, in words: `a whole number of steps, at least 1`, `one of add, half_both`."""
+    """Return the rule of an option in words: `a whole number of steps, at least 1`, `one of add, half_both`."""
     field: FieldInfo = kind.model_fields[name]
     return field.description or f"one of {', '.join(_choices(field.annotation))}"
 

@@ -32,7 +32,7 @@ ASCII = {
 
 
 def in_ascii(error: UnicodeError) -> tuple[str, int]:
-    """Replace text that an encoder cannot encode. Bytes of a file name that are no text are escaped."""
+    """Return ASCII for text that an encoder cannot encode. Bytes of file names that are no text are escaped."""
     assert isinstance(error, UnicodeEncodeError)
     return "".join(map(_plain, error.object[error.start : error.end])), error.end
 
@@ -48,7 +48,7 @@ codecs.register_error("resnet_repro.ascii", in_ascii)
 
 
 class _Lenient(io.FileIO):
-    """A file descriptor that leads nowhere after its first failure, as when the reader is gone or the disk is full."""
+    """A file descriptor that discards everything after its first failure: the reader is gone, or the disk is full."""
 
     def write(self, content: Any, /) -> int:
         try:
@@ -61,11 +61,11 @@ class _Lenient(io.FileIO):
 
 
 def lenient(stream: TextIO | None, number: int) -> TextIO:
-    """Return a stream like the standard one of that number, but one that never raises.
+    """Return a stream like a standard stream, but one that never raises.
 
     Args:
         stream: the standard stream; None if the shell has closed it.
-        number: its file descriptor.
+        number: the stream's file descriptor.
     """
     return io.TextIOWrapper(
         io.BufferedWriter(_Lenient(number, "wb", closefd=False)),
@@ -77,11 +77,11 @@ def lenient(stream: TextIO | None, number: int) -> TextIO:
 
 
 def make_lenient() -> None:
-    """Make sure that nothing this process prints can end it. The streams of a test stay as they are."""
+    """Replace standard output and error by streams that never raise. A test's own streams stay as they are."""
     for number in range(3):
         try:
             os.fstat(number)
-        except OSError:  # closed by the shell: the next file to be opened would get its number
+        except OSError:  # closed by the shell: the next file that is opened would get this number
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
     if sys.stdout is sys.__stdout__:
         sys.stdout = lenient(sys.stdout, 1)

@@ -1,4 +1,4 @@
-"""The augmented batches: equal to a slow obvious version, the same for the same seed, everyone exactly once."""
+"""Augmented batches equal a slow obvious version, depend on the seed alone, and show each image once an epoch."""
 
 from collections.abc import Iterator
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from resnet_repro.data.device_batches import ComparisonLoader, DeviceBatches, EvalBatches, draw_epoch, normalisation
+from tests.helpers.loaders import assert_goes_on, assert_same
 
 N, SIZE, PAD, BATCH = 50, 6, 2, 8
 GENERATOR = torch.Generator().manual_seed(0)
@@ -16,26 +17,13 @@ LABELS = torch.arange(N)  # so that a label tells which image it is
 MEAN = IMAGES.double().mean(0).float() / 255
 
 
-def batches(
-    *, seed: int = 3, num_steps: int = 20, flip: bool = True, rank: int = 0, world_size: int = 1
-) -> DeviceBatches:
-    return DeviceBatches(
-        IMAGES,
-        LABELS,
-        mean=MEAN,
-        scale=255.0,
-        batch_size=BATCH,
-        pad=PAD,
-        flip=flip,
-        seed=seed,
-        num_steps=num_steps,
-        rank=rank,
-        world_size=world_size,
-    )
+def batches(*, seed: int = 3, num_steps: int = 20, **ranks: int) -> DeviceBatches:
+    options = {"batch_size": BATCH, "pad": PAD, "seed": seed, "num_steps": num_steps, **ranks}
+    return DeviceBatches(IMAGES, LABELS, mean=MEAN, scale=255.0, flip=True, **options)
 
 
 def obvious(seed: int, num_steps: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """v1 Sec. 4.2 word for word: subtract the mean, pad with zeros, crop at random, mirror half."""
+    """Follow v1 Sec. 4.2 word for word: subtract the mean, pad with zeros, crop at random, mirror half."""
     steps_per_epoch = N // BATCH
     for step in range(num_steps):
         epoch, within = divmod(step, steps_per_epoch)
@@ -48,38 +36,24 @@ def obvious(seed: int, num_steps: int) -> Iterator[tuple[Tensor, Tensor]]:
         yield torch.from_numpy(np.stack(images)), draw.which[within]
 
 
-def assert_same(ours: Iterator[tuple[Tensor, Tensor]], theirs: Iterator[tuple[Tensor, Tensor]]) -> None:
-    for (x, y), (x2, y2) in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(x, x2, rtol=0, atol=1e-7)
-        assert torch.equal(y, y2)
-
-
 def test_batches_equal_the_obvious_version() -> None:
-    assert_same(iter(batches()), obvious(3, 20))
+    assert_same(batches(), obvious(3, 20), atol=1e-7)
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_a_dataloader_gives_the_same_batches(num_workers: int) -> None:
-    assert_same(iter(batches()), iter(ComparisonLoader(batches(), num_workers=num_workers)))
+    assert_same(batches(), ComparisonLoader(batches(), num_workers=num_workers), atol=1e-7)
 
 
 @pytest.mark.parametrize("through_dataloader", [False, True])
-def test_a_run_that_goes_on_sees_the_batches_that_were_left(through_dataloader: bool) -> None:
-    whole = list(batches())
-
+def test_a_resumed_run_sees_the_remaining_batches(through_dataloader: bool) -> None:
     def loader() -> DeviceBatches | ComparisonLoader:
         return ComparisonLoader(batches(), num_workers=0) if through_dataloader else batches()
 
-    for stop in (1, 5, 6, 7, 13):  # an epoch has 6 steps
-        first, second = loader(), loader()
-        iterator = iter(first)
-        for _ in range(stop):
-            next(iterator)
-        second.load_state_dict(first.state_dict())
-        assert_same(iter(whole[stop:]), iter(second))
+    assert_goes_on(loader, stops=(1, 5, 6, 7, 13))  # an epoch has 6 steps
 
 
-def test_an_epoch_shows_no_image_twice_and_other_epochs_another_order() -> None:
+def test_epochs_differ_in_order_and_show_no_image_twice() -> None:
     labels = torch.stack([y for _, y in batches(num_steps=12)]).view(2, 48)
     assert all(len(epoch.unique()) == 48 for epoch in labels)
     assert not torch.equal(labels[0], labels[1])
@@ -124,8 +98,8 @@ def test_pixel_normalisation_is_the_mean_of_each_pixel() -> None:
     torch.testing.assert_close(mean, MEAN)
 
 
-def test_channel_normalisation_makes_the_training_set_mean_0_and_std_1_in_each_channel() -> None:
+def test_channel_normalisation_gives_channels_mean_0_and_std_1() -> None:
     norm = normalisation(IMAGES.numpy(), "channel")
-    (x, _), *_ = EvalBatches(IMAGES, LABELS, **norm._asdict(), batch_size=N)
+    ((x, _),) = EvalBatches(IMAGES, LABELS, **norm._asdict(), batch_size=N)
     torch.testing.assert_close(x.mean((0, 2, 3)), torch.zeros(3), rtol=0, atol=1e-6)
     torch.testing.assert_close(x.std((0, 2, 3), correction=0), torch.ones(3), rtol=0, atol=1e-6)

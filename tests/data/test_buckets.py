@@ -1,4 +1,4 @@
-"""Shards in a bucket: the same run as from a folder, on little disk, over a bad line; one line where it cannot be."""
+"""A run from a bucket equals the run from a folder, on little disk, over a bad line, or is refused in one line."""
 
 import os
 import sys
@@ -10,14 +10,14 @@ import pytest
 
 from resnet_repro.data import shards
 from resnet_repro.data.bucket import open_storage
-from resnet_repro.errors import Stopped, UserError
+from resnet_repro.errors import UserError
 from resnet_repro.runs.folder import read_json
 from resnet_repro.training.checkpoints import Checkpoint
 from resnet_repro.training.run import run
 from tests.helpers import commands
 from tests.helpers.photo_files import MINI, needs_mini
+from tests.helpers.photo_runs import assert_resumes, refused_at_once
 from tests.helpers.ranks import in_ranks, run_rank
-from tests.helpers.runs import interrupt_at
 from tests.helpers.s3_server import BadLine, S3Server
 from tests.helpers.shards import NUM, packed, prepared
 
@@ -25,7 +25,7 @@ SHORT = ("schedule.steps=9", "schedule.batch_size=4", "schedule.eval_every=3")
 
 
 def smallest_cache(url: str, *options: str, outputs: Path) -> str:
-    """The option that a run with none is told to use."""
+    """Return the option that the refusal of a run without a cache recommends."""
     with pytest.raises(UserError, match=r"data\.cache_gb=0 holds too few of s3://") as error:
         run(prepared(outputs, url, *options, "data.cache_gb=0"))
     return "data.cache_gb=" + str(error.value).split("give at least ")[1].split(",")[0]
@@ -34,7 +34,7 @@ def smallest_cache(url: str, *options: str, outputs: Path) -> str:
 # --- runs -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_run_from_a_bucket_equals_the_one_from_a_folder_bitwise(
+def test_a_run_from_a_bucket_equals_one_from_a_folder_bitwise(
     s3_server: S3Server, packed_photos: Path, bucket: str, tmp_path: Path
 ) -> None:
     here, there = (
@@ -45,28 +45,22 @@ def test_a_run_from_a_bucket_equals_the_one_from_a_folder_bitwise(
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_from_a_bucket_where_it_stopped_with_a_folder(
+def test_a_bucket_resumes_a_run_that_a_folder_began(
     s3_server: S3Server, packed_photos: Path, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = run(prepared(tmp_path / "whole", packed_photos, *SHORT))
-    path = prepared(tmp_path / "again", packed_photos, *SHORT)
-    with monkeypatch.context() as patch:
-        interrupt_at(7, patch)
-        with pytest.raises(Stopped, match="stopped at step 7"):
-            run(path)
-    again = run(prepared(tmp_path / "again", bucket, *SHORT))
-    assert again["weights_sha256"] == whole["weights_sha256"]
+    whole, parts = (prepared(tmp_path / name, packed_photos, *SHORT) for name in ("whole", "parts"))
+    assert_resumes(whole, parts, partial(prepared, tmp_path / "parts", bucket, *SHORT), monkeypatch)
 
 
 def run_rank_with(variables: dict[str, str], path: Path, job: dict[str, Any], rank: Any) -> None:
-    """A server of processes that another test has started knows the environment of that time."""
+    """Set the environment first: the fork server may be older than this test and know another one."""
     os.environ.update(variables)
     run_rank(path, job, rank)
 
 
 @needs_mini
 @pytest.mark.slow
-def test_two_ranks_train_from_a_bucket_what_they_train_from_a_folder(s3_server: S3Server, tmp_path: Path) -> None:
+def test_two_ranks_train_the_same_from_a_bucket_and_a_folder(s3_server: S3Server, tmp_path: Path) -> None:
     mini = packed(MINI, tmp_path / "packed", shard_mb=0.3)
     options = ("schedule.steps=42", "hardware.devices=2", "hardware.accelerator=cpu", "data.shuffle=100")
     weights = []
@@ -77,7 +71,7 @@ def test_two_ranks_train_from_a_bucket_what_they_train_from_a_folder(s3_server: 
     assert len(set(weights)) == 1
 
 
-def test_a_run_whose_bucket_goes_out_of_reach_ends_in_one_line_and_goes_on_bit_for_bit(
+def test_a_run_whose_bucket_goes_out_of_reach_resumes_bitwise(
     s3_server: S3Server, packed_photos: Path, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = (*SHORT, "data.shuffle=2", "hardware.checkpoint_steps=2")
@@ -104,26 +98,25 @@ def test_a_run_whose_bucket_goes_out_of_reach_ends_in_one_line_and_goes_on_bit_f
 # --- refusals ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_command_reads_the_bucket_before_the_start_without_torch(
-    s3_server: S3Server, bucket: str, tmp_path: Path
-) -> None:
-    asked = ("data=imagenet_streaming", "depth=18", "logger=csv", "schedule.batch_size=4")
-    status, said, modules = commands.imported_modules(*asked, f"data.root={bucket}", "plan=true", home=tmp_path)
-    assert status == 0, said
-    assert f"num_train={NUM}__num_classes=2" in said
+def test_a_command_counts_a_bucket_without_torch(s3_server: S3Server, bucket: str, tmp_path: Path) -> None:
+    options = ("data=imagenet_streaming", "depth=18", "logger=csv", "schedule.batch_size=4")
+    status, output, modules = commands.imported_modules(*options, f"data.root={bucket}", "plan=true", home=tmp_path)
+    assert status == 0, output
+    assert f"num_train={NUM}__num_classes=2" in output
     assert "torch" not in modules
-    status, said, modules = commands.imported_modules(*asked, "data.root=s3://nothing/there", home=tmp_path)
-    assert status == 2
-    assert "data.root=s3://nothing/there: there is no bucket nothing: make it, or give another" in said
-    assert said.strip().count("\n") == 0
-    assert "torch" not in modules
+    line = refused_at_once(*options, "data.root=s3://nothing/there", home=tmp_path)
+    assert "data.root=s3://nothing/there: there is no bucket nothing: make it, or give another" in line
 
 
 @pytest.mark.parametrize(
     ("variables", "where", "reason"),
     [
         ({}, "s3://nothing/there", "there is no bucket nothing: make it, or give another"),
-        ({}, "s3://photos/elsewhere", "has no shards.json: give what `python -m resnet_repro pack SRC DEST` made"),
+        (
+            {},
+            "s3://photos/elsewhere",
+            "has no shards.json: give the complete output of `python -m resnet_repro pack SRC",
+        ),
         ({"AWS_SECRET_ACCESS_KEY": "wrong"}, "", "the credentials are refused (SignatureDoesNotMatch): set AWS_ACCESS"),
         ({"AWS_ACCESS_KEY_ID": "wrong"}, "", "the credentials are refused (InvalidAccessKeyId): set AWS_ACCESS_KEY_ID"),
         ({"AWS_PROFILE": "nobody"}, "", "no credentials (The config profile (nobody) could not be found): set AWS_"),
@@ -135,7 +128,7 @@ def test_a_command_reads_the_bucket_before_the_start_without_torch(
         (
             {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"},
             "",
-            "check the network, and AWS_ENDPOINT_URL where it is not Amazon",
+            "check the network, and AWS_ENDPOINT_URL if the bucket is not Amazon's",
         ),
         ({"AWS_ENDPOINT_URL": "127.0.0.1:9"}, "", "Invalid endpoint: 127.0.0.1:9: set AWS_ENDPOINT_URL to http://HOST"),
     ],

@@ -1,4 +1,4 @@
-"""CIFAR in small: files in the official layouts, with a row of their own in the table and so their own checksums."""
+"""Small CIFAR files in the official layouts, which have a row, and so checksums, of their own in the table."""
 
 import hashlib
 import io
@@ -25,7 +25,7 @@ def label_bytes(request: pytest.FixtureRequest) -> int:
 
 @pytest.fixture
 def forms(tmp_path: Path, label_bytes: int, monkeypatch: pytest.MonkeyPatch) -> tuple[Form, ...]:
-    """(Python 2 pickles, Python 3 pickles, binary), each as folder and archive in tmp_path, as data set "small"."""
+    """Return data set "small": Python 2 pickles, Python 3 pickles, binary, each as folder and archive in tmp_path."""
     key = b"labels" if label_bytes == 1 else b"fine_labels"
     rows = []
     for folder, file, decode in (
@@ -44,13 +44,21 @@ def locate(root: Path, *, val_size: int = 0, download: bool = False) -> cifar.So
 
 
 def refusal(call: Callable[[], Any]) -> str:
+    """Return the line with which a call refuses."""
     with pytest.raises(UserError) as error:
         call()
     assert "\n" not in str(error.value)
     return str(error.value)
 
 
-def test_every_form_gives_the_same_images_from_folder_and_archive(tmp_path: Path, forms: tuple[Form, ...]) -> None:
+def alone(root: Path, folder: str) -> Path:
+    """Move `folder` to a root with nothing else, and return that root."""
+    (root / "alone").mkdir()
+    (root / folder).rename(root / "alone" / folder)
+    return root / "alone"
+
+
+def test_folder_and_archive_of_every_form_give_the_same_images(tmp_path: Path, forms: tuple[Form, ...]) -> None:
     checksums = set()
     for form in forms:
         for path in (tmp_path / form.folder, tmp_path / form.archive.name):
@@ -66,14 +74,12 @@ def test_every_form_gives_the_same_images_from_folder_and_archive(tmp_path: Path
 
 
 def test_reading_an_archive_leaves_nothing_on_disk(tmp_path: Path, forms: tuple[Form, ...]) -> None:
-    root = tmp_path / "archive_only"
-    root.mkdir()
-    (tmp_path / "py2.tar.gz").rename(root / "py2.tar.gz")
+    root = alone(tmp_path, "py2.tar.gz")
     cifar.load(locate(root))
     assert [path.name for path in root.iterdir()] == ["py2.tar.gz"]
 
 
-def test_folder_comes_before_archive_and_complete_before_both(tmp_path: Path, forms: tuple[Form, ...]) -> None:
+def test_a_complete_source_comes_first_then_a_folder(tmp_path: Path, forms: tuple[Form, ...]) -> None:
     assert locate(tmp_path).path.name == "py2"
     (tmp_path / "py2" / "test").unlink()
     assert locate(tmp_path, val_size=1).path.name == "py3"
@@ -89,19 +95,12 @@ def test_folder_comes_before_archive_and_complete_before_both(tmp_path: Path, fo
     )
 
 
-def test_root_may_be_the_official_folder_itself_or_the_folder_where_one_stands(
+def test_root_may_be_the_official_folder_or_the_working_folder(
     tmp_path: Path, forms: tuple[Form, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert locate(tmp_path / "bin") == cifar.Source(tmp_path / "bin", forms[2])
     monkeypatch.chdir(tmp_path / "bin")
     assert locate(Path()).path.resolve() == tmp_path / "bin"
-
-
-def alone(root: Path, folder: str) -> Path:
-    """`folder` moved to where nothing else is; gives the new root."""
-    (root / "alone").mkdir()
-    (root / folder).rename(root / "alone" / folder)
-    return root / "alone"
 
 
 def test_missing_training_files_are_named(tmp_path: Path, forms: tuple[Form, ...]) -> None:
@@ -112,7 +111,7 @@ def test_missing_training_files_are_named(tmp_path: Path, forms: tuple[Form, ...
     assert f"{root / 'bin'} lacks b_1, b_2:" in refusal(partial(locate, root, val_size=1))
 
 
-def test_truncated_file_is_refused_with_both_sizes(tmp_path: Path, forms: tuple[Form, ...]) -> None:
+def test_a_truncated_file_is_refused_with_both_sizes(tmp_path: Path, forms: tuple[Form, ...]) -> None:
     root = alone(tmp_path, "bin")
     for file in (forms[2].train[1], forms[2].test):
         path = root / "bin" / file.name
@@ -125,13 +124,13 @@ def test_truncated_file_is_refused_with_both_sizes(tmp_path: Path, forms: tuple[
     assert locate(root).has_test
 
 
-def test_truncated_archive_is_refused(tmp_path: Path, forms: tuple[Form, ...]) -> None:
+def test_a_truncated_archive_is_refused(tmp_path: Path, forms: tuple[Form, ...]) -> None:
     root = alone(tmp_path, "py2.tar.gz")
     (root / "py2.tar.gz").write_bytes((root / "py2.tar.gz").read_bytes()[:1000])
     assert f"{root / 'py2.tar.gz'} has 1,000 bytes" in refusal(partial(locate, root, download=True))
 
 
-def test_wrong_checksum_is_refused_in_folder_and_archive(tmp_path: Path, forms: tuple[Form, ...]) -> None:
+def test_a_wrong_checksum_is_refused_in_folder_and_archive(tmp_path: Path, forms: tuple[Form, ...]) -> None:
     for path in (tmp_path / "py2" / "test", tmp_path / "py2.tar.gz"):
         content = bytearray(path.read_bytes())
         content[-2] ^= 1
@@ -140,7 +139,7 @@ def test_wrong_checksum_is_refused_in_folder_and_archive(tmp_path: Path, forms: 
         assert "has the checksum md5:" in refusal(partial(cifar.load, cifar.Source(path, forms[0])))
 
 
-def test_where_nothing_is_the_way_out_is_named(tmp_path: Path, forms: tuple[Form, ...]) -> None:
+def test_the_refusal_without_files_names_ways_out(tmp_path: Path, forms: tuple[Form, ...]) -> None:
     nowhere = tmp_path / "nowhere"
     text = refusal(partial(locate, nowhere))
     assert all(word in text for word in (str(nowhere), "py2.tar.gz", "data.root=FOLDER", "data.download=true"))
@@ -149,7 +148,7 @@ def test_where_nothing_is_the_way_out_is_named(tmp_path: Path, forms: tuple[Form
 
 
 class Hostile:
-    """Unpickled by the usual means it creates a file."""
+    """Creates a folder if it is unpickled by the usual means."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -158,11 +157,11 @@ class Hostile:
         return os.mkdir, (str(self.path),)
 
 
-def test_hostile_pickle_is_refused_and_not_executed(tmp_path: Path) -> None:
+def test_a_hostile_pickle_is_refused_and_not_executed(tmp_path: Path) -> None:
     evil = tmp_path / "evil"
     content = pickle.dumps({b"data": Hostile(evil), b"labels": [0]}, protocol=2)
     pickle.loads(content)
-    evil.rmdir()  # so it would have worked
+    evil.rmdir()  # so the pickle is hostile
     form = write_form(
         tmp_path, "py", {"b_1": content, "test": content}, partial(cifar.decode_python, label_key=b"labels")
     )
@@ -174,7 +173,7 @@ def test_hostile_pickle_is_refused_and_not_executed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["builtins eval", "os system", "numpy load", "numpy.core.multiarray scalar"])
-def test_no_global_but_those_of_arrays_is_found(name: str) -> None:
+def test_a_pickle_may_name_no_global_but_those_of_arrays(name: str) -> None:
     content = b"c" + name.replace(" ", "\n").encode() + b"\n."
-    pickle.Unpickler(io.BytesIO(content)).load()  # so it is well-formed
+    pickle.Unpickler(io.BytesIO(content)).load()  # so the pickle is well-formed
     assert name.replace(" ", ".") in refusal(partial(cifar.decode_python, "data_batch_1", content, label_key=b"labels"))

@@ -1,4 +1,4 @@
-"""The official CIFAR: the real images as published, the table of checksums, and nothing read that is not official."""
+"""The official CIFAR: the real images, the table of checksums, and no other file is read."""
 
 import hashlib
 import subprocess
@@ -20,30 +20,33 @@ def real(cifar10_root: Path) -> ImageSet:
     return cifar.load(cifar.locate("cifar10", cifar10_root, val_size=0, download=False))
 
 
-def test_real_cifar10_has_5000_images_of_each_class_in_the_official_order(real: ImageSet) -> None:
-    assert real.train.x.shape == (50_000, 3, 32, 32)
-    assert (real.train.x.dtype, real.train.y.dtype) == (np.uint8, np.int64)
-    np.testing.assert_array_equal(np.bincount(real.train.y), [5000] * 10)
-    assert real.train.y[:5].tolist() == [6, 9, 9, 4, 1]  # frog, truck, truck, deer, automobile
-
-
-def test_real_cifar10_has_1000_test_images_of_each_class(real: ImageSet) -> None:
-    assert real.test is not None
-    assert real.test.x.shape == (10_000, 3, 32, 32)
-    np.testing.assert_array_equal(np.bincount(real.test.y), [1000] * 10)
-    assert real.test.y[:5].tolist() == [3, 8, 8, 0, 6]  # cat, ship, ship, airplane, frog
+@pytest.mark.parametrize(
+    ("split", "num_each", "first"),
+    [
+        ("train", 5000, [6, 9, 9, 4, 1]),  # frog, truck, truck, deer, automobile
+        ("test", 1000, [3, 8, 8, 0, 6]),  # cat, ship, ship, airplane, frog
+    ],
+)
+def test_real_cifar10_has_every_image_in_the_official_order(
+    real: ImageSet, split: str, num_each: int, first: list[int]
+) -> None:
+    images = getattr(real, split)
+    assert images.x.shape == (10 * num_each, 3, 32, 32)
+    assert (images.x.dtype, images.y.dtype) == (np.uint8, np.int64)
+    np.testing.assert_array_equal(np.bincount(images.y), [num_each] * 10)
+    assert images.y[:5].tolist() == first
 
 
 def test_real_cifar10_has_the_known_mean_of_red_green_blue(real: ImageSet) -> None:
     np.testing.assert_allclose(real.train.x.mean((0, 2, 3)), [125.3, 123.0, 113.9], atol=0.1)
 
 
-def test_a_test_file_of_another_name_is_no_official_test_file(part_of_cifar10: Path) -> None:
+def test_a_test_file_of_another_name_is_not_official(part_of_cifar10: Path) -> None:
     assert (part_of_cifar10 / "cifar-10-batches-bin" / "test_batch_first1000.bin").exists()
     assert not cifar.locate("cifar10", part_of_cifar10, val_size=5000, download=False).has_test
 
 
-def test_without_the_test_file_validation_images_are_asked_for(part_of_cifar10: Path) -> None:
+def test_without_the_test_file_a_run_needs_validation_images(part_of_cifar10: Path) -> None:
     for download in (False, True):
         with pytest.raises(UserError, match=r"no test_batch.bin: pass data.val_size=5000"):
             cifar.locate("cifar10", part_of_cifar10, val_size=0, download=download)
@@ -82,7 +85,7 @@ def test_locating_loads_none_of_the_slow_libraries() -> None:
     assert done.stdout.split() == []
 
 
-def test_python_form_has_the_checksums_of_torchvision() -> None:
+def test_the_python_form_has_torchvisions_checksums() -> None:
     for name, theirs in (("cifar10", CIFAR10), ("cifar100", CIFAR100)):
         form = cifar.DATA_SETS[name][0]
         assert form.folder == theirs.base_folder
@@ -93,7 +96,7 @@ def test_python_form_has_the_checksums_of_torchvision() -> None:
         assert cifar.URL + form.archive.name == theirs.url
 
 
-def test_binary_form_has_50000_training_and_10000_test_records() -> None:
+def test_the_binary_form_has_50000_and_10000_records() -> None:
     for name, label_bytes in (("cifar10", 1), ("cifar100", 2)):
         form = cifar.DATA_SETS[name][1]
         assert sum(file.size for file in form.train) == 50_000 * (label_bytes + 3 * 32 * 32)

@@ -1,4 +1,4 @@
-"""Image files of every kind become the right pixels, and a damaged one is named."""
+"""Image files of every kind become the right pixels, and a damaged file is named."""
 
 import errno
 import os
@@ -36,7 +36,7 @@ def no_pillow(*_):
     raise AssertionError("the slow way")
 
 
-def assert_rectangles_are_those_of_the_image(path, *, num, atol=0):
+def assert_rectangles_are_cut_out_of_the_image(path, *, num, atol=0):
     whole, rng = by_pillow(path), np.random.default_rng(0)
     for _ in range(num):
         top, bottom = sorted(rng.choice(whole.shape[1] + 1, 2, replace=False).tolist())
@@ -48,35 +48,35 @@ def assert_rectangles_are_those_of_the_image(path, *, num, atol=0):
 
 
 @needs_photos
-def test_a_rectangle_of_a_photograph_has_the_same_pixels_and_takes_the_fast_way(monkeypatch):
+def test_a_rectangle_of_a_photograph_is_right_without_pillow(monkeypatch):
     monkeypatch.setattr(jpeg, "_by_pillow", no_pillow)
     for path in sorted(PHOTOS.iterdir()):
-        assert_rectangles_are_those_of_the_image(path, num=3)
+        assert_rectangles_are_cut_out_of_the_image(path, num=3)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
 @pytest.mark.parametrize("more", [{}, {"restart_marker_rows": 1}, {"progressive": True}])
 @pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0", "4:1:1"])
-def test_a_rectangle_of_a_jpeg_of_any_kind_has_the_same_pixels(tmp_path, monkeypatch, mode, more, subsampling):
+def test_a_rectangle_of_any_kind_of_jpeg_is_right(tmp_path, monkeypatch, mode, more, subsampling):
     path = tmp_path / "image.jpg"
     noise = np.random.default_rng(0).integers(0, 50, (75, 101, 3), np.uint8)
     image = Image.fromarray(np.array(scene(75, 101)) // 2 + noise).convert(mode)
     image.save(path, quality=90, subsampling=subsampling, **more)
-    if mode != "CMYK":  # of which some kinds are Pillow's to read, and ink is rounded
+    if mode != "CMYK":  # Pillow reads some kinds of CMYK, and ink is rounded
         monkeypatch.setattr(jpeg, "_by_pillow", no_pillow)
-    assert_rectangles_are_those_of_the_image(path, num=100, atol=1 if mode == "CMYK" else 0)
+    assert_rectangles_are_cut_out_of_the_image(path, num=100, atol=1 if mode == "CMYK" else 0)
 
 
-def test_a_rectangle_is_of_the_image_that_stands_upright(tmp_path):
+def test_a_rectangle_is_of_the_upright_image(tmp_path):
     path, exif = tmp_path / "image.jpg", Image.Exif()
     exif[ORIENTATION] = 6
     scene().save(path, exif=exif)
     content = path.read_bytes()
-    assert_rectangles_are_those_of_the_image(path, num=20)
+    assert_rectangles_are_cut_out_of_the_image(path, num=20)
     end = 4 + int.from_bytes(content[4:6], "big")
-    other = b"\xff\xe1\x00\x20http://ns.adobe.com/xap/1.0/\x00<"  # of the same kind as EXIF's, and behind it
+    other = b"\xff\xe1\x00\x20http://ns.adobe.com/xap/1.0/\x00<"  # a segment of the same kind, after EXIF's
     path.write_bytes(content[:end] + b"\xff" * 3 + other + content[end:])
-    assert_rectangles_are_those_of_the_image(path, num=20)
+    assert_rectangles_are_cut_out_of_the_image(path, num=20)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
@@ -91,7 +91,7 @@ def test_a_jpeg_of_every_mode_is_read_as_rgb(tmp_path, mode):
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P"])
-def test_a_png_of_every_mode_is_read_as_rgb_whatever_it_is_called(tmp_path, mode):
+def test_a_png_of_every_mode_is_read_as_rgb_under_any_name(tmp_path, mode):
     path = tmp_path / "n02105855_2933.JPEG"  # ImageNet has such a file
     scene().convert(mode).save(path, "PNG")
     expected = np.array(scene().convert(mode).convert("RGB")).transpose(2, 0, 1)
@@ -99,7 +99,7 @@ def test_a_png_of_every_mode_is_read_as_rgb_whatever_it_is_called(tmp_path, mode
 
 
 def save_tiff(path, values, *, bits=16, photometric=1):
-    """A grey little-endian TIFF of one row, byte by byte; Pillow writes no such."""
+    """Write a grey little-endian TIFF of one row byte by byte: Pillow writes none with these values."""
     pixels = values.astype("<u2").tobytes()
     if bits == 12:
         first, second = values.tolist()
@@ -138,7 +138,7 @@ def test_colours_of_sixteen_bits_keep_their_upper_eight(tmp_path):
         assert read(tmp_path / "image.png").flatten().tolist() == expected
 
 
-def test_a_transparent_palette_shows_its_colours_without_a_warning(tmp_path):
+def test_a_transparent_palette_shows_its_colours_silently(tmp_path):
     image = Image.new("P", (2, 1))
     image.putpalette([10, 20, 30, 40, 50, 60])
     image.putpixel((1, 0), 1)
@@ -156,9 +156,8 @@ def test_black_and_white_of_one_bit_becomes_0_and_255(tmp_path):
 @pytest.mark.parametrize("dtype", [np.float32, np.int32])
 def test_pixels_without_a_largest_value_are_named(tmp_path, dtype):
     Image.fromarray(np.ones((2, 2), dtype)).save(tmp_path / "image.tif")
-    with pytest.raises(
-        Damaged, match=r"image.tif cannot be read \(mode [IF] has no largest value: save it with 8 or 16"
-    ):
+    message = r"image.tif cannot be read \(mode [IF] has no largest value: save it with 8 or 16"
+    with pytest.raises(Damaged, match=message):
         read(tmp_path / "image.tif")
 
 
@@ -169,7 +168,7 @@ def test_a_tiff_whose_largest_value_is_black_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_an_image_is_upright_as_its_exif_has_it(tmp_path, orientation):
+def test_an_image_is_turned_upright_by_its_exif(tmp_path, orientation):
     path, upright = tmp_path / "image.jpg", scene()
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
@@ -189,13 +188,12 @@ def test_a_truncated_jpeg_is_named(tmp_path):
     whole, path = tmp_path / "whole.jpg", tmp_path / "cut.jpg"
     scene(200, 300).save(whole, quality=95)
     path.write_bytes(whole.read_bytes()[:-1000])
-    with pytest.raises(
-        Damaged, match=r"cut.jpg cannot be read \(.*truncated.*\): replace it, .*data.skip_damaged=true"
-    ):
+    message = r"cut.jpg cannot be read \(.*truncated.*\): replace it, .*data.skip_damaged=true"
+    with pytest.raises(Damaged, match=message):
         read(path)
 
 
-def test_a_file_whose_end_is_missing_is_named_though_only_its_upper_rows_are_wanted(tmp_path):
+def test_a_missing_end_is_noticed_even_if_upper_rows_are_read(tmp_path):
     whole, path = tmp_path / "whole.jpg", tmp_path / "cut.jpg"
     scene(200, 300).save(whole, quality=95)
     path.write_bytes(whole.read_bytes()[:-2])
@@ -203,19 +201,19 @@ def test_a_file_whose_end_is_missing_is_named_though_only_its_upper_rows_are_wan
         read(path, lambda *_: Box(0, 0, 40, 40))
 
 
-def test_what_lies_below_the_rectangle_is_not_decoded(tmp_path, monkeypatch):
+def test_rows_below_the_rectangle_are_not_decoded(tmp_path, monkeypatch):
     path = tmp_path / "image.jpg"
     scene(200, 300).save(path, quality=95)
     content, whole = path.read_bytes(), by_pillow(path)
     at = len(content) * 9 // 10
-    path.write_bytes(content[:at] + b"\xff\x00" * 8 + content[at + 16 :])  # no such code
+    path.write_bytes(content[:at] + b"\xff\x00" * 8 + content[at + 16 :])  # an invalid code
     monkeypatch.setattr(jpeg, "_by_pillow", no_pillow)
     assert torch.equal(read(path, lambda *_: Box(20, 0, 80, 300)), whole[:, 20:100])
     with pytest.raises(AssertionError, match="the slow way"):
         read(path)
 
 
-def test_where_codes_are_damaged_a_part_has_the_pixels_of_the_whole(tmp_path):
+def test_a_part_of_damaged_codes_equals_the_part_of_the_whole(tmp_path):
     path = tmp_path / "image.jpg"
     scene(200, 300).save(path, quality=95)
     content = path.read_bytes()
@@ -241,9 +239,8 @@ def test_an_image_too_large_to_read_is_named(tmp_path, monkeypatch, suffix, opti
     scene(40, 60).save(path, **options)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1_000)
     monkeypatch.setattr(jpeg, "MAX_PIXELS", 2_000)
-    with pytest.raises(
-        Damaged, match=rf"image\.{suffix} cannot be read \(it has more than 0 million pixels\): replace it"
-    ):
+    message = rf"image\.{suffix} cannot be read \(it has more than 0 million pixels\): replace it"
+    with pytest.raises(Damaged, match=message):
         read(path)
 
 
@@ -268,16 +265,15 @@ def tiff_of_no_tags(path):
 )
 @pytest.mark.timeout(20)
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
-def test_whatever_cannot_be_read_is_named(tmp_path, make):
+def test_anything_that_cannot_be_read_is_named(tmp_path, make):
     make(tmp_path / "image.jpg")
-    with pytest.raises(
-        Damaged, match=r"^[^\n]*image.jpg cannot be read \([^\n]+\): replace it, remove it, or pass[^\n]+$"
-    ):
+    message = r"^[^\n]*image.jpg cannot be read \([^\n]+\): replace it, remove it, or pass[^\n]+$"
+    with pytest.raises(Damaged, match=message):
         read(tmp_path / "image.jpg")
 
 
 @pytest.mark.parametrize("error", [IndexError("list index out of range"), KeyError(259), TypeError(), zlib.error("-3")])
-def test_an_error_of_any_kind_in_a_decoder_is_told_with_the_file(tmp_path, monkeypatch, error):
+def test_any_error_of_a_decoder_names_the_file(tmp_path, monkeypatch, error):
     def fail(*_):
         raise error
 
@@ -287,7 +283,7 @@ def test_an_error_of_any_kind_in_a_decoder_is_told_with_the_file(tmp_path, monke
         read(tmp_path / "image.jpg")
 
 
-def test_a_name_that_no_terminal_shows_is_told_in_one_line(tmp_path):
+def test_a_missing_file_is_named_in_printable_letters(tmp_path):
     path = tmp_path / os.fsdecode(b"caf\xe9\n\x1b[31m.jpg")
     with pytest.raises(Damaged) as error:
         read(path)
@@ -295,7 +291,7 @@ def test_a_name_that_no_terminal_shows_is_told_in_one_line(tmp_path):
 
 
 class Failing(NamedTuple):
-    """A file that fails to be read."""
+    """A file whose reading fails."""
 
     error: Exception
 
@@ -313,19 +309,14 @@ class Failing(NamedTuple):
         (MemoryError(), "Cannot allocate memory): free some memory, or give a smaller data.num_threads"),
     ],
 )
-def test_what_stops_every_file_from_being_read_is_no_damage(error, way_out):
-    with pytest.raises(UserError) as told:
+def test_an_error_of_the_machine_is_no_damage(error, way_out):
+    with pytest.raises(UserError) as refusal:
         read(Failing(error))
-    assert str(told.value).endswith(way_out)
-    assert not isinstance(told.value, Damaged)
+    assert str(refusal.value).endswith(way_out)
+    assert not isinstance(refusal.value, Damaged)
 
 
-def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(Damaged, match=r"gone.jpg cannot be read \(No such file"):
-        read(tmp_path / "gone.jpg")
-
-
-def test_harmless_bytes_behind_the_pixels_are_no_damage(tmp_path):
+def test_harmless_bytes_after_the_pixels_are_no_damage(tmp_path):
     path = tmp_path / "image.jpg"
     scene().save(path, quality=95)
     content = path.read_bytes()
@@ -335,7 +326,7 @@ def test_harmless_bytes_behind_the_pixels_are_no_damage(tmp_path):
 
 @pytest.mark.parametrize("size", [20, 48, 100])
 @pytest.mark.parametrize(("height", "width"), [(48, 64), (75, 50), (333, 500)])
-def test_the_shorter_side_is_resized_as_torchvision_does_it(height, width, size):
+def test_the_shorter_side_is_resized_as_in_torchvision(height, width, size):
     image = torch.from_numpy(np.array(scene(height, width))).permute(2, 0, 1)
     ours = shorter_side(image, size)
     theirs = reference.resize(scene(height, width), size, InterpolationMode.BILINEAR)

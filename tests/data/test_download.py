@@ -1,4 +1,4 @@
-"""Downloads, from a real server on this machine: the right file complete, or nothing and a way out."""
+"""Downloads from a real server on this machine: the whole right file, or no file and a way out."""
 
 import hashlib
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ class QuietHandler(SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A server that has the one file official.tar.gz."""
+    """Return the address of a server that has one file, official.tar.gz."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     (tmp_path / "served").mkdir()
     (tmp_path / "served" / "official.tar.gz").write_bytes(CONTENT)
@@ -36,7 +36,7 @@ def url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         server.shutdown()
 
 
-def test_cifar_archive_arrives_where_locate_finds_it(tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_archive_arrives_where_locate_finds_it(tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     archive = cifar.File("official.tar.gz", len(CONTENT), DIGEST)
     form = cifar.DATA_SETS["cifar10"][0]._replace(archive=archive)
     monkeypatch.setitem(cifar.DATA_SETS, "small", (form,))
@@ -65,16 +65,16 @@ def test_other_bytes_are_refused_and_leave_nothing(tmp_path: Path, url: str) -> 
     assert list((tmp_path / "new").iterdir()) == []
 
 
-def test_no_such_file_on_the_server_is_said(tmp_path: Path, url: str) -> None:
+def test_a_file_that_the_server_does_not_have_is_named(tmp_path: Path, url: str) -> None:
     assert "404" in refusal(f"{url}elsewhere.tar.gz", tmp_path / "elsewhere.tar.gz")
     assert not (tmp_path / "elsewhere.tar.gz").exists()
 
 
-def test_no_server_is_said(tmp_path: Path, url: str) -> None:
+def test_an_absent_server_is_named(tmp_path: Path, url: str) -> None:
     text = refusal("http://127.0.0.1:9/official.tar.gz", tmp_path / "official.tar.gz")  # nobody listens on port 9
     assert "Connection" in text or "refused" in text
 
 
-def test_no_place_to_write_is_said(tmp_path: Path, url: str) -> None:
+def test_a_path_that_cannot_be_written_is_named(tmp_path: Path, url: str) -> None:
     (tmp_path / "file").touch()
     assert "file" in refusal(f"{url}official.tar.gz", tmp_path / "file" / "official.tar.gz")

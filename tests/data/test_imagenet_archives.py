@@ -1,4 +1,4 @@
-"""The official archives, small ones in their place: unpacked by torchvision, or refused by name."""
+"""Small archives in place of the official ones are unpacked by torchvision, or refused by name."""
 
 import io
 import tarfile
@@ -34,7 +34,7 @@ def tar(path: Path, members: dict[str, bytes], *, mode: str = "w") -> None:
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with the three archives: 3 training images of each of 2 classes, 4 validation images."""
+    """Return a folder with the three archives: 3 training images of each of 2 classes, 4 validation images."""
     folder, made = tmp_path / "archives", tmp_path / "made"
     folder.mkdir()
     made.mkdir()
@@ -61,15 +61,11 @@ def test_archives_are_unpacked_into_folders_of_classes(root: Path) -> None:
     train, val = photos.find(root, "train"), photos.find(root, "val")
     assert train.classes == list(CLASSES)
     assert train.labels.tolist() == [0, 0, 0, 1, 1, 1]
-    assert [(path.name[-6], label) for path, label in zip(val.paths, val.labels, strict=True)] == [
-        ("1", 0),
-        ("4", 0),
-        ("2", 1),
-        ("3", 1),
-    ]
+    assert [path.name[-6] for path in val.paths] == ["1", "4", "2", "3"]
+    assert val.labels.tolist() == [0, 0, 1, 1]
 
 
-def test_archives_that_are_unpacked_are_not_read_again(root: Path) -> None:
+def test_unpacked_archives_are_not_read_again(root: Path) -> None:
     photos.unpack(root)
     before = [path.stat().st_mtime_ns for path in sorted((root / "train").rglob("*"))]
     (root / photos.ARCHIVES["train"]).write_bytes(b"")
@@ -91,7 +87,7 @@ def test_a_missing_devkit_is_named(root: Path) -> None:
         photos.unpack(root)
 
 
-def test_unpacking_that_was_interrupted_is_seen_by_the_number_of_images(root: Path) -> None:
+def test_a_partly_unpacked_archive_is_refused_by_its_count(root: Path) -> None:
     photos.unpack(root)
     next((root / "train" / CLASSES[0]).iterdir()).unlink()
     with pytest.raises(UserError, match=r"train has 5 images and ILSVRC2012_img_train.tar has 6: remove .*train and"):

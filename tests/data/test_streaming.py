@@ -1,6 +1,7 @@
-"""Training from shards: everyone once an epoch, the same after a stop, on ranks that read a part each."""
+"""Training from shards shows each image once an epoch, also after a stop, on ranks that read a part each."""
 
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -8,18 +9,16 @@ import pytest
 import torch
 
 from resnet_repro.data import augment, photos
-from resnet_repro.data.options import Shards
 from resnet_repro.data.photo_batches import EvalBatches
-from resnet_repro.data.shard_batches import PackedFiles, StreamedImageNetData
-from resnet_repro.errors import Stopped, UserError
+from resnet_repro.data.shard_batches import StreamedImageNetData, StreamedSource
 from resnet_repro.runs.folder import RunDir, read_json
 from resnet_repro.runs.job import make_job
-from resnet_repro.training.run import run
 from tests.helpers import commands
+from tests.helpers.loaders import assert_goes_on
 from tests.helpers.photo_files import MINI, make_tree, needs_mini
-from tests.helpers.photo_runs import FOR_RANKS, assert_ranks_go_on
-from tests.helpers.runs import composed, interrupt_at
-from tests.helpers.shards import CPU, NUM, STREAMED, batches, packed, prepared, source
+from tests.helpers.photo_runs import FOR_RANKS, assert_ranks_go_on, assert_resumes, refusal, refused_at_once
+from tests.helpers.runs import composed
+from tests.helpers.shards import CPU, NUM, STREAMED, batches, files_of, packed, prepared, source
 
 
 @pytest.fixture(scope="module")
@@ -44,41 +43,33 @@ def test_all_ranks_together_see_each_image_once_an_epoch(root: Path, world_size:
         assert len(seen) == len({*seen.tolist()}) == 20  # five batches of four; two images fill none
 
 
-def test_epochs_and_seeds_and_ranks_differ_in_their_order(root: Path) -> None:
+def test_epochs_and_seeds_differ_in_order(root: Path) -> None:
     orders = [source(root).epoch(n, seed=seed, batch_size=4).ravel().tolist() for n in (0, 1) for seed in (3, 4)]
     assert len({*map(tuple, orders)}) == 4
-    assert {image for order in orders for image in order} == {*range(NUM)}, "whoever sits an epoch out is drawn anew"
+    assert {image for order in orders for image in order} == {*range(NUM)}, "other images sit out other epochs"
 
 
-def test_an_image_comes_next_to_any_other_over_epochs(root: Path) -> None:
-    found = source(root)
-    pairs = {
-        (a, b)
-        for number in range(400)
-        for a, b in zip(*(found.epoch(number, seed=3, batch_size=4).ravel()[i : 19 + i] for i in (0, 1)), strict=True)
-    }
+def test_over_epochs_every_image_comes_after_every_other(root: Path) -> None:
+    orders = (source(root).epoch(number, seed=3, batch_size=4).ravel().tolist() for number in range(400))
+    pairs = {pair for order in orders for pair in pairwise(order)}
     assert len(pairs) == NUM * (NUM - 1)
 
 
-def test_a_rank_needs_a_window_of_shards_and_each_but_the_last_of_its_part_once(root: Path) -> None:
-    found = source(root)
-    files = found.photos.paths
-    assert isinstance(files, PackedFiles)
-    order = files.of(found.epoch(0, seed=3, batch_size=2).ravel())
-    last = {shard: step for step, shard in enumerate(order.tolist())}
-    first = {shard: -step for step, shard in reversed([*enumerate(order.tolist())])}
-    assert all(last[shard] + first[shard] < 2 * 8 for shard in last)  # apart by less than two windows of 8 images
+def shards_of(photos: StreamedSource) -> list[int]:
+    """Return the shard of each image of an epoch, in order."""
+    return files_of(photos).of(photos.epoch(0, seed=3, batch_size=2).ravel()).tolist()
+
+
+def test_a_rank_needs_a_shard_for_less_than_two_windows(root: Path) -> None:
+    order = shards_of(source(root))
+    last = {shard: step for step, shard in enumerate(order)}
+    assert all(last[shard] - order.index(shard) < 2 * 8 for shard in last)  # windows of 8 images
 
 
 def test_ranks_read_shards_of_their_own(root: Path) -> None:
-    read = []
-    for rank in range(2):
-        found = source(root, rank=rank, world_size=2)
-        files = found.photos.paths
-        assert isinstance(files, PackedFiles)
-        read.append({*files.of(found.epoch(0, seed=3, batch_size=2).ravel()).tolist()})
-    assert len(read[0] & read[1]) <= 1  # the one that the border is in
-    assert read[0] | read[1] == {*range(max(read[0] | read[1]) + 1)}
+    first, second = ({*shards_of(source(root, rank=rank, world_size=2))} for rank in range(2))
+    assert len(first & second) <= 1  # the shard between their parts
+    assert first | second == {*range(max(first | second) + 1)}
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
@@ -88,43 +79,27 @@ def test_evaluation_sees_each_image_once_on_any_number_of_ranks(root: Path, worl
     assert torch.cat([y for loader in ranks for _, y in loader]).tolist() == [*range(NUM)]
 
 
-def test_batches_are_those_of_the_same_step_after_a_stop_with_any_window_at_hand(root: Path) -> None:
-    whole = [*batches(source(root))]
-    for stop in (1, 4, 5, 6, 11):  # an epoch has 5 steps
-        first, second = batches(source(root)), batches(source(root))
-        iterator = iter(first)
-        for _ in range(stop):
-            next(iterator)
-        second.load_state_dict(first.state_dict())
-        for (x, y), (x2, y2) in zip(whole[stop:], second, strict=True):
-            assert torch.equal(x, x2)
-            assert torch.equal(y, y2)
+def test_a_resumed_run_sees_the_remaining_batches(root: Path) -> None:
+    assert_goes_on(lambda: batches(source(root)), stops=(1, 4, 5, 6, 11))  # an epoch has 5 steps
 
 
 # --- runs -------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
-def test_resumed_run_equals_uninterrupted_run_bitwise(
+def test_a_resumed_run_equals_an_uninterrupted_run_bitwise(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In its second epoch, which begins with step 5, and with another number of threads."""
+    """The run resumes in its second epoch, which begins with step 5, and with more threads."""
     options = ("schedule.steps=9", "schedule.batch_size=4", "schedule.eval_every=3")
-    whole = prepared(tmp_path / "whole", root, *options)
-    before = run(whole)
-    path = prepared(tmp_path / "stopped", root, *options)
-    with monkeypatch.context() as patch:
-        interrupt_at(7, patch)
-        with pytest.raises(Stopped, match="stopped at step 7"):
-            run(path)
-    after = run(prepared(tmp_path / "stopped", root, *options, "data.num_threads=3", "data.cache_gb=2"))
-    assert after["weights_sha256"] == before["weights_sha256"]
-    assert after["results"]["num_val_images"] == NUM
-    assert RunDir(path).metrics.read_bytes() == RunDir(whole).metrics.read_bytes()
+    whole, parts = (prepared(tmp_path / name, root, *options) for name in ("whole", "parts"))
+    again = partial(prepared, tmp_path / "parts", root, *options, "data.num_threads=3", "data.cache_gb=2")
+    assert_resumes(whole, parts, again, monkeypatch)
+    assert read_json(RunDir(parts).manifest)["results"]["num_val_images"] == NUM
 
 
 @pytest.mark.slow
-def test_a_command_trains_two_ranks_from_shards_and_names_what_is_not_imagenet(root: Path, tmp_path: Path) -> None:
+def test_a_command_trains_two_ranks_from_shards(root: Path, tmp_path: Path) -> None:
     options = ("schedule.steps=6", "schedule.batch_size=4", "hardware=ddp_2cpu")
     status, said = commands.run("train.py", *STREAMED, f"data.root={root}", *options, home=tmp_path)
     assert status == 0, said
@@ -139,14 +114,14 @@ def test_a_command_trains_two_ranks_from_shards_and_names_what_is_not_imagenet(r
 
 @needs_mini
 @pytest.mark.slow
-def test_two_ranks_that_were_stopped_go_on_bit_for_bit(mini: Path, tmp_path: Path) -> None:
+def test_a_run_on_two_ranks_resumes_bitwise(mini: Path, tmp_path: Path) -> None:
     options = (*FOR_RANKS, "data.shuffle=100")
     assert_ranks_go_on(*(prepared(tmp_path / name, mini, *options) for name in ("whole", "again")))
 
 
 def module(root: Path) -> StreamedImageNetData:
+    """Return the data of a small run on the shards in `root`."""
     job = make_job(composed(*STREAMED, f"data.root={root}"), usual=composed("data=imagenet_streaming"))
-    assert isinstance(job.run.data, Shards)
     return StreamedImageNetData(job.run.data, job.run.batching())
 
 
@@ -160,11 +135,10 @@ def test_every_image_has_the_label_of_its_class(root: Path, split: str) -> None:
     assert [label_of[ours.paths[i].read_bytes()] for i in range(NUM)] == ours.labels.tolist()
 
 
-def test_images_that_a_mean_is_taken_of_are_those_of_the_first_shards(root: Path) -> None:
+def test_some_unaugmented_images_are_those_of_the_first_shards(root: Path) -> None:
     data = module(root)
-    assert torch.equal(
-        torch.cat([y for _, y in data.unaugmented(CPU, at_most=5)]), torch.from_numpy(data.train.labels[:5])
-    )
+    labels = torch.cat([y for _, y in data.unaugmented(CPU, at_most=5)])
+    assert torch.equal(labels, torch.from_numpy(data.train.labels[:5]))
 
 
 @pytest.mark.parametrize(
@@ -176,21 +150,16 @@ def test_images_that_a_mean_is_taken_of_are_those_of_the_first_shards(root: Path
         ("data.root=s3:///imagenet", "data.root=s3:///imagenet names no bucket: give s3://BUCKET/PREFIX"),
     ],
 )
-def test_an_option_that_makes_no_sense_is_refused(option: str, rule: str) -> None:
-    with pytest.raises(UserError) as error:
-        make_job(composed(*STREAMED, option), usual=composed("data=imagenet_streaming"))
-    assert rule in str(error.value)
+def test_an_option_that_breaks_its_rule_is_refused(option: str, rule: str) -> None:
+    assert rule in refusal("imagenet_streaming", option)
 
 
-def test_a_folder_without_shards_is_refused_before_the_start_and_without_torch(tmp_path: Path) -> None:
-    status, said, modules = commands.imported_modules("data=imagenet_streaming", "depth=18", home=tmp_path)
-    assert status == 2, said
-    assert "data.root=data/imagenet_shards has no shards.json: give what `python -m resnet_repro pack" in said
-    assert said.strip().count("\n") == 0
-    assert "torch" not in modules
+def test_a_folder_without_shards_is_refused_before_the_start(tmp_path: Path) -> None:
+    line = refused_at_once("data=imagenet_streaming", "depth=18", home=tmp_path)
+    assert "data.root=data/imagenet_shards has no shards.json: give the complete output of `python -m resnet" in line
 
 
-def test_a_run_from_shards_stands_beside_the_papers_rows_of_imagenet() -> None:
+def test_a_run_from_shards_has_the_cell_of_a_run_on_imagenet() -> None:
     here, there = (
         make_job(composed(f"data={data}", "depth=50"), usual=composed(f"data={data}")).run
         for data in ("imagenet", "imagenet_streaming")

@@ -1,5 +1,6 @@
-"""Photographs packed into shards of a few images, and training on them."""
+"""Photographs packed into shards of a few images, and batches and runs from them."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,24 +19,20 @@ from tests.helpers.photo_runs import SMALL
 from tests.helpers.runs import composed
 
 NUM = 22  # images, in a dozen shards
-
-
 STREAMED = ("data=imagenet_streaming", *SMALL[1:], "data.shuffle=8")
-
-
 CPU = torch.device("cpu")
 
 
 def packed(
     src: Path, dest: Path, *, skip_damaged: bool = False, shard_mb: float = 0.0025, num_threads: int = 2
 ) -> Path:
-    """By default in shards of a few images each."""
+    """Pack photographs, by default into shards of a few images each, and return their folder."""
     pack(src, dest, shard_mb=shard_mb, skip_damaged=skip_damaged, num_threads=num_threads)
     return dest
 
 
 def prepared(outputs: Path, root: Path | str, *overrides: str) -> Path:
-    """A run folder as the sweep leaves it to the job's process."""
+    """Return a run folder as the sweep leaves it to the job's process."""
     config = composed(*STREAMED, f"data.root={root}", *overrides, f"outputs={outputs}")
     job = make_job(config, usual=composed("data=imagenet_streaming"))
     claim(job, group="test", command="python train.py")
@@ -45,17 +42,23 @@ def prepared(outputs: Path, root: Path | str, *overrides: str) -> Path:
 def source(
     root: Path | str, *, window: int = 8, rank: int = 0, world_size: int = 1, cache_gb: float = 1
 ) -> StreamedSource:
-    """The training images, each labelled by its number."""
+    """Return the training images, each labelled by its number."""
     storage = open_storage(str(root))
     shards = read_index(storage).splits["train"].shards
-    at_hand = ShardCache(storage, shards, cache_gb=cache_gb, folder=None, num_threads=1, num_needed=1)
-    files = PackedFiles(at_hand, first=0, num_images=[shard.num_images for shard in shards])
+    cache = ShardCache(storage, shards, cache_gb=cache_gb, folder=None, num_threads=1, num_needed=1)
+    files = PackedFiles(cache, first=0, num_images=[shard.num_images for shard in shards])
     like = Normalisation(torch.zeros(3, 16, 16), 255.0)
     numbered = PackedPhotos(files, np.arange(len(files)))
     return StreamedSource(numbered, DamagedImages(False), like, CPU, 1, rank, world_size, window=window)
 
 
-def batches(found: StreamedSource, *, seed: int = 3, num_steps: int = 12, batch_size: int = 4) -> TrainBatches:
-    choose = augment.chooser({"augment": "scale", "shorter_side": [256, 480]})
-    augmentation = augment.Augmentation(choose, 16, flip=True)
-    return TrainBatches(found, augmentation, batch_size=batch_size, seed=seed, num_steps=num_steps, colour=0.1)
+def files_of(photos: StreamedSource) -> PackedFiles:
+    """Return the image files of a source."""
+    assert isinstance(photos.photos.paths, PackedFiles)
+    return photos.photos.paths
+
+
+def batches(photos: StreamedSource, *, seed: int = 3, num_steps: int = 12, batch_size: int = 4) -> TrainBatches:
+    """Return 16 x 16 training batches of a source."""
+    augmentation = augment.Augmentation(partial(augment.scale_box, shorter_side=(256, 480)), 16, flip=True)
+    return TrainBatches(photos, augmentation, batch_size=batch_size, seed=seed, num_steps=num_steps, colour=0.1)

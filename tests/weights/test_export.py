@@ -1,4 +1,4 @@
-"""`python -m resnet_repro export`: finished runs' networks for others."""
+"""`python -m resnet_repro export` exports finished runs' networks for other libraries."""
 
 import shutil
 import subprocess
@@ -31,13 +31,13 @@ RUN = "outputs/digits/resnet_v2-8-s0__steps=2"
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a finished run on digits, and what the command exports of it to mine/."""
+    """Return a folder with a finished run on digits, exported to mine/ by the command."""
     home = tmp_path_factory.mktemp("home")
     options = ("data=digits", "arch=resnet_v2", "depth=8", "schedule.steps=2", "logger=csv")
     status, output = command("train.py", *options, home=home)
     assert status == 0, output
-    asked = [sys.executable, "-m", "resnet_repro", "export", f"run={RUN}", "to=ours", "out=mine"]
-    done = subprocess.run(asked, cwd=home, env=environment(home), capture_output=True, text=True, check=False)
+    arguments = [sys.executable, "-m", "resnet_repro", "export", f"run={RUN}", "to=ours", "out=mine"]
+    done = subprocess.run(arguments, cwd=home, env=environment(home), capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "mine/model.safetensors\n"), done.stderr
     return home
 
@@ -46,7 +46,7 @@ SMALL = ("data=imagenet", "data.crop=32", "schedule.steps=2", "schedule.batch_si
 
 
 def trained_on_photos(outputs: Path, *options: str) -> RunDir:
-    """A finished run on a tree of photographs."""
+    """Return a finished run on a tree of photographs."""
     root = make_tree(outputs / "photos", num=11)
     config = composed(*SMALL, "logger=csv", f"data.root={root}", f"outputs={outputs}", *options)
     job = make_job(config, usual=composed("data=imagenet"))
@@ -56,10 +56,10 @@ def trained_on_photos(outputs: Path, *options: str) -> RunDir:
 
 
 def refusal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], home: Path, *options: str) -> str:
-    """What the command says where it refuses: one line."""
+    """Return the one line with which the command refuses."""
     monkeypatch.chdir(home)
     monkeypatch.setattr(sys, "argv", ["export", *options])
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # which the command changes
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # the command changes it
     with pytest.raises(SystemExit) as end:
         cli.export()
     line = capsys.readouterr().err
@@ -68,7 +68,7 @@ def refusal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
     return line
 
 
-def test_a_run_in_our_names_loads_again(home: Path) -> None:
+def test_a_run_exported_in_our_names_loads_again(home: Path) -> None:
     config = read_json(home / "mine" / "config.json")["config"]
     run = Run.of_record(config)
     net, same = network_of(run), network_of(run)
@@ -82,25 +82,25 @@ def test_a_run_in_our_names_loads_again(home: Path) -> None:
 
 
 @pytest.mark.parametrize("source", ["mine", RUN, f"{RUN}/checkpoints/step-00000002.ckpt"])
-def test_ours_are_refused_by_a_network_of_other_words(home: Path, source: str) -> None:
+def test_a_network_of_other_words_is_refused(home: Path, source: str) -> None:
     config = read_json(home / RUN / "manifest.json")["config"]
     net = network_of(Run.of_record({**config, "arch": {**config["arch"], "mix": "half_both"}}))
-    with pytest.raises(UserError, match="holds a network of mix=add and not half_both; ask for that"):
+    with pytest.raises(UserError, match="holds a network of mix=add and not half_both; build that network"):
         load.load(net, home / source)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("arch", "depth"), [("resnet_v1", 18), ("resnet_v1", 50), ("resnet_v2", 50)])
-def test_timm_makes_the_network_of_what_is_exported(tmp_path: Path, arch: str, depth: int) -> None:
-    made = trained_on_photos(tmp_path, f"arch={arch}", f"depth={depth}", "arch.stride_on=3x3")
-    path = export(made, to="timm", out=tmp_path / "theirs")
+def test_timm_builds_the_exported_network(tmp_path: Path, arch: str, depth: int) -> None:
+    run = trained_on_photos(tmp_path, f"arch={arch}", f"depth={depth}", "arch.stride_on=3x3")
+    path = export(run, to="timm", out=tmp_path / "theirs")
     theirs = timm.create_model(f"local-dir:{tmp_path / 'theirs'}", pretrained=True)
-    ours, back, x = load.trained(made), load.trained(made), torch.randn(4, 3, 64, 64)
+    ours, back, x = load.trained(run), load.trained(run), torch.randn(4, 3, 64, 64)
     nn.init.zeros_(back.head[-1].weight)
     load.load(back, tmp_path / "theirs")
     with torch.no_grad():
-        torch.testing.assert_close(back.eval()(x), ours.eval()(x))
         expected = ours.eval()(x)
+        torch.testing.assert_close(back.eval()(x), expected)
         torch.testing.assert_close(theirs.eval()(x), expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
         if arch == "resnet_v1":
             theirs = torchvision.models.get_model(f"resnet{depth}", num_classes=expected.shape[1])
@@ -108,15 +108,15 @@ def test_timm_makes_the_network_of_what_is_exported(tmp_path: Path, arch: str, d
             torch.testing.assert_close(theirs.eval()(x), expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
 
 
-def test_the_papers_own_stride_is_not_to_be_had_there(tmp_path: Path) -> None:
-    made = trained_on_photos(tmp_path, "depth=50")
+def test_timm_has_no_network_with_the_papers_stride(tmp_path: Path) -> None:
+    run = trained_on_photos(tmp_path, "depth=50")
     with pytest.raises(UserError, match=r"have arch\.stride_on=3x3, and this one has arch\.stride_on=first"):
-        export(made, to="timm", out=tmp_path / "theirs")
+        export(run, to="timm", out=tmp_path / "theirs")
     assert not (tmp_path / "theirs").exists()
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ((), "give the folder of a finished run: python -m resnet_repro export run="),
         ((f"run={RUN}", "form=timm"), "give the folder of a finished run"),
@@ -125,13 +125,17 @@ def test_the_papers_own_stride_is_not_to_be_had_there(tmp_path: Path) -> None:
         (("run=nowhere",), "nowhere holds no finished run"),
     ],
 )
-def test_what_cannot_be_exported_is_told_in_one_line(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], home: Path, options: tuple[str, ...], told: str
+def test_an_export_that_cannot_be_is_refused_in_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    home: Path,
+    options: tuple[str, ...],
+    message: str,
 ) -> None:
-    assert told in refusal(monkeypatch, capsys, home, *options)
+    assert message in refusal(monkeypatch, capsys, home, *options)
 
 
-def test_a_run_whose_weights_are_gone_is_told_in_one_line(
+def test_a_run_whose_weights_are_gone_is_refused_in_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], home: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(home / RUN, tmp_path / "run")

@@ -1,4 +1,4 @@
-"""Weights of torchvision, timm and akamaster/pytorch_resnet_cifar10 in our networks, and ours in theirs."""
+"""Our networks take weights of torchvision, timm and akamaster/pytorch_resnet_cifar10, and theirs take ours."""
 
 import pytest
 import timm
@@ -22,7 +22,7 @@ def assert_equal_logits(ours, theirs, x):
 
 
 class Akamaster(nn.Module):
-    """A unit of akamaster/pytorch_resnet_cifar10: option A has zeros on both sides of the channels."""
+    """A unit of akamaster/pytorch_resnet_cifar10; its option A pads zeros on both sides of the channels."""
 
     def __init__(self, c_in, c_out, option):
         super().__init__()
@@ -55,7 +55,7 @@ class AkamasterResNet(nn.Module):
         return self.linear(x.mean((2, 3)))
 
 
-# in
+# --- in ---------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("depth", [18, 34, 50, *LARGE])
@@ -100,13 +100,13 @@ def test_akamasters_checkpoint_gives_its_predictions(tmp_path, depth, option):
     ours = cifar(depth, shortcut=option).eval()
     load.load(ours, tmp_path / "model.th")
     with torch.no_grad():
-        expected, found = theirs(x), ours(x)
+        expected, logits = theirs(x), ours(x)
     assert len(expected.argmax(1).unique()) > 1
-    assert torch.equal(found.argmax(1), expected.argmax(1))
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)  # sums over channels in another order
+    assert torch.equal(logits.argmax(1), expected.argmax(1))
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)  # sums over channels in another order
 
 
-def test_a_file_of_before_batches_were_counted_loads(tmp_path):
+def test_a_file_without_counts_of_batches_loads(tmp_path):
     theirs = randomise(torchvision.models.resnet18(weights=None, num_classes=7))
     state = {name: t for name, t in theirs.state_dict().items() if not name.endswith("num_batches_tracked")}
     torch.save(state, tmp_path / "old.pth")
@@ -115,10 +115,10 @@ def test_a_file_of_before_batches_were_counted_loads(tmp_path):
     assert_equal_logits(ours, theirs, torch.randn(2, 3, 64, 64))
 
 
-# out
+# --- out --------------------------------------------------------------------------------------------------------------
 
 
-def test_a_torchvision_resnet50_makes_the_round_trip_with_equal_logits(tmp_path):
+def test_a_torchvision_resnet50_makes_the_round_trip(tmp_path):
     theirs = randomise(torchvision.models.resnet50(weights=None))
     torch.save(theirs.state_dict(), tmp_path / "theirs.pth")
     ours = imagenet(50, num_classes=1000)
@@ -140,7 +140,7 @@ def test_a_v2_network_with_negative_scales_is_the_same_in_timm():
         torch.testing.assert_close(theirs.eval()(x), ours.eval()(x), rtol=1e-3, atol=1e-4)
 
 
-def test_what_a_library_has_not_is_refused():
+def test_a_network_that_a_library_does_not_have_is_refused():
     with pytest.raises(UserError, match=r"torchvision and timm have arch\.shortcut=B, and this one has .*=none"):
         load.named_as(imagenet(18, shortcut="none"), TORCHVISION)
     with pytest.raises(UserError, match="torchvision and timm have family=imagenet, and this one has family=cifar"):
@@ -167,7 +167,7 @@ def prefixed(state, prefix):
     ],
     ids=["kuangliu", "compiled", "tutorial", "both", "averaged", "Lightning", "Lightning compiled"],
 )
-def test_a_checkpoint_of_a_training_script_is_read(tmp_path, wrap):
+def test_a_training_scripts_checkpoint_is_read(tmp_path, wrap):
     theirs, ours = torchvision.models.resnet18(weights=None, num_classes=7), imagenet(18)
     torch.save(wrap(theirs.state_dict()), tmp_path / "checkpoint.pth")
     load.load(ours, tmp_path / "checkpoint.pth")

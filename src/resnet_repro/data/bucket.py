@@ -1,4 +1,4 @@
-"""Where packed photographs lie: a folder, or a bucket of anything that speaks S3. Imports no torch."""
+"""Storage of packed photographs: a folder, or a bucket of any service that speaks S3. Imports no torch."""
 
 import hashlib
 import os
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 
 S3 = "s3://"
 BLOCK = 2**20  # bytes that are read at a time
-MAX_ATTEMPTS = "AWS_MAX_ATTEMPTS"  # of the environment: who sets it decides how often is asked, and nothing here
+MAX_ATTEMPTS = "AWS_MAX_ATTEMPTS"  # environment variable; if set, it alone decides how often a request is repeated
 NUM_ATTEMPTS = 3  # at an object whose transfer breaks off
-PATIENCE = 30.0  # seconds in which a run goes on asking who does not answer: a short outage should end no run of days
-PAUSE = 0.5  # seconds before asking again
+PATIENCE = 30.0  # seconds for which a run repeats requests without an answer: a short outage should end no run of days
+PAUSE = 0.5  # seconds before a request is repeated
 REFUSALS = ("401", "403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken")
 INSTALL = "pip install 'resnet_repro[streaming]'"
 
 
 class Folder:
-    """A folder of this machine, or one that it has mounted."""
+    """A folder of this machine, mounted folders included."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -35,15 +35,20 @@ class Folder:
         return str(self.root)
 
     def read(self, name: str) -> bytes:
-        """The content of a file.
+        """Return the content of a file.
 
         Raises:
-            UserError: it is not there, or cannot be read.
+            UserError: as `open`.
         """
         with self.open(name) as file:
             return file.read()
 
     def open(self, name: str) -> IO[bytes]:
+        """Open a file.
+
+        Raises:
+            UserError: if the file is missing or cannot be read.
+        """
         try:
             return (self.root / name).open("rb", buffering=0)
         except FileNotFoundError:
@@ -53,9 +58,13 @@ class Folder:
 
 
 class Bucket:
-    """A bucket, or what has a prefix in it, as boto3 reaches it: AWS_ENDPOINT_URL, AWS_PROFILE and so on tell how.
+    """A bucket, or the part of it under a prefix. boto3 reaches it as AWS_ENDPOINT_URL, AWS_PROFILE and so on say.
 
-    Threads may share one; processes may not.
+    Threads may share a Bucket; processes may not.
+
+    Args:
+        url: `s3://BUCKET/PREFIX`.
+        patience: seconds for which to repeat a request before the bucket counts as out of reach.
     """
 
     def __init__(self, url: str, *, patience: float) -> None:
@@ -84,18 +93,18 @@ class Bucket:
                 ) from None
 
     def read(self, name: str) -> bytes:
-        """The content of an object.
+        """Return the content of an object.
 
         Raises:
-            UserError: no such bucket or object, credentials that it refuses, or nobody there: one line each.
+            UserError: if there is no such bucket or object, credentials are missing or refused, or no server answers.
         """
         return b"".join(self._blocks(name))
 
     def fetch(self, name: str, file: IO[bytes], *, sha256: str) -> None:
-        """Copy an object into an empty file, whole and as it was packed.
+        """Copy an object into a file, replacing its content, and check it.
 
         Raises:
-            UserError: as `read`, and where it is not what was packed.
+            UserError: as `read`; if the object is not what was packed.
         """
         for _ in range(NUM_ATTEMPTS):
             file.seek(0)
@@ -110,7 +119,7 @@ class Bucket:
         raise damaged(self, name)
 
     def _blocks(self, name: str) -> Iterator[bytes]:
-        """Of the object, each once: a transfer that breaks off goes on where it did."""
+        """Yield the object's blocks, each once: a transfer that breaks off goes on from there."""
         at, attempts = 0, 0
         while True:
             with self._errors_for_people(name):
@@ -128,9 +137,10 @@ class Bucket:
                         raise
 
     def _answer(self, name: str, part: dict[str, str]) -> Any:
-        """An object's bytes; where nobody answers, or a server that is unwell, asked for anew while patience lasts.
+        """Return the stream of an object's bytes. Repeat the request while patience lasts if no server answers or the
+        server fails.
 
-        botocore asks again, too, but after pauses that have become shorter from version to version.
+        botocore repeats requests, too, but its pauses have become shorter from version to version.
         """
         from botocore.exceptions import ClientError, HTTPClientError
 
@@ -169,14 +179,14 @@ class Bucket:
             elif code in ("NoSuchKey", "404"):
                 raise _missing(self, name) from None
             elif code in REFUSALS:
-                reason = f"the credentials are refused ({code}): {logging_in}, to what may read it"
+                reason = f"the credentials are refused ({code}): {logging_in}, to credentials that may read the bucket"
             else:
                 reason = f"the server says {first_words(error, at_most=200)}: try again later"
         except no_login as error:
             reason = f"no credentials ({first_words(error)}): {logging_in}"
         except BotoCoreError as error:
             said = first_words(error, at_most=200)
-            reason = f"out of reach ({said}): check the network, and AWS_ENDPOINT_URL where it is not Amazon's"
+            reason = f"out of reach ({said}): check the network, and AWS_ENDPOINT_URL if the bucket is not Amazon's"
         else:
             return
         raise UserError(f"data.root={self}: {reason}") from None
@@ -186,10 +196,10 @@ Storage = Folder | Bucket
 
 
 def open_storage(root: str, *, patience: float = 0.0) -> Storage:
-    """What `data.root` names; a bucket is asked for so many seconds before it counts as out of reach.
+    """Return the storage that `data.root` names; `patience` is that of `Bucket`.
 
     Raises:
-        UserError: an address of another kind, or no boto3 to reach a bucket with.
+        UserError: if the address is of another kind, or boto3 is not installed to reach a bucket.
     """
     if root.startswith(S3):
         bucket = Bucket(root, patience=patience)
@@ -197,18 +207,19 @@ def open_storage(root: str, *, patience: float = 0.0) -> Storage:
         return bucket
     if "://" in root:
         raise UserError(
-            f"data.root={root} is neither a folder nor {S3}BUCKET/PREFIX, which many other stores speak, too"
+            f"data.root={root} is neither a folder nor {S3}BUCKET/PREFIX: many other stores have an S3 address, too"
         )
     return Folder(Path(root).expanduser())
 
 
 def damaged(storage: Storage, name: str) -> UserError:
+    """Return the refusal of a file that is not what was packed."""
     return UserError(f"{storage}/{name} is not what was packed: copy it there again, or pack again")
 
 
 def _missing(storage: Storage, name: str) -> UserError:
     return UserError(
-        f"data.root={storage} has no {name}: give what `python -m resnet_repro pack SRC DEST` made, and all of it"
+        f"data.root={storage} has no {name}: give the complete output of `python -m resnet_repro pack SRC DEST`"
     )
 
 

@@ -1,7 +1,7 @@
-"""CIFAR-10 and CIFAR-100 from their official files, every file checked against its published checksum.
+"""CIFAR-10 and CIFAR-100 from their official files, each checked against its published checksum.
 
 https://www.cs.toronto.edu/~kriz/cifar.html; A. Krizhevsky, "Learning Multiple Layers of Features from Tiny Images",
-2009. Both official forms (python, binary) are read, from the unpacked folder or straight from the archive.
+2009. Both official forms (python, binary) can be read, from the unpacked folder or straight from the archive.
 """
 
 import hashlib
@@ -33,18 +33,18 @@ class File(NamedTuple):
 
 
 class Form(NamedTuple):
-    """One of the packings in which the authors publish a data set."""
+    """One of the forms in which the authors publish a data set."""
 
     folder: str
     archive: File
     train: tuple[File, ...]
     test: File
     decode: Callable[[str, bytes], Images]
-    """(path for messages, content of a file) -> its images"""
+    """Takes a path for messages and the content of a file; returns its images."""
 
 
 class Source(NamedTuple):
-    """Where a data set is to be read from. `path` is the folder or the archive, or the archive yet to be downloaded."""
+    """Where to read a data set from. `path` is the folder, or the archive, which may still have to be downloaded."""
 
     path: Path
     form: Form
@@ -53,19 +53,19 @@ class Source(NamedTuple):
 
 
 def decode_binary(path: str, content: bytes, *, label_bytes: int) -> Images:
-    """Records of 1 label byte (CIFAR-100: coarse, then fine) and 1,024 red, 1,024 green, 1,024 blue bytes."""
+    """Read records of 1 label byte (CIFAR-100: coarse, then fine) and 1,024 red, 1,024 green, 1,024 blue bytes."""
     records = np.frombuffer(content, np.uint8).reshape(-1, label_bytes + PIXELS)
     return Images(records[:, label_bytes:].reshape(-1, 3, 32, 32), records[:, label_bytes - 1].astype(np.int64))
 
 
 def decode_python(path: str, content: bytes, *, label_key: bytes) -> Images:
-    """A pickled dict of a uint8 array [n, 3072], as `decode_binary` without labels, and of a list of labels."""
+    """Read a pickled dict of labels, a list, and pixels, a uint8 array [n, 3072] in the order of `decode_binary`."""
     batch = ArrayUnpickler(path, content).load()
     return Images(batch[b"data"].reshape(-1, 3, 32, 32), np.array(batch[label_key], np.int64))
 
 
 class ArrayUnpickler(pickle.Unpickler):
-    """Reads containers and arrays; a pickle that names any other global is refused before that can run."""
+    """Reads containers and arrays, and refuses a pickle that names any other global before that global can run."""
 
     ALLOWED: ClassVar[dict[tuple[str, str], Any]] = {
         ("numpy.core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
@@ -82,14 +82,14 @@ class ArrayUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in self.ALLOWED:
             raise UserError(
-                f"{self.path} names {module}.{name}, no part of an image file, and was not read: replace it"
+                f"{self.path} names {module}.{name}, which no image file needs, and was not read: replace it"
             )
         return self.ALLOWED[module, name]
 
 
 # Checksums and where they are published: torchvision.datasets.cifar (python form), the authors' page (archives),
-# mxnet.gluon.data.vision (SHA-1, binary form; its five of CIFAR-10's training files are those of the known MD5s).
-# The first form of a row is the one that `download` fetches.
+# mxnet.gluon.data.vision (SHA-1, binary form; its five CIFAR-10 training files have the MD5s known from elsewhere).
+# `download` fetches the first form of a row.
 DATA_SETS: dict[str, tuple[Form, ...]] = {
     "cifar10": (
         Form(
@@ -140,17 +140,17 @@ NAMES = tuple(DATA_SETS)
 
 
 def locate(name: str, root: str | Path, *, val_size: int, download: bool) -> Source:
-    """Where data set `name` is under `root`, judged by names and sizes alone: milliseconds, no file is opened.
+    """Return where data set `name` is under `root`, by names and sizes alone: takes milliseconds, opens no file.
 
     `root` holds the official folder or archive, or is that folder. A source with a test file comes before one without,
     a folder before an archive. Without the official test file a run needs validation images instead: `val_size` > 0.
 
     Raises:
-        UserError: nothing there and no download allowed, a file missing, a file of another size than the official one.
+        UserError: if nothing is there and no download is allowed, a file is missing, or has not its official size.
     """
     root = Path(root).expanduser()
     forms = DATA_SETS[name]
-    found: list[Source] = []
+    sources: list[Source] = []
     problems: list[str] = []
     for form in forms:
         for folder in (root / form.folder, root):
@@ -159,22 +159,22 @@ def locate(name: str, root: str | Path, *, val_size: int, download: bool) -> Sou
             missing = [file.name for file in form.train if not (folder / file.name).is_file()]
             resized = [*filter(None, (_resized(folder, file) for file in (*form.train, form.test)))]
             if missing:
-                problems.append(f"{folder} lacks {', '.join(missing)}: add what is missing, or remove the folder")
+                problems.append(f"{folder} lacks {', '.join(missing)}: add the files, or remove the folder")
             problems += resized
             if not missing and not resized:
-                found.append(Source(folder, form, has_test=(folder / form.test.name).is_file()))
+                sources.append(Source(folder, form, has_test=(folder / form.test.name).is_file()))
     for form in forms:
         if resized_archive := _resized(root, form.archive):
             problems.append(resized_archive)
         elif (root / form.archive.name).is_file():
-            found.append(Source(root / form.archive.name, form))
+            sources.append(Source(root / form.archive.name, form))
 
-    for source in sorted(found, key=lambda source: not source.has_test):
+    for source in sorted(sources, key=lambda source: not source.has_test):
         if source.has_test or val_size > 0:
             return source
         raise UserError(
             f"{source.path} has every training file and no {source.form.test.name}: pass data.val_size=5000 to train "
-            "and validate without it, or add the file"
+            "and validate without that file, or add it"
         )
     if problems:
         raise UserError(problems[0])
@@ -185,6 +185,7 @@ def locate(name: str, root: str | Path, *, val_size: int, download: bool) -> Sou
 
 
 def _resized(folder: Path, file: File) -> str | None:
+    """Return a refusal if the file is there in another size than the official one."""
     path = folder / file.name
     if not path.is_file() or (size := path.stat().st_size) == file.size:
         return None
@@ -192,10 +193,10 @@ def _resized(folder: Path, file: File) -> str | None:
 
 
 def download(name: str, root: str | Path, *, url: str = URL) -> Source:
-    """Fetch the archive of the python form into `root`; it is read as it is, never unpacked.
+    """Fetch the archive of the python form into `root`. It is read as an archive, never unpacked.
 
     Raises:
-        UserError: see `fetch`.
+        UserError: as `fetch`.
     """
     form = DATA_SETS[name][0]
     source = Source(Path(root).expanduser() / form.archive.name, form)
@@ -207,16 +208,16 @@ def read(data: InMemory) -> ImageSet:
     """Return the images of `data=cifar10` or `data=cifar100`; nothing is downloaded.
 
     Raises:
-        UserError: as `locate` and `load` do.
+        UserError: as `locate` and `load`.
     """
     return load(locate(data.name, data.root, val_size=data.val_size, download=False))
 
 
 def load(source: Source) -> ImageSet:
-    """Read and check what `locate` or `download` found: x uint8 [n, 3, 32, 32], y int64 [n], in the official order.
+    """Return the images of a source, checked: x uint8 [n, 3, 32, 32], y int64 [n], in the official order.
 
     Raises:
-        UserError: a checksum is not the published one, or a pickle holds more than arrays.
+        UserError: if a checksum is not the published one, or a pickle holds more than arrays.
     """
     assert not source.needs_download
     form = source.form
@@ -234,7 +235,7 @@ def load(source: Source) -> ImageSet:
 
 
 def _contents(source: Source) -> Iterator[tuple[File, bytes]]:
-    """Every official file that the source has, in any order; of an archive nothing is written to disk."""
+    """Yield the content of every official file of a source, in any order, without unpacking an archive to disk."""
     form = source.form
     if source.path.is_dir():
         for file in (*form.train, *([form.test] if source.has_test else [])):
@@ -243,7 +244,7 @@ def _contents(source: Source) -> Iterator[tuple[File, bytes]]:
     with source.path.open("rb") as archive:
         _check(str(source.path), form.archive, archive)
     files = {f"{form.folder}/{file.name}": file for file in (*form.train, form.test)}
-    with tarfile.open(source.path, "r|gz") as members:  # as a stream: one pass through the compressed bytes
+    with tarfile.open(source.path, "r|gz") as members:  # a stream: one pass through the compressed bytes
         for member in members:
             if member.name in files and (content := members.extractfile(member)):
                 yield files[member.name], content.read()
@@ -255,21 +256,21 @@ def _join(parts: list[Images]) -> Images:
 
 def _check(path: str, file: File, stream: io.BufferedReader | io.BytesIO) -> None:
     algorithm = file.digest.partition(":")[0]
-    if file.digest != (found := f"{algorithm}:{hashlib.file_digest(stream, algorithm).hexdigest()}"):
-        raise UserError(f"{path} has the checksum {found}, the official file has {file.digest}: fetch it again")
+    if file.digest != (digest := f"{algorithm}:{hashlib.file_digest(stream, algorithm).hexdigest()}"):
+        raise UserError(f"{path} has the checksum {digest}, the official file has {file.digest}: fetch it again")
 
 
 def fetch(url: str, path: Path, *, digest: str) -> None:
     """Download `url` to `path`, which appears with the right checksum ("md5:...") or not at all.
 
     Raises:
-        UserError: no connection, no such file, a wrong checksum, no place to write.
+        UserError: if there is no connection or no such file, the checksum is wrong, or `path` cannot be written.
     """
     import pooch  # slow
 
     try:
         pooch.retrieve(url, digest, fname=path.name, path=path.parent, progressbar=sys.stderr.isatty())
-        path.chmod(0o644)  # pooch makes it readable to nobody else
+        path.chmod(0o644)  # pooch makes it readable to its owner alone
     except (OSError, ValueError) as error:  # connection or disk; checksum
         reason = first_words(error, at_most=200)
         raise UserError(f"could not download {url} ({reason}): fetch it by hand and put it at {path}") from error

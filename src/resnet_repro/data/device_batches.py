@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 
 class EpochDraw(NamedTuple):
-    """Every random choice of one epoch; a function of (seed, epoch) and of nothing else."""
+    """Every random choice of one epoch, a function of (seed, epoch) alone."""
 
     which: Int[Tensor, "steps batch"]
     top: Int[Tensor, "steps batch"]
@@ -22,9 +22,9 @@ class EpochDraw(NamedTuple):
 
 
 def draw_epoch(epoch: int, *, seed: int, num_images: int, batch_size: int, pad: int, flip: bool) -> EpochDraw:
-    """Order, crop corners (0 ... 2 pad) and flips of an epoch's full batches.
+    """Return the order, crop corners (0 ... 2 pad) and flips of an epoch's full batches.
 
-    The images that do not fill a last batch sit this epoch out; another order leaves out others the next time.
+    Images that do not fill a last batch sit the epoch out; the next epoch's order leaves out other images.
     [open: the papers do not say what they do with them]
     """
     steps = num_images // batch_size
@@ -38,7 +38,7 @@ def draw_epoch(epoch: int, *, seed: int, num_images: int, batch_size: int, pad: 
 
 
 class Normalisation(NamedTuple):
-    """What makes a training set's pixels 0..255 the network's input: x / scale - mean."""
+    """How pixels 0..255 become the network's input: x / scale - mean."""
 
     mean: Float[Tensor, "c size size"]
     scale: Float[Tensor, "c 1 1"] | float
@@ -49,12 +49,16 @@ class Normalisation(NamedTuple):
 
 
 def normalisation(images: UInt8[np.ndarray, "n c size size"], by: str) -> Normalisation:
-    """`pixel`: 0 to 1, less the mean of each pixel [v1 Sec. 4.2]. `channel`: mean 0 and std 1 in each channel."""
+    """Return what normalises training images.
+
+    Args:
+        by: `pixel`: 0 to 1, less the mean of each pixel [v1 Sec. 4.2]; `channel`: mean 0 and std 1 in each channel.
+    """
     if by == "pixel":
         return Normalisation(torch.from_numpy(images.mean(0, dtype=np.float64) / 255).float(), 255.0)
     values = np.arange(256)
     counts = np.stack([np.bincount(images[:, c].ravel(), minlength=256) for c in range(images.shape[1])])
-    share = counts / counts.sum(1, keepdims=True)  # of each value, [c, 256]: exact, and no float copy of the images
+    share = counts / counts.sum(1, keepdims=True)  # of each value, [c, 256]: exact, without a float copy of the images
     mean = share @ values
     std = np.sqrt(share @ values**2 - mean**2)
     by_channel = torch.from_numpy(np.stack([mean / std, std])).float()[..., None, None]
@@ -62,20 +66,20 @@ def normalisation(images: UInt8[np.ndarray, "n c size size"], by: str) -> Normal
 
 
 def crop(padded: Tensor, size: int, which: Tensor, top: Tensor, left: Tensor) -> Tensor:
-    """Gather [batch, c, size, size] windows out of [n, c, size + 2 pad, size + 2 pad] in one kernel."""
+    """Return windows [batch, c, size, size] of images [n, c, size + 2 pad, size + 2 pad], gathered in one kernel."""
     return padded.unfold(2, size, 1).unfold(3, size, 1)[which, :, top, left]
 
 
 class DeviceBatches:
-    """An endless training set: iterating yields batch `step`, `step + 1`, ... of a run, whatever epoch they fall in.
+    """An endless training set: yields batch `step`, `step + 1`, ... of a run, whatever epoch they fall in.
 
-    Batch k of a run is a function of (seed, k), so a run that goes on from a checkpoint sees what an uninterrupted one
-    would have seen. Pixels divided by `scale` and `mean` subtracted (a `Normalisation`), zeros around, a random crop,
-    half of the images mirrored. [v1 Sec. 4.2]
-    [open: whether the zeros are put around before or after the mean is subtracted: after]
+    Batch k of a run is a function of (seed, k), so a resumed run sees the batches of an uninterrupted run. Images are
+    normalised, padded with zeros and cropped at random, and half of them are mirrored. [v1 Sec. 4.2]
+    [open: whether zeros are padded before or after the mean is subtracted: after]
     [open: the scale of the pixels: 0 to 1; the batch norm after the first convolution cancels it]
-    With `steps_at_once` only the random choices, int64 [steps_at_once, 4, batch], for steps that make each `batch` of
-    them themselves.
+
+    With `steps_at_once`, yields only the random choices, int64 [steps_at_once, 4, batch]; the steps then make each
+    `batch` themselves.
     """
 
     def __init__(
@@ -124,27 +128,23 @@ class DeviceBatches:
         self.step = state["step"]
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor] | Tensor]:
-        steps = self._steps()
-        if self.steps_at_once is None:
-            yield from (self.batch(*choices) for choices in steps)
-        else:
-            while group := [*islice(steps, self.steps_at_once)]:
-                yield torch.stack(group)
+        steps = self.choices()
+        while group := [*islice(steps, self.steps_at_once or 1)]:
+            self.step += len(group)
+            yield torch.stack(group) if self.steps_at_once else self.batch(*group[0])
 
-    def _steps(self) -> Iterator[Int[Tensor, "4 batch"]]:
-        """The choices of each step that is left, which counts as handed out with them."""
+    def choices(self) -> Iterator[Int[Tensor, "4 batch"]]:
+        """Yield the choices of each remaining step: the rows of `EpochDraw` for this rank's share of the batch."""
         epoch = -1
-        while self.step < self.num_steps:
-            if epoch != self.step // self.steps_per_epoch:
-                epoch = self.step // self.steps_per_epoch
+        for step in range(self.step, self.num_steps):
+            if epoch != step // self.steps_per_epoch:
+                epoch = step // self.steps_per_epoch
                 draw = draw_epoch(epoch, **self.draw_args)
                 choices = torch.stack([d[:, self.share] for d in draw], dim=1).to(self.images.device)
-            within = self.step % self.steps_per_epoch
-            self.step += 1
-            yield choices[within]
+            yield choices[step % self.steps_per_epoch]
 
     def batch(self, which: Tensor, top: Tensor, left: Tensor, mirrored: Tensor) -> tuple[Tensor, Tensor]:
-        """The augmented images, float32 [batch, c, size, size], and their labels, int64 [batch]."""
+        """Return the augmented images, float32 [batch, c, size, size], and their labels, int64 [batch]."""
         x = crop(self.images, self.size, which, top, left) / self.scale
         x = x - crop(self.mean, self.size, torch.zeros_like(which), top, left)
         x = torch.where(mirrored.bool()[:, None, None, None], x.flip(-1), x)
@@ -152,7 +152,7 @@ class DeviceBatches:
 
 
 class EvalBatches:
-    """Every image of a split once, as it is, normalised as the training set; a rank sees its share."""
+    """Every image of a split once, not augmented, normalised as in training; a rank sees its share."""
 
     def __init__(
         self,
@@ -181,7 +181,7 @@ Choice = tuple[int, int, int, int]
 
 
 class AugmentedImages(Dataset[tuple[Tensor, Tensor]]):
-    """One image at a time, the random choices made by the sampler."""
+    """One image at a time, augmented as the sampler's choice says."""
 
     def __init__(self, batches: DeviceBatches) -> None:
         self.batches = batches
@@ -195,23 +195,18 @@ class AugmentedImages(Dataset[tuple[Tensor, Tensor]]):
 
 
 class KeyedBatches(Sampler[list[Choice]]):
-    """The choices of batch `step`, `step + 1`, ..."""
+    """The choices for the images of batch `step`, `step + 1`, ..."""
 
     def __init__(self, batches: DeviceBatches) -> None:
         self.batches = batches
 
     def __iter__(self) -> Iterator[list[Choice]]:
-        b = self.batches
-        start = b.step
-        for step in range(start, b.num_steps):
-            epoch, within = divmod(step, b.steps_per_epoch)
-            if within == 0 or step == start:
-                draw = draw_epoch(epoch, **b.draw_args)
-            yield list(zip(*(d[within, b.share].tolist() for d in draw), strict=True))
+        for choices in self.batches.choices():
+            yield list(zip(*choices.tolist(), strict=True))
 
 
 class ComparisonLoader:
-    """`DeviceBatches` drawn through a DataLoader."""
+    """The batches of `DeviceBatches` through a DataLoader, to compare the two."""
 
     def __init__(self, batches: DeviceBatches, *, num_workers: int) -> None:
         self.batches = batches
@@ -228,5 +223,5 @@ class ComparisonLoader:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         for batch in self.loader:
-            self.batches.step += 1  # counts what was handed out, not what workers have prefetched
+            self.batches.step += 1  # counts batches handed out, not those that workers have prefetched
             yield batch

@@ -11,12 +11,12 @@ NUM_TRAIN = 1_500  # of 1,797
 
 
 def read(data: InMemory) -> ImageSet:
-    """Training: the first 1,500 digits, test: the last 297; x uint8 [n, 1, 8, 8], y int64 [n].
+    """Return the first 1,500 digits to train on and the last 297 to test on: x uint8 [n, 1, 8, 8], y int64 [n].
 
     Pixels are counts of 0..16, stored times 15: spread over the range of uint8 (0..240) and exactly invertible.
 
-    [open: scikit-learn describes this as the UCI test set, by 13 writers, and names no writer per image. Cutting in
-    the file's order, not at random, keeps writers apart as far as that order follows them.]
+    [open: scikit-learn describes this as the UCI test set, by 13 writers, and names no writer per image. A cut in
+    the file's order, not at random, keeps writers apart as far as that order follows the writers.]
     """
     from sklearn.datasets import load_digits  # slow
 

@@ -1,4 +1,4 @@
-"""What a data source hands over: images as they are stored, nothing normalised. Imports no torch."""
+"""A data set as a reader returns it: images as they are stored, nothing normalised. Imports no torch."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 def fixed_order(num: int) -> np.ndarray:
-    """A random order of so many images, int64 [num], that is the same every time."""
+    """Return a random order of `num` images, int64 [num], the same in every call."""
     return np.random.Generator(np.random.PCG64(0)).permutation(num)
 
 
@@ -24,6 +24,6 @@ class ImageSet(NamedTuple):
 
     train: Images
     test: Images | None
-    """None where the official test file is not there."""
+    """None if the official test file is missing."""
     checksum: str
     """SHA-256 of the bytes of train (images, labels), then of test."""

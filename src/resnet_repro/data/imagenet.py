@@ -1,4 +1,4 @@
-"""ImageNet, or any tree of photographs in folders of classes, as one LightningDataModule."""
+"""ImageNet, or any tree of photographs in class folders, as one LightningDataModule."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -17,10 +17,10 @@ from resnet_repro.machine import num_cores
 
 
 class ImageNetData(pl.LightningDataModule):
-    """Training batches, and the validation split's centre crops.
+    """Training batches, and centre crops of the validation images.
 
-    `splits` is ["val"]: the labels of the test images are not public, and every table of the papers but one is of
-    the validation images. [v1 Sec. 4.1]
+    `splits` is ["val"]: the labels of the test images are not public, and all of the papers' tables but one are of the
+    validation images. [v1 Sec. 4.1]
     """
 
     def __init__(self, data: Photographs, batching: Batching) -> None:
@@ -28,20 +28,18 @@ class ImageNetData(pl.LightningDataModule):
         self.data, self.batching = data, batching
         self.num_threads = _num_threads(data, batching)
         self.about_files = ""
-        """A line for the log on files that were passed over, empty where none were."""
+        """A line for the log about files that were passed over; empty if there are none."""
         self.train, self.val, self.checksum = self._find()
         self.num_train = len(self.train.labels)
         self.splits = ["val"]
-        self.damage = DamagedImages(skip=self.data.skip_damaged)
-        self.crop = self.data.crop
-        self.mode = self.data.interpolation
-        self.make_centre = partial(
-            augment.centre_crop, side=_in_proportion(self.data.test_side, self.crop), size=self.crop, mode=self.mode
-        )
+        self.damage = DamagedImages(skip=data.skip_damaged)
+        self.crop, self.mode = data.crop, data.interpolation
+        side = round(data.test_side * self.crop / augment.CROP)
+        self.make_centre = partial(augment.centre_crop, side=side, size=self.crop, mode=self.mode)
         self.normalisation = self._measure()
 
     def _find(self) -> tuple[Labelled, Labelled, str]:
-        """Training images, validation images, and the checksum of both."""
+        """Return training images, validation images, and the checksum of both."""
         root = Path(self.data.root).expanduser()
         train, val = photos.find(root, "train"), photos.find(root, "val")
         self.about_files = photos.about_hidden(train, val)
@@ -49,12 +47,12 @@ class ImageNetData(pl.LightningDataModule):
 
     @property
     def damaged(self) -> set[str]:
-        """Paths of the images that were left out so far."""
+        """Paths of the damaged images left out so far."""
         return self.damage.paths
 
     @property
     def num_evaluated(self) -> dict[str, int]:
-        """Images of each split, those left out not counted."""
+        """The number of images of each split, without those left out."""
         return {"val": sum(printable(path) not in self.damaged for path in self.val.paths)}
 
     def train_dataloader(self) -> TrainBatches:
@@ -72,52 +70,51 @@ class ImageNetData(pl.LightningDataModule):
         return [EvalBatches(self._shared(self.val), self.make_centre, batch_size=self.batching.eval_batch_size)]
 
     def unaugmented(self, device: torch.device, *, at_most: int | None = None) -> EvalBatches:
-        """The centre crops of the training images in a fixed random order: of all of them, or of so many, evenly
-        spaced.
-        """
-        source = self.source(self.train, device, self.normalisation)
+        """Return centre crops of training images in a fixed random order: of all, or of `at_most`, evenly spaced."""
+        source = self.source(self.train, device)
         which = self._mixed(self._some(at_most))
         return EvalBatches(source, self.make_centre, batch_size=self.batching.eval_batch_size, which=which)
 
     def _some(self, at_most: int | None) -> Sequence[int]:
-        """So many training images, as good as any: they lie class by class."""
+        """Return the numbers of at most so many training images, evenly spaced: the images lie class by class."""
         return range(0, self.num_train, 1 if at_most is None else -(-self.num_train // at_most))
 
     def _mixed(self, images: Sequence[int]) -> Sequence[int]:
-        """In a random order that is the same every time: a batch of few classes has less variance than all of them."""
+        """Return images in a fixed random order: a batch of few classes has less variance than all images have."""
         return [images[position] for position in fixed_order(len(images)).tolist()]
 
-    def source(self, found: Labelled, device: torch.device, like: Normalisation | None = None) -> Source:
+    def source(self, photos: Labelled, device: torch.device, like: Normalisation | None = None) -> Source:
         """Return images of one split, normalised as in training unless `like` says otherwise."""
         like = self.normalisation if like is None else like
-        return Source(found, self.damage, like.to(device), device, self.num_threads)
+        return Source(photos, self.damage, like.to(device), device, self.num_threads)
 
-    def _shared(self, found: Labelled) -> Source:
+    def _shared(self, photos: Labelled) -> Source:
+        """Return this rank's share of images of one split."""
         assert self.trainer is not None
-        source = self.source(found, self.trainer.strategy.root_device, self.normalisation)
+        source = self.source(photos, self.trainer.strategy.root_device)
         source.rank, source.world_size = self.trainer.global_rank, self.trainer.world_size
         return source
 
     def _measure(self) -> Normalisation:
-        """The mean of each pixel, or mean and std of each channel, of `data.num_mean_images` training images.
+        """Return the mean of each pixel, or mean and std of each channel, of `data.num_mean_images` training images.
 
         [open: v1 subtracts "the per-pixel mean" and cites AlexNet, whose mean is over the training set; neither says of
-        which crops. Here of centre crops and their mirrors] [deviates: of evenly spaced training images, 2,000 by
-        default, as all 1.28 million would take longer than an epoch's share of anything else]
+        which crops. Here: of centre crops and their mirrors] [deviates: of evenly spaced training images, 2,000 by
+        default; all 1.28 million would take longer than an epoch's share of anything else]
         """
         nothing = Normalisation(torch.zeros(3, self.crop, self.crop), 1.0)
         source = self.source(self.train, torch.device("cpu"), nothing)
         which = self._some(self.data.num_mean_images)
-        total = torch.zeros((3, self.crop, self.crop), dtype=torch.int64)  # exact, so in whatever order
+        total = torch.zeros((3, self.crop, self.crop), dtype=torch.int64)  # exact in any order
         squares, num = torch.zeros(3, dtype=torch.int64), 0
-        for found in EvalBatches(source, self.make_centre, batch_size=100, which=which).crops():
-            for made, _ in found:
-                x = made.pixels.long()
+        for samples in EvalBatches(source, self.make_centre, batch_size=100, which=which).crops():
+            for crop, _ in samples:
+                x = crop.pixels.long()
                 total += x
                 squares += (x * x).sum((1, 2))
                 num += 1
         if not num:
-            raise UserError(f"no image of {len(which):,} can be read: mend data.root")
+            raise UserError(f"none of {len(which):,} images can be read: mend data.root")
         mean = (total + total.flip(-1)).double() / (2 * num)
         if self.data.normalise == "pixel":
             return Normalisation((mean / 255).float(), 255.0)
@@ -127,13 +124,8 @@ class ImageNetData(pl.LightningDataModule):
         return Normalisation(scaled.expand(3, self.crop, self.crop), std.float()[:, None, None])
 
 
-def _in_proportion(side: int, crop: int) -> int:
-    """A shorter side that goes with a crop of 224, for another crop."""
-    return round(side * crop / augment.CROP)
-
-
 def _num_threads(data: Photographs, batching: Batching) -> int:
-    """As asked, else one on a CPU, whose cores train, and beside a GPU this process's part of the cores."""
+    """Return `data.num_threads`; for `auto`, one on a CPU, whose cores train, and beside a GPU a share of the cores."""
     if data.num_threads != "auto":
         return data.num_threads
     return max(1, num_cores() // batching.devices) if batching.on_gpu else 1

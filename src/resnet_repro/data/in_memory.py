@@ -17,18 +17,18 @@ if TYPE_CHECKING:
 
 
 MODULES = {"cifar10": "cifar", "cifar100": "cifar"}
-"""Where the module that reads a data set has not its name."""
+"""The module that reads a data set, if its name is not the data set's."""
 
 
 def read(data: InMemory) -> ImageSet:
-    """Return the data set, read from disk and checked by `read` of the module that has its name."""
+    """Return the data set, which the module of its name reads and checks."""
     module = import_module(f"resnet_repro.data.{MODULES.get(data.name, data.name)}")
     images: ImageSet = module.read(data)
     return images
 
 
 def split(train: Images, val_size: int) -> tuple[Images, Images | None]:
-    """The training images, less `val_size` of them that are the validation images: the same ones for every seed.
+    """Return the training images without the validation images, and those `val_size` images, the same for every seed.
 
     [v1 Sec. 4.2: a 45k/5k split; open: which 5,000; here a fixed random choice]
     """
@@ -42,23 +42,23 @@ def split(train: Images, val_size: int) -> tuple[Images, Images | None]:
 class InMemoryData(pl.LightningDataModule):
     """Training, validation and test batches of an in-memory image set.
 
-    `splits` names the evaluated ones in the order of `val_dataloader()`: "val" where the config asks for a validation
-    split, "test" where the official test file is there.
+    `splits` names the evaluated splits in the order of `val_dataloader()`: "val" if the options ask for a validation
+    split, "test" if the official test file is there.
     """
 
     def __init__(self, data: InMemory, batching: Batching) -> None:
         super().__init__()
         self.data, self.batching = data, batching
-        images = read(self.data)
+        images = read(data)
         self.checksum = images.checksum
-        self.train, val = split(images.train, self.data.val_size)
+        self.train, val = split(images.train, data.val_size)
         self.evaluated = {name: i for name, i in (("val", val), ("test", images.test)) if i is not None}
         self.splits = list(self.evaluated)
         self.num_train = len(self.train.y)
-        self.damaged: set[str] = set()  # checksums tell of any
-        self.about_files = ""  # there are no others
+        self.damaged: set[str] = set()  # a damaged file fails its checksum
+        self.about_files = ""  # other files are never looked at
         self.num_evaluated = {name: len(i.y) for name, i in self.evaluated.items()}
-        self.normalisation = normalisation(self.train.x, self.data.normalise)
+        self.normalisation = normalisation(self.train.x, data.normalise)
 
     def train_dataloader(self) -> DeviceBatches | ComparisonLoader:
         assert self.trainer is not None
@@ -84,7 +84,7 @@ class InMemoryData(pl.LightningDataModule):
         return self.evaluation(self.trainer.strategy.root_device, **shares)
 
     def evaluation(self, device: torch.device, *, rank: int = 0, world_size: int = 1) -> list[EvalBatches]:
-        """A rank's share of every evaluated split, in the order of `splits`."""
+        """Return a rank's share of every evaluated split, in the order of `splits`."""
         return [
             EvalBatches(
                 *self._tensors(images, device),
@@ -97,7 +97,7 @@ class InMemoryData(pl.LightningDataModule):
         ]
 
     def unaugmented(self, device: torch.device, *, at_most: int | None = None) -> EvalBatches:
-        """The training images as they are, in a fixed random order: all of them, or so many, evenly spaced."""
+        """Return the training images as they are, in a fixed random order: all, or `at_most` of them, evenly spaced."""
         every = 1 if at_most is None else -(-len(self.train.y) // at_most)
         which = np.arange(0, len(self.train.y), every)
         which = which[fixed_order(len(which))]
@@ -114,7 +114,7 @@ def open_data(data: InMemory | Photographs | Shards, batching: Batching) -> "InM
     """Return the data of a run.
 
     Raises:
-        UserError: where it is not there, or not whole.
+        UserError: if the data is missing or incomplete.
     """
     if isinstance(data, InMemory):
         return InMemoryData(data, batching)
@@ -122,6 +122,6 @@ def open_data(data: InMemory | Photographs | Shards, batching: Batching) -> "InM
         from resnet_repro.data.shard_batches import StreamedImageNetData
 
         return StreamedImageNetData(data, batching)
-    from resnet_repro.data.imagenet import ImageNetData  # only where it is needed: a job's start takes longer with it
+    from resnet_repro.data.imagenet import ImageNetData  # not above: the import delays the start of every job
 
     return ImageNetData(data, batching)

@@ -1,4 +1,4 @@
-"""From an image file to uint8 pixels, and their resizing. The fast way for JPEG is libjpeg-turbo's."""
+"""Decode image files into uint8 pixels, and resize them. libjpeg-turbo decodes most JPEG files, Pillow the rest."""
 
 import errno
 import io
@@ -22,15 +22,15 @@ from resnet_repro.errors import UserError, first_words, printable
 
 JPEG, EXIF = b"\xff\xd8", b"Exif\x00\x00"
 SEQUENTIAL = {0xC0, 0xC1}
-"""Markers of a JPEG file's frame whose pixels come row by row, Huffman coded."""
+"""Frame markers of JPEG files whose pixels come row by row, Huffman coded."""
 GREY_OR_RGB = {1, 3}
-"""Numbers of components of a frame that are RGB as soon as they are decoded; CMYK is a second step of simplejpeg's."""
+"""Numbers of components of a frame that decodes to RGB directly; simplejpeg converts CMYK in a second step."""
 START_OF_SCAN, RESTARTS, FILL = 0xDA, 0xDD, 0xFF
 MARGIN = 2
-"""Rows below those that are wanted: colours may be kept at half the height, and are interpolated."""
+"""Rows to decode below the rectangle: colours may be stored at half the height, and are interpolated."""
 LEFT_OVER = "extraneous bytes before marker 0xd9"
-"""libjpeg's words for bytes between the last row and the end of the file; its first complaint is the one it tells."""
-ORIENTATION = 0x0112  # EXIF's number for it
+"""libjpeg's message for bytes between the last row and the end of the file; it reports only its first complaint."""
+ORIENTATION = 0x0112  # EXIF tag
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -40,24 +40,24 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What undoes each EXIF orientation but 1, which is upright."""
+"""The transposition that undoes each EXIF orientation; 1 is upright."""
 UNREADABLE = (OSError, SyntaxError, ValueError, struct.error)
-"""What libjpeg-turbo's decoder raises, and what a damaged EXIF block makes of Pillow's."""
+"""Exceptions of libjpeg-turbo's decoder, and of Pillow's at a damaged EXIF block."""
 MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)
-"""Above so many Pillow reads nothing, as a small file may claim to be an image that no memory holds."""
+"""The most pixels that Pillow reads: a small file may claim to be an image that no memory holds."""
 WAYS_OUT = {
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
     errno.ENFILE: "close files of other programs",
     errno.ENOMEM: "free some memory, or give a smaller data.num_threads",
 }
-"""Errors of the machine that stop any file from being read: none is skipped for them."""
+"""Errors of the machine, not of a file, and how to mend them. No file counts as damaged because of them."""
 EIGHT_BITS = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV", "LAB"}
-"""Pillow's modes that its `convert` makes right RGB of; what is transparent shows the colour below."""
+"""Modes that Pillow's `convert` turns into RGB correctly; transparent pixels show the colour below."""
 
 
 @runtime_checkable
 class File(Protocol):
-    """A path, or what else holds an image file and prints as what names it."""
+    """A path, or another object that holds an image file and prints as its name."""
 
     def read_bytes(self) -> bytes: ...
 
@@ -72,11 +72,11 @@ class Box(NamedTuple):
 
 
 Choose = Callable[[int, int], Box]
-"""From the height and the width of an image to the rectangle that is wanted of it."""
+"""Takes the height and the width of an image; returns the rectangle to read."""
 
 
 def everything(height: int, width: int) -> Box:
-    """The whole image."""
+    """Return the whole image as a rectangle."""
     return Box(0, 0, height, width)
 
 
@@ -89,28 +89,28 @@ class Damaged(UserError):
 
 
 def read(path: File, choose: Choose = everything) -> UInt8[Tensor, "3 h w"]:
-    """A rectangle of the image as red, green and blue; in memory the three lie side by side.
+    """Return a rectangle of the image as red, green and blue, which lie side by side in memory.
 
-    JPEG of every kind (grey, CMYK and YCCK too), PNG, and what else Pillow reads; upright as its EXIF has it [open: the
-    papers do not say so, and fb.resnet.torch's loader leaves images as they lie]. What lies
-    below the rectangle is decoded only where it has to be, so damage there may go unseen, but not a file's missing end.
+    Reads JPEG of every kind (grey, CMYK and YCCK too), PNG, and the other formats of Pillow, and turns images upright
+    by their EXIF. [open: the papers do not say so, and fb.resnet.torch's loader turns no image]
+    Rows below the rectangle are decoded only if they have to be. Damage there may go unseen, but not a missing end.
 
     Args:
-        choose: The rectangle; may be asked twice.
+        choose: chooses the rectangle; may be called twice.
 
     Raises:
-        Damaged: the file is not there, no image, of pixels that are not understood, or cut short.
-        UserError: the machine can read no file now.
+        Damaged: if the file is missing, no image, cut short, or has pixels of unknown meaning.
+        UserError: if the machine can read no file now.
     """
     return torch.from_numpy(pixels(content(path), path, choose)).permute(2, 0, 1)
 
 
 def content(path: File) -> bytes:
-    """What is in the file.
+    """Return the content of a file.
 
     Raises:
-        Damaged: nothing that can be read.
-        UserError: the machine can read no file now.
+        Damaged: if the file cannot be read.
+        UserError: if the machine can read no file now.
     """
     try:
         if not isinstance(path, Path):
@@ -122,12 +122,12 @@ def content(path: File) -> bytes:
 
 
 def _without_waiting(name: str, flags: int) -> int:
-    """Open a file; what is a pipe with an image's name would have a run wait for ever."""
+    """Open a file without blocking: a run would wait for ever at a pipe with an image's name."""
     return os.open(name, flags | os.O_NONBLOCK)
 
 
 def _named(error: Exception, path: File) -> UserError:
-    """The error with the file's name: of the file alone, or of the machine."""
+    """Return the refusal of a file: Damaged, unless the error is the machine's."""
     number = errno.ENOMEM if isinstance(error, MemoryError) else getattr(error, "errno", None)
     if number in WAYS_OUT:
         return UserError(f"{printable(path)} cannot be read ({os.strerror(number)}): {WAYS_OUT[number]}")
@@ -137,9 +137,9 @@ def _named(error: Exception, path: File) -> UserError:
 
 
 def pixels(content: bytes, path: File, choose: Choose = everything) -> UInt8[np.ndarray, "h w 3"]:
-    """The rectangle of a file's content, as `read`; `path` is what an error names."""
+    """Return a rectangle of a file's content, as `read`; errors name `path`."""
     if content.startswith(JPEG):
-        with suppress(*UNREADABLE):  # what it will not read, or only with a warning, is for Pillow to judge
+        with suppress(*UNREADABLE):  # Pillow judges what libjpeg-turbo refuses or warns of
             return _from_jpeg(content, choose)
     image = _by_pillow(content, path)
     return _cut(image, choose(*image.shape[:2]))
@@ -155,18 +155,19 @@ def _by_pillow(content: bytes, path: File) -> UInt8[np.ndarray, "h w 3"]:
             turn = UPRIGHT.get(image.getexif().get(ORIENTATION, 1))
             upright = image if turn is None else image.transpose(turn)
             return np.array(_of_eight_bits(upright, image).convert("RGB"))
-    except Exception as error:  # whatever Pillow's decoders make of bytes that are no image
+    except Exception as error:  # Pillow's decoders raise anything on bytes that are no image
         raise _named(error, path) from error
 
 
 def _of_eight_bits(image: Image.Image, opened: Image.Image) -> Image.Image:
-    """The image in a mode of eight bits a channel. Grey of 16 bits keeps the upper eight, as Pillow has it of colours.
+    """Return the image in a mode of eight bits a channel. Grey of 16 bits keeps the upper eight, as Pillow does for
+    colours.
 
     Args:
-        opened: the image as the file has it, which tells its format.
+        opened: the image before it was turned upright, which knows its format.
 
     Raises:
-        ValueError: nobody can tell which of its values is white.
+        ValueError: if the format does not say which value is white.
     """
     bits = 16
     if isinstance(opened, TiffImageFile):
@@ -183,10 +184,10 @@ def _of_eight_bits(image: Image.Image, opened: Image.Image) -> Image.Image:
 
 
 def _from_jpeg(content: bytes, choose: Choose) -> UInt8[np.ndarray, "h w 3"]:
-    """As `pixels`, by libjpeg-turbo.
+    """Return the rectangle of a JPEG file, decoded by libjpeg-turbo.
 
     Raises:
-        ValueError, or what else is UNREADABLE: it has to be turned, or there is something to complain of.
+        ValueError, or another of UNREADABLE: if the image is not upright, or the decoder complains.
     """
     frame = restarts = 0
     for marker, begin, end in _segments(content):
@@ -197,11 +198,10 @@ def _from_jpeg(content: bytes, choose: Choose) -> UInt8[np.ndarray, "h w 3"]:
         if marker == RESTARTS:
             restarts = begin
     if frame and not restarts and content[frame + 5] in GREY_OR_RGB:
-        at = frame + 1
-        height, width = (int.from_bytes(content[place : place + 2], "big") for place in (at, at + 2))
+        height, width = (int.from_bytes(content[at : at + 2], "big") for at in (frame + 1, frame + 3))
         _refuse_too_large(height, width)
         box = choose(height, width)
-        image = _upper_rows(content, at, height, width, num_rows=box.top + box.height)
+        image = _upper_rows(content, frame + 1, height, width, num_rows=box.top + box.height)
     else:
         _refuse_too_large(*simplejpeg.decode_jpeg_header(content)[:2])
         image = simplejpeg.decode_jpeg(content)
@@ -215,13 +215,13 @@ def _refuse_too_large(height: int, width: int) -> None:
 
 
 def _orientation(exif: bytes) -> int:
-    found = Image.Exif()
-    found.load(exif)
-    return found.get(ORIENTATION, 1)
+    tags = Image.Exif()
+    tags.load(exif)
+    return tags.get(ORIENTATION, 1)
 
 
 def _segments(content: bytes) -> Iterator[tuple[int, int, int]]:
-    """The marker of each segment of a JPEG file before its pixels, and where its content begins and ends."""
+    """Yield the marker of each segment of a JPEG file before its pixels, and the beginning and end of its content."""
     at = len(JPEG)
     while at + 4 <= len(content) and content[at] == FILL and content[at + 1] != START_OF_SCAN:
         if content[at + 1] == FILL:
@@ -235,17 +235,17 @@ def _segments(content: bytes) -> Iterator[tuple[int, int, int]]:
 
 
 def _upper_rows(content: bytes, at: int, height: int, width: int, *, num_rows: int) -> UInt8[np.ndarray, "h w 3"]:
-    """At least so many rows of a sequential JPEG file, from the top; its height stands at `at`.
+    """Return at least `num_rows` upper rows of a sequential JPEG file, whose height stands at byte `at`.
 
-    Most of decoding is undoing the Huffman code, row by row. A decoder that is told of a lower image stops at its last
-    row and complains of the bytes that are left; no package that pip installs has the call that is made for this.
+    Most of decoding is undoing the Huffman code, row by row. A decoder that reads a smaller height stops after that
+    many rows and complains of the remaining bytes. libjpeg has a call for this, but no package from pip offers it.
     """
-    told = num_rows + MARGIN
-    if told >= height:
+    lower = num_rows + MARGIN
+    if lower >= height:
         return simplejpeg.decode_jpeg(content)
-    image = np.empty((told, width, 3), np.uint8)
+    image = np.empty((lower, width, 3), np.uint8)
     try:
-        simplejpeg.decode_jpeg(content[:at] + told.to_bytes(2, "big") + content[at + 2 :], buffer=image)
+        simplejpeg.decode_jpeg(content[:at] + lower.to_bytes(2, "big") + content[at + 2 :], buffer=image)
     except ValueError as error:
         if LEFT_OVER not in str(error):
             raise
@@ -255,18 +255,21 @@ def _upper_rows(content: bytes, at: int, height: int, width: int, *, num_rows: i
 def resize(
     image: UInt8[Tensor, "3 h w"], height: int, width: int, *, mode: str = "bilinear"
 ) -> UInt8[Tensor, "3 h2 w2"]:
-    """Bilinear or bicubic, each pixel of the result a weighted mean of all that it covers (antialiased), as Pillow's.
+    """Return the image resized, antialiased as in Pillow: each pixel is a weighted mean of all pixels that it covers.
 
     [open: the papers do not say how they resize]
+
+    Args:
+        mode: `bilinear` or `bicubic`.
     """
     if image.shape[1:] == (height, width):
         return image
-    beside = image[None].contiguous(memory_format=torch.channels_last)  # half as fast else
+    beside = image[None].contiguous(memory_format=torch.channels_last)  # twice as fast
     return F.interpolate(beside, (height, width), mode=mode, antialias=True)[0]
 
 
 def shorter_side(image: UInt8[Tensor, "3 h w"], size: int, *, mode: str = "bilinear") -> UInt8[Tensor, "3 h2 w2"]:
-    """The image resized so that its shorter side has `size` pixels, the longer one in proportion, rounded down."""
+    """Return the image resized to a shorter side of `size` pixels, the longer side in proportion, rounded down."""
     height, width = image.shape[1:]
     short = min(height, width)
     return resize(image, size * height // short, size * width // short, mode=mode)

@@ -9,34 +9,46 @@ from pydantic import AfterValidator, Field
 from resnet_repro.options import Auto, Count, Family, NotNegative, Options, Share, Text, option
 
 FOLDER = "a folder; a name that is a number is quoted, '{key}=\"2024\"'"
-Side = Annotated[int, Field(ge=224)]
-"""Pixels of a shorter side at a crop of 224."""
 PIXELS = "a whole number of pixels, at least "
+Side = Annotated[int, Field(ge=224)]
+"""Pixels of the shorter side that goes with a crop of 224; at another crop it is scaled in proportion."""
 
 
 def rising(values: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the values. Raise ValueError where they do not rise."""
+    """Return the values. Raise ValueError if one is smaller than the value before it."""
     if list(values) != sorted(values):
         raise ValueError("the values do not rise")
     return values
 
 
 class Data(Options):
-    """What every kind of data has."""
+    """The options that every kind of data has."""
 
     name: str = option("a name")
     num_train: Count = option("a whole number of images, at least 1")
     num_classes: Count = option("a whole number of classes, at least 1")
     image: tuple[Count, Count, Count] = option("channels, height and width, [3,32,32]", strict=False)
     flip: bool
+    """Whether half of the training images are mirrored."""
     normalise: Literal["pixel", "channel"]
+    """Subtract the mean of each pixel, or give each channel mean 0 and standard deviation 1."""
     top5: bool = option(default=False)
     """Whether evaluations count the top-5 error, too."""
 
     @property
     def measures_top5(self) -> bool:
-        """Whether top-5 errors are counted: where the data asks for them and has more than five classes."""
+        """Return whether to count top-5 errors: if the data asks for them and has more than five classes."""
         return self.top5 and self.num_classes > 5
+
+    @property
+    def num_held_out(self) -> int:
+        """Return how many training images are held out to validate on."""
+        return 0
+
+    @property
+    def printed_as(self) -> str:
+        """Return the name of the data set whose errors the papers print."""
+        return self.name
 
 
 class InMemory(Data):
@@ -55,17 +67,11 @@ class InMemory(Data):
 
     @property
     def num_held_out(self) -> int:
-        """Training images that are held out to validate on."""
         return self.val_size
-
-    @property
-    def printed_as(self) -> str:
-        """The data of the papers that its errors stand beside."""
-        return self.name
 
 
 class AskedPhotographs(Data):
-    """Photographs as they are asked for, `auto` where the protocol decides."""
+    """Photographs as a command asks for them: `auto` leaves an option to the protocol, or to the machine."""
 
     family: Family
     root: Text = option(FOLDER.format(key="data.root"))
@@ -84,61 +90,48 @@ class AskedPhotographs(Data):
 
 
 class Photographs(AskedPhotographs):
-    """Image files that are read as training goes, each of its own size."""
+    """Image files, read during training. What the protocol decides is decided; `num_threads` may be `auto`."""
 
     augment: Literal["scale", "scale_aspect"]
     jitter: Share = option("a number from 0 to 1")
     interpolation: Literal["bilinear", "bicubic"]
 
-    @property
-    def num_held_out(self) -> int:
-        """None of the training images: there are validation images of their own."""
-        return 0
-
-    @property
-    def printed_as(self) -> str:
-        """The data of the papers that its errors stand beside."""
-        return self.name
-
 
 class InShards(Options):
-    """What photographs in shards have beside the options of photographs."""
+    """The options that only photographs in shards have."""
 
     same_as: str = option("a name")
+    """The data set that the shards hold: their errors stand beside the papers' for that data set."""
     shuffle: Count = option("a whole number of images, at least 1")
     cache_gb: NotNegative = option("a number of GB of disk")
     cache_dir: Text | None = option("null or a folder")
 
 
 class AskedShards(AskedPhotographs, InShards):
-    """Photographs in shards as they are asked for."""
+    """Photographs in shards as a command asks for them."""
 
 
 class Shards(Photographs, InShards):
-    """Photographs packed in shards, which may lie in a bucket."""
+    """Photographs packed in shards, in a folder or a bucket."""
 
     @property
     def printed_as(self) -> str:
-        """The data of the papers that its errors stand beside."""
         return self.same_as
 
 
-Kind = type[InMemory] | type[Photographs] | type[Shards]
-
-
-def kind_of(values: Mapping[str, Any]) -> Kind:
-    """Return the class of a data set with these options: each kind has one that no other has."""
+def kind_of(values: Mapping[str, Any]) -> type[InMemory] | type[Photographs] | type[Shards]:
+    """Return the class of a data set with these options, by an option that no other kind has."""
     return Shards if "cache_gb" in values else Photographs if "crop" in values else InMemory
 
 
 def asked_kind_of(values: Mapping[str, Any]) -> type[InMemory] | type[AskedPhotographs] | type[AskedShards]:
-    """Return the class of a data set with these options, some of which may be `auto`."""
+    """Return the class of a data set as a command asks for it, by an option that no other kind has."""
     return AskedShards if "cache_gb" in values else AskedPhotographs if "crop" in values else InMemory
 
 
 @dataclass(frozen=True, kw_only=True)
 class Batching:
-    """What of a run's other options decides its batches."""
+    """What decides a run's batches, beside the options of its data."""
 
     batch_size: int
     """Images a step, over all devices."""
@@ -147,6 +140,6 @@ class Batching:
     seed: int
     on_gpu: bool = False
     devices: int = 1
-    """Of one node; the cores of its CPU are shared by as many processes."""
+    """Devices of one node. Each has a process of its own, and the processes share the CPU's cores."""
     steps_at_once: int | None = None
-    """Steps whose random choices are handed out together, for steps recorded as CUDA graphs; None elsewhere."""
+    """How many steps get their random choices together, for steps recorded as CUDA graphs; None for other steps."""

@@ -1,4 +1,4 @@
-"""`python -m resnet_repro pack SRC DEST`: a tree of photographs as shards, for `data=imagenet_streaming`."""
+"""`python -m resnet_repro pack SRC DEST`: pack a tree of photographs into shards, for `data=imagenet_streaming`."""
 
 import argparse
 import hashlib
@@ -22,13 +22,13 @@ from resnet_repro.data.shards import FORMAT, INDEX
 from resnet_repro.errors import UserError, printable
 from resnet_repro.machine import num_cores
 
-SHARD_MB = 64  # some 600 of ImageNet's images: many to a request, few to the cache
-GROUP = 128  # images that are read while those before are written
+SHARD_MB = 64  # some 600 images of ImageNet: many for a request, few for the cache
+GROUP = 128  # images read at a time, while earlier images are written
 ABOUT = """
-SRC is what data=imagenet reads: train/CLASS/* and val/CLASS/*, or ILSVRC2012's archives, which are unpacked there.
-The image files go into the shards as they are, once each was decoded to see that it can be, in a random order that is
-the same every time: training shuffles shards, and among a few of them. DEST is then a data.root of
-data=imagenet_streaming, as is the bucket that it is copied to:
+SRC is a folder for data=imagenet: train/CLASS/* and val/CLASS/*, or ILSVRC2012's archives, which are unpacked there.
+Each image file is decoded as a check and goes into the shards unchanged, in a random order that is always the same;
+training shuffles the shards, and the images of a few shards at a time. DEST, or a bucket that it is copied to, is then
+the data.root of data=imagenet_streaming:
 
   python -m resnet_repro pack data/imagenet data/imagenet_shards
   aws s3 sync data/imagenet_shards s3://bucket/imagenet
@@ -37,32 +37,33 @@ data=imagenet_streaming, as is the bucket that it is copied to:
 
 
 def pack(src: Path, dest: Path, *, shard_mb: float, skip_damaged: bool, num_threads: int) -> dict[str, Any]:
-    """Write the shards of both splits, and last `shards.json`, without which nobody takes `dest` for complete.
+    """Write the shards of both splits, and `shards.json` last: without it `dest` counts as incomplete.
 
-    The same images make the same files, but for LitData's own `index.json`, which has the time in it.
+    The same images make the same files, except LitData's own `index.json`, which holds the time.
 
     Returns:
-        What is in `shards.json`.
+        The content of `shards.json`.
 
     Raises:
-        UserError: `src` is no tree of photographs, `dest` is not empty, an image is damaged, LitData is not there.
+        UserError: if `src` is no tree of photographs, `dest` is not empty, an image is damaged and not to be skipped,
+            or LitData is not installed.
     """
     _litdata()
     if dest.exists() and (not dest.is_dir() or any(dest.iterdir())):
-        raise UserError(f"{dest} is not empty: remove it, or give a folder that is not there yet")
+        raise UserError(f"{dest} is not empty: remove it, or give a new folder")
     try:
         photos.unpack(src)
-        found: dict[Split, Photos] = {"train": photos.find(src, "train"), "val": photos.find(src, "val")}
+        trees: dict[Split, Photos] = {"train": photos.find(src, "train"), "val": photos.find(src, "val")}
     except UserError as error:
         raise UserError(str(error).removeprefix("data.root=")) from None
-    if about_hidden := photos.about_hidden(*found.values()):
+    if about_hidden := photos.about_hidden(*trees.values()):
         print(about_hidden, file=sys.stderr, flush=True)
     left_out: list[str] = []
     splits = {}
-    for split, images in found.items():
+    for split, images in trees.items():
         contents = _contents(images, skip_damaged=skip_damaged, num_threads=num_threads)
         splits[split] = _write(split, images, contents, src, dest, shard_mb=shard_mb, left_out=left_out)
-    index = {"format": FORMAT, "classes": found["train"].classes, "splits": splits, "left_out": left_out}
+    index = {"format": FORMAT, "classes": trees["train"].classes, "splits": splits, "left_out": left_out}
     part = dest / f"{INDEX}.part"
     part.write_text(json.dumps(index, indent=1), encoding="utf-8")
     part.replace(dest / INDEX)
@@ -70,11 +71,11 @@ def pack(src: Path, dest: Path, *, shard_mb: float, skip_damaged: bool, num_thre
 
 
 Content = tuple[int, bytes | None]
-"""Number of an image and its file's bytes, None where it is damaged."""
+"""The number of an image and its file's bytes, None if it is damaged."""
 
 
 def _contents(images: Photos, *, skip_damaged: bool, num_threads: int) -> Iterator[Content]:
-    """Every image's, in a random order: lying class by class, they would need to be shuffled all at once to mix."""
+    """Yield every image's content in a random order: in class order, only a shuffle of all images mixes the classes."""
     order = fixed_order(len(images.paths)).tolist()
     damage = DamagedImages(skip=skip_damaged)
     calls: list[Callable[[], Content]] = [partial(_checked, number, images.paths[number], damage) for number in order]
@@ -106,7 +107,7 @@ def _write(
     shard_mb: float,
     left_out: list[str],
 ) -> dict[str, Any]:
-    """A split's shards and labels; what `shards.json` tells of them."""
+    """Write a split's shards and labels, and return their entry in `shards.json`."""
     folder = dest / split
     folder.mkdir(parents=True)
     cache = _litdata().Cache(str(folder), chunk_bytes=int(shard_mb * 1e6))
@@ -123,7 +124,7 @@ def _write(
     cache.done()
     cache.merge()
     np.save(folder / "labels.npy", np.array(labels, np.int64))
-    told = json.loads((folder / "index.json").read_text(encoding="utf-8"))["chunks"]
+    chunks = json.loads((folder / "index.json").read_text(encoding="utf-8"))["chunks"]
     return {
         "labels": f"{split}/labels.npy",
         "labels_sha256": _sha256(folder / "labels.npy"),
@@ -134,7 +135,7 @@ def _write(
                 "num_bytes": (folder / chunk["filename"]).stat().st_size,
                 "sha256": _sha256(folder / chunk["filename"]),
             }
-            for chunk in told
+            for chunk in chunks
         ],
     }
 
@@ -153,20 +154,20 @@ def _litdata() -> Any:
 
 
 def main(arguments: list[str]) -> None:
-    """Pack what the command line names."""
+    """Pack the photographs that the command line names."""
     parser = argparse.ArgumentParser(
         "python -m resnet_repro pack", description=ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("src", metavar="SRC", type=Path, help="folder of the photographs")
-    parser.add_argument("dest", metavar="DEST", type=Path, help="folder of the shards, empty or not there yet")
+    parser.add_argument("dest", metavar="DEST", type=Path, help="folder of the shards, empty or new")
     parser.add_argument(
         "--skip-damaged", action="store_true", help="leave out images that cannot be read, and name them"
     )
     parser.add_argument("--shard-mb", type=float, default=SHARD_MB, help="MB a shard (default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=num_cores(), help="that decode (default: one a core)")
+    parser.add_argument("--threads", type=int, default=num_cores(), help="threads that decode (default: one a core)")
     given = parser.parse_args(arguments)
     if given.shard_mb <= 0 or given.threads < 1:
-        raise UserError("--shard-mb and --threads are above 0: give numbers that are, or leave them out")
+        raise UserError("--shard-mb and --threads must be above 0: give other numbers, or leave them out")
     index = pack(
         given.src.expanduser(),
         given.dest.expanduser(),

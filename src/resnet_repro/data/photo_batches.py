@@ -1,4 +1,4 @@
-"""Batches of photographs that are read, decoded and cut out by threads while the device works on those before."""
+"""Batches of photographs, which threads read, decode and cut out while the device works on earlier batches."""
 
 import sys
 from collections import deque
@@ -21,16 +21,16 @@ from resnet_repro.data.jpeg import Choose, Damaged, File, everything, read
 from resnet_repro.errors import UserError, printable
 
 T = TypeVar("T")
-CHUNK = 8  # calls that a thread takes at a time: handing over one costs 0.1 ms
-MAX_IN_A_ROW = 50  # images that cannot be read, as many as a class of ImageNet's validation images has
-AHEAD = 2  # batches that are in the making while one is used: enough for an uneven one, and little memory
+CHUNK = 8  # calls that a thread takes at a time: handing over a call costs 0.1 ms
+MAX_IN_A_ROW = 50  # unreadable images, as many as a class of ImageNet's validation images has
+AHEAD = 2  # batches in the making while one is used: enough for uneven batches, and little memory
 
 
 def in_threads(groups: Iterable[list[Callable[[], T]]], *, num_threads: int) -> Iterator[list[T]]:
-    """The results of each group of calls, in order, with the next groups' calls under way.
+    """Yield the results of each group of calls, in order, while threads make the calls of the next groups.
 
-    Threads and not processes: decoding and resizing leave Python's lock alone, nothing is copied between processes,
-    and none is left behind by a run that is killed.
+    Threads, not processes: decoding and resizing release Python's lock, nothing is copied between processes, and a
+    killed run leaves no process behind.
     """
     pool = ThreadPoolExecutor(num_threads, thread_name_prefix="decode")
     begun: deque[list[Future[list[T]]]] = deque()
@@ -53,17 +53,18 @@ def _call_all(calls: list[Callable[[], T]]) -> list[T]:
 
 @dataclass
 class DamagedImages:
-    """What becomes of an image that cannot be read: the run's end, or it is left out, and told once.
+    """Images that cannot be read: the first ends the run, or, with `skip`, each is left out and reported once.
 
-    Where many in a row cannot be read, the disk or the network is what is damaged: that ends a run in any case.
+    Many in a row end the run in any case: then the disk or the network is at fault.
     """
 
     skip: bool
     paths: set[str] = field(default_factory=set)
-    """The images that were left out, as `printable` has them."""
+    """The images left out so far, each as `printable` writes it."""
     num_in_a_row: int = 0
 
     def read(self, path: File, choose: Choose = everything) -> UInt8[Tensor, "3 h w"] | None:
+        """Return a rectangle of an image, as `jpeg.read`; None if the image is left out."""
         try:
             image = read(path, choose)
         except Damaged as damaged:
@@ -75,16 +76,16 @@ class DamagedImages:
         return image
 
     def leave_out(self, path: File, damaged: Damaged) -> None:
-        """Tell of an image, once, and count it.
+        """Report an image, once, and count it.
 
         Raises:
-            UserError: it is one too many.
+            UserError: if it is the last of `MAX_IN_A_ROW`.
         """
         self.num_in_a_row += 1
         if self.num_in_a_row >= MAX_IN_A_ROW:
             raise UserError(
-                f"{MAX_IN_A_ROW} images in a row cannot be read, the last of them: {damaged.what}. That is no matter "
-                "of single files: see whether disk, network and permissions are in order"
+                f"{MAX_IN_A_ROW} images in a row cannot be read, the last of them: {damaged.what}. More than "
+                "single files is at fault: check disk, network and permissions"
             )
         if (name := printable(path)) not in self.paths:
             print(f"left out: {damaged.what}", file=sys.stderr, flush=True)
@@ -93,7 +94,7 @@ class DamagedImages:
 
 @runtime_checkable
 class Labelled(Protocol):
-    """The images of a split, as `photos.Photos` has them."""
+    """Images of a split, such as `photos.Photos`."""
 
     @property
     def paths(self) -> Sequence[File]: ...
@@ -103,7 +104,7 @@ class Labelled(Protocol):
 
 
 class Reading(NamedTuple):
-    """An image to read: its number, what is made of its pixels, and which of them are needed."""
+    """An image to read: its number, a function that makes something of its pixels, and the rectangle to read."""
 
     which: int
     make: Callable[[UInt8[Tensor, "3 h w"]], Any]
@@ -112,7 +113,7 @@ class Reading(NamedTuple):
 
 @dataclass
 class Source:
-    """Photographs, how they are read, and which of them this rank sees: what training and evaluation share."""
+    """Photographs of a split, how to read them, and this rank's share of them, for training and evaluation."""
 
     photos: Labelled
     damage: DamagedImages
@@ -123,21 +124,21 @@ class Source:
     world_size: int = 1
 
     def epoch(self, number: int, *, seed: int, batch_size: int) -> Int[np.ndarray, "steps share"]:
-        """This rank's images in each step of an epoch: its part of a batch that is the same on any number of ranks."""
+        """Return this rank's images in each step of an epoch. The whole batches are the same on any number of ranks."""
         order = epoch_order(number, seed=seed, num_images=len(self.photos.labels))
         steps, share = len(order) // batch_size, batch_size // self.world_size
         batches = order[: steps * batch_size].reshape(steps, self.world_size, share)
         return batches[:, self.rank]
 
     def part(self, images: Sequence[int]) -> Sequence[int]:
-        """Those of images which everyone together sees once that are this rank's."""
+        """Return this rank's share of images that all ranks together see once."""
         return images[self.rank :: self.world_size]
 
     def expect(self, images: Sequence[int] | np.ndarray) -> None:
-        """Be told which images are read next, in order. Files that lie there need no preparation."""
+        """Prepare to read these images next, in order. Files of a folder need no preparation."""
 
     def read(self, groups: Iterable[list[Reading]]) -> Iterator[list[tuple[Any, int]]]:
-        """Yield what threads make of each group's images, and their labels, in order, the next groups under way.
+        """Yield each group as `make`'s results and labels, in order, while threads read the next groups.
 
         A group lacks its damaged images, and may be empty.
         """
@@ -152,7 +153,11 @@ class Source:
         return None if pixels is None else (reading.make(pixels), int(self.photos.labels[reading.which]))
 
     def send(self, crops: list[Crop], labels: list[int]) -> tuple[Float[Tensor, "n 3 s s"], Int[Tensor, " n"]]:
-        """The images to the device as uint8, ready for the network there, and their labels."""
+        """Send images as uint8; return the network's input and the labels, on the device.
+
+        Raises:
+            UserError: if there is no image.
+        """
         if not crops:
             raise UserError(f"no image of a batch can be read, {len(self.damage.paths)} in all: mend data.root")
         on_gpu = self.device.type == "cuda"
@@ -164,7 +169,7 @@ class Source:
     def pack(
         self, crops: list[Crop]
     ) -> tuple[UInt8[Tensor, "n s s 3"], Bool[Tensor, " n"], Float[Tensor, "n 3"], Float[Tensor, "n 3 3"]]:
-        """What the device gets of a batch: pixels, which to mirror, colours to add, and changes of colour before."""
+        """Return a batch as the device gets it: pixels, which to mirror, colours to add, jitter to do before."""
         size = crops[0].pixels.shape[-1]
         on_gpu = self.device.type == "cuda"
         pixels = torch.empty((len(crops), size, size, 3), dtype=torch.uint8, pin_memory=on_gpu)
@@ -175,11 +180,12 @@ class Source:
 
 
 class TrainBatches:
-    """An endless training set: iterating yields batch `step`, `step + 1`, ... of a run, whatever epoch they fall in.
+    """An endless training set: yields batch `step`, `step + 1`, ... of a run, whatever epoch they fall in.
 
-    Batch k of a run is a function of (seed, k), as `DeviceBatches` has it: of an epoch's random order (`Source.epoch`)
-    its own part, each image cut out as its draw says. So no number of threads or interruptions changes it, nor of ranks
-    where the source's order has no regard to them. A damaged image that is left out makes its batch smaller.
+    Batch k of a run is a function of (seed, k), as in `DeviceBatches`: its part of an epoch's random order
+    (`Source.epoch`), each image cut out as its draw says. So the number of threads and interruptions do not change it,
+    nor does the number of ranks unless the source's order depends on it. A damaged image that is left out makes its
+    batch smaller.
     """
 
     def __init__(
@@ -213,7 +219,7 @@ class TrainBatches:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         for samples in self.source.read(self._steps()):
-            self.step += 1  # what was handed out, not what threads are ahead
+            self.step += 1  # counts batches handed out, not those that threads have begun
             yield self.source.send([crop for crop, _ in samples], [label for _, label in samples])
 
     def _steps(self) -> Iterator[list[Reading]]:
@@ -235,14 +241,17 @@ class TrainBatches:
 
 
 def epoch_order(epoch: int, *, seed: int, num_images: int) -> Int[np.ndarray, " n"]:
-    """A random order of all images; those that do not fill a last batch sit the epoch out, as on CIFAR."""
-    entropy = np.random.SeedSequence([seed, epoch], spawn_key=(1,))  # another stream than any sample's
+    """Return a random order of all images, a function of (seed, epoch)."""
+    entropy = np.random.SeedSequence([seed, epoch], spawn_key=(1,))  # not the stream of any sample
     return np.random.Generator(np.random.PCG64(entropy)).permutation(num_images)
 
 
 class EvalBatches:
-    """Every image of a split once, or of `which`, in that order, as it is: its centre crop, normalised as in training.
-    A rank sees its share.
+    """Every image of a split once, not augmented, normalised as in training; a rank sees its share.
+
+    Args:
+        make: makes the centre crop of an image.
+        which: the images, in order; None: all.
     """
 
     def __init__(
@@ -260,8 +269,8 @@ class EvalBatches:
         return -(-len(self.indices) // self.batch_size)
 
     def crops(self) -> Iterator[list[tuple[Crop, int]]]:
-        """The batches as they are on the host; one is smaller by its damaged images, or empty."""
-        yield from self.source.read(self._batches())
+        """Yield the batches on the host. A batch lacks its damaged images, and may be empty."""
+        return self.source.read(self._batches())
 
     def _batches(self) -> Iterator[list[Reading]]:
         for begin in range(0, len(self.indices), self.batch_size):
@@ -270,9 +279,9 @@ class EvalBatches:
             yield [Reading(index, self._crop) for index in left[: self.batch_size]]
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for found in self.crops():
-            if found:
-                yield self.source.send([crop for crop, _ in found], [label for _, label in found])
+        for samples in self.crops():
+            if samples:
+                yield self.source.send([crop for crop, _ in samples], [label for _, label in samples])
 
     def _crop(self, image: UInt8[Tensor, "3 h w"]) -> Crop:
         return Crop(self.make(image), False, np.zeros(3, np.float32))

@@ -1,4 +1,4 @@
-"""Labelled photographs in folders, as ImageNet is kept. Importing this, and counting, load no torch."""
+"""Labelled photographs in folders of classes, as in ImageNet. Only unpacking imports torch."""
 
 import hashlib
 import os
@@ -16,12 +16,12 @@ DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
 OFFICIAL: dict[Split, int] = {"train": 1_281_167, "val": 50_000}
 """Images of ILSVRC2012's classification task. [v1 Sec. 4.1]"""
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-"""What counts as an image; torchvision.datasets.folder has the same (tested)."""
+"""File name endings of images; torchvision.datasets.folder has the same (tested)."""
 LEFT_BY_SYSTEMS = {
     *("__macosx", "__pycache__", "lost+found", "@eadir", "@recycle", "@tmp", "#recycle", "#snapshot"),
     *("$recycle.bin", "system volume information", "thumbs.db", "ehthumbs.db", "desktop.ini"),
 }
-"""Names in small letters of what macOS, Windows, disks and network drives put into folders of images."""
+"""Names, in lower case, of files and folders that macOS, Windows, disks and network drives add to any folder."""
 
 
 class Photos(NamedTuple):
@@ -31,13 +31,13 @@ class Photos(NamedTuple):
     labels: np.ndarray
     """int64 [n], positions in `classes`"""
     classes: list[str]
-    """Names of the folders of training images, sorted: WordNet's for ImageNet."""
+    """Names of the folders of training images, sorted; in ImageNet they are WordNet's."""
     hidden: tuple[str, ...] = ()
-    """Files and folders below the root that were passed over, see `is_hidden`."""
+    """Paths below the root of files and folders that were passed over, see `is_hidden`."""
 
 
 class Counts(NamedTuple):
-    """What a run has to know of a tree before it starts."""
+    """What a run has to know about its photographs before it starts."""
 
     num_classes: int
     num_train: int
@@ -45,12 +45,12 @@ class Counts(NamedTuple):
 
 
 def find(root: Path, split: Split) -> Photos:
-    """The images in `root/SPLIT/CLASS/`, at whatever depth, in the order of `torchvision.datasets.ImageFolder`.
+    """Return the images in `root/SPLIT/CLASS/`, at any depth, in the order of `torchvision.datasets.ImageFolder`.
 
-    What systems and editors leave in folders is passed over, which `ImageFolder` takes for classes and images.
+    Files and folders that systems and editors leave are passed over; `ImageFolder` takes them for images and classes.
 
     Raises:
-        UserError: see `count`.
+        UserError: as `count`.
     """
     count(root)
     hidden: list[str] = []
@@ -66,12 +66,12 @@ def find(root: Path, split: Split) -> Photos:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder is none of a data set's: its name begins with a dot, or is one of LEFT_BY_SYSTEMS."""
+    """Return whether a file or folder is no part of a data set: its name begins with a dot or is in LEFT_BY_SYSTEMS."""
     return name.startswith(".") or name.lower() in LEFT_BY_SYSTEMS
 
 
 def about_hidden(*splits: Photos) -> str:
-    """One line for the log on what was passed over, empty where nothing was."""
+    """Return a line for the log about what was passed over; empty if nothing was."""
     names = [name for split in splits for name in split.hidden]
     if not names:
         return ""
@@ -81,11 +81,11 @@ def about_hidden(*splits: Photos) -> str:
 
 @cache
 def count(root: Path) -> Counts:
-    """The numbers of classes and images, told from the names of the files alone: a second or two for ImageNet.
+    """Return the numbers of classes and images, by the names of the files alone: takes a second or two for ImageNet.
 
     Raises:
-        UserError: no such folder, no train/ or val/ in it, no image in a class, a class that is not trained on, a
-            folder that cannot be listed, or fewer images than in the official archive beside them.
+        UserError: if `root`, its train/ or its val/ is no folder, a class has no image, a validation class is no
+            training class, a folder cannot be listed, or a split has fewer or more images than its official archive.
     """
     for split in ("train", "val"):
         if not (root / split).is_dir():
@@ -112,35 +112,34 @@ def count(root: Path) -> Counts:
 
 
 def count_there(root: str) -> Counts | None:
-    """As `count`; None where there is no tree."""
+    """Return the numbers of `count`; None if there is no tree."""
     folder = Path(root).expanduser()
     return count(folder) if all((folder / split).is_dir() for split in ARCHIVES) else None
 
 
 def unpack(root: Path) -> None:
-    """Unpack the official archives in `root` that have not been, by `torchvision.datasets.ImageNet`, which checks them.
+    """Unpack the official archives in `root` that are still packed. `torchvision.datasets.ImageNet` checks them.
 
     Raises:
-        UserError: an archive, or the devkit that names its classes, is missing, partial or damaged.
+        UserError: if an archive is partial or damaged, or the devkit that names the classes is, or is missing.
     """
-    packed = [split for split, archive in ARCHIVES.items() if (root / archive).is_file()]
-    for split in packed:
-        if (root / split).is_dir():
+    for split, archive in ARCHIVES.items():
+        if (root / split).is_dir() or not (root / archive).is_file():
             continue
         from torchvision.datasets import ImageNet
 
-        print(f"Checking and unpacking {root / ARCHIVES[split]} ...", flush=True)
+        print(f"Checking and unpacking {root / archive} ...", flush=True)
         try:
             ImageNet(root, split)
         except (RuntimeError, OSError) as error:
-            raise UserError(f"could not unpack {root / ARCHIVES[split]}: {first_words(error, at_most=300)}") from error
+            raise UserError(f"could not unpack {root / archive}: {first_words(error, at_most=300)}") from error
 
 
 def checksum(root: Path, *splits: Photos) -> str:
-    """SHA-256 over the path below `root` and the size in bytes of every image, in order.
+    """Return the SHA-256 of every image's path below `root` and size in bytes, in order.
 
-    Not over the 150 GB of their contents, which would take longer to read than many a run: an image that was replaced
-    by one of the same size goes unnoticed. A file without a size, as behind a broken link, is named when it is read.
+    Reading the 150 GB of their contents would take longer than many a run. So an image replaced by another of the same
+    size goes unnoticed. A broken link has no size here, and is refused by name once it is read.
     """
     digest = hashlib.sha256()
     for path in (path for split in splits for path in split.paths):
@@ -153,29 +152,29 @@ def checksum(root: Path, *splits: Photos) -> str:
 
 
 def _classes(folder: Path, *, hidden: list[str] | None = None) -> list[str]:
-    """Names of the folders, sorted; `hidden` gets the paths of what was passed over."""
+    """Return the sorted names of the folders; add the paths of what is passed over to `hidden`."""
     try:
-        with os.scandir(folder) as entries:
-            found = [(entry.name, entry.is_dir()) for entry in entries]
+        with os.scandir(folder) as scan:
+            entries = [(entry.name, entry.is_dir()) for entry in scan]
     except OSError as error:
         _refuse_to_list(error)
-    names = sorted(name for name, is_folder in found if is_folder and not is_hidden(name))
+    names = sorted(name for name, is_folder in entries if is_folder and not is_hidden(name))
     if hidden is not None:
-        hidden += sorted(f"{folder}/{name}" for name, _ in found if is_hidden(name))
+        hidden += sorted(f"{folder}/{name}" for name, _ in entries if is_hidden(name))
     if not names:
         raise UserError(f"{folder} has no folder of a class: put the images into {folder}/CLASS/")
     return names
 
 
 def _names(folder: Path, *, hidden: list[str] | None = None) -> list[str]:
-    """Paths of the images below a folder, in torchvision's order; `hidden` gets those of what was passed over."""
-    images, over = [], []
+    """Return the images' paths in torchvision's order; add the paths of what is passed over to `hidden`."""
+    images, passed_over = [], []
     for where, folders, files in os.walk(folder, followlinks=True, onerror=_refuse_to_list):
-        over += [f"{where}/{name}" for name in (*folders, *files) if is_hidden(name)]
+        passed_over += [f"{where}/{name}" for name in (*folders, *files) if is_hidden(name)]
         folders[:] = [name for name in folders if not is_hidden(name)]
         images += [(where, name) for name in files if name.lower().endswith(EXTENSIONS) and not is_hidden(name)]
     if hidden is not None:
-        hidden += sorted(over)
+        hidden += sorted(passed_over)
     return [f"{where}/{name}" for where, name in sorted(images)]
 
 

@@ -1,4 +1,4 @@
-"""ImageNet from shards, of a folder or of a bucket: what needs no more disk on a machine than a cache."""
+"""ImageNet from shards in a folder or a bucket: a machine needs no more disk than a cache."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,12 +31,12 @@ class PackedFile(NamedTuple):
 
 
 class PackedFiles(Sequence[PackedFile]):
-    """The images of shards `first`, `first + 1`, ..., in their order."""
+    """The images of shards `first`, `first + 1`, ..., in order."""
 
     def __init__(self, shards: ShardCache, *, first: int, num_images: list[int]) -> None:
         self.shards, self.first = shards, first
         self.begins = np.cumsum([0, *num_images])
-        """int64 [n + 1], the first image of each shard, and the number of all."""
+        """int64 [n + 1], the first image of each shard, and the number of all images."""
 
     def __len__(self) -> int:
         return int(self.begins[-1])
@@ -48,17 +48,17 @@ class PackedFiles(Sequence[PackedFile]):
     def __getitem__(self, index: int | slice) -> PackedFile | list[PackedFile]:
         if isinstance(index, slice):
             return [self[i] for i in range(len(self))[index]]
-        index = range(len(self))[index]  # refuses what is none
+        index = range(len(self))[index]  # IndexError if there is no such image
         (number,) = self.of(np.array([index])).tolist()
         return PackedFile(self.shards, self.first + number, index - int(self.begins[number]))
 
     def of(self, images: np.ndarray) -> Int[np.ndarray, " n"]:
-        """Which of these shards each image is in, from 0 on."""
+        """Return which of these shards, counted from 0, each image is in."""
         return self.begins.searchsorted(images, side="right") - 1
 
 
 class PackedPhotos(NamedTuple):
-    """The images of one split, in the random order that they were packed in."""
+    """The images of one split, in the random order in which they were packed."""
 
     paths: PackedFiles
     labels: np.ndarray
@@ -66,20 +66,20 @@ class PackedPhotos(NamedTuple):
 
 @dataclass
 class StreamedSource(Source):
-    """Packed photographs. Each rank reads its own part of an epoch's shards, and no other does, but for those at the
-    ends of parts.
-    """
+    """Packed photographs. Ranks read different parts of an epoch's shards; two share at most the shard between them."""
 
     window: int = 1
-    """Images that are shuffled together, `data.shuffle`."""
+    """Images shuffled together, `data.shuffle`."""
 
     def epoch(self, number: int, *, seed: int, batch_size: int) -> Int[np.ndarray, "steps share"]:
-        """A function of (seed, epoch, rank, number of ranks), so of nothing that an interruption changes: a run keeps
-        its number of ranks. All ranks together see each image once, and images that fill no batch sit the epoch out.
+        """Return this rank's images in each step of an epoch, a function of (seed, epoch, rank, number of ranks).
 
-        The images lie in the shards in random order. Of every epoch, the shards come in a random order and their
-        images in another one; of that, each rank takes its part, and shuffles every `window` images of it. So a rank
-        needs the shards of two windows at a time, and of each shard one copy an epoch.
+        An interruption changes none of these: a run keeps its number of ranks. All ranks together see each image once,
+        and images that fill no batch sit the epoch out.
+
+        In each epoch, the shards come in a random order, and the images of each shard in another. Each rank takes its
+        part of that, and shuffles every `window` images of its part. So a rank needs the shards of two windows at a
+        time, and copies each shard once an epoch.
         """
         files = self.photos.paths
         assert isinstance(files, PackedFiles)
@@ -93,7 +93,7 @@ class StreamedSource(Source):
         return np.concatenate(windows).reshape(steps, share)
 
     def part(self, images: Sequence[int]) -> Sequence[int]:
-        """One stretch, so that a rank reads few shards."""
+        """Return this rank's share: images that lie together, so that a rank reads few shards."""
         begin, end = (len(images) * rank // self.world_size for rank in (self.rank, self.rank + 1))
         return images[begin:end]
 
@@ -107,7 +107,7 @@ class StreamedSource(Source):
 
 
 class StreamedImageNetData(ImageNetData):
-    """As `ImageNetData`, from what `python -m resnet_repro pack` made."""
+    """`ImageNetData` from the shards of `python -m resnet_repro pack`."""
 
     data: Shards
 
@@ -119,7 +119,7 @@ class StreamedImageNetData(ImageNetData):
         index = read_index(storage)
         splits = [index.splits["train"], index.splits["val"]]
         shards = [shard for packed in splits for shard in packed.shards]
-        at_hand = ShardCache(
+        cache = ShardCache(
             storage,
             shards,
             cache_gb=self.data.cache_gb,
@@ -127,33 +127,33 @@ class StreamedImageNetData(ImageNetData):
             num_threads=self.num_threads,
             num_needed=_num_needed(splits[0].shards, window=self.data.shuffle),
         )
-        found, first = [], 0
+        photos, first = [], 0
         for split, packed in index.splits.items():
-            files = PackedFiles(at_hand, first=first, num_images=[shard.num_images for shard in packed.shards])
-            found.append(PackedPhotos(files, index.labels(storage, split)))
+            files = PackedFiles(cache, first=first, num_images=[shard.num_images for shard in packed.shards])
+            photos.append(PackedPhotos(files, index.labels(storage, split)))
             first += len(packed.shards)
-        return found[0], found[1], index.checksum
+        return photos[0], photos[1], index.checksum
 
     def _some(self, at_most: int | None) -> Sequence[int]:
-        """The first, as they lie in random order: of a bucket, few shards are copied for them."""
+        """Return the first images, which are packed in random order: few shards have to be copied for them."""
         return range(self.num_train)[:at_most]
 
     def _mixed(self, images: Sequence[int]) -> Sequence[int]:
-        """As they lie: packing has put them in a random order, which is the same every time."""
+        """Return the images as they are: they are packed in a fixed random order."""
         return images
 
-    def source(self, found: Labelled, device: torch.device, like: Normalisation | None = None) -> Source:
+    def source(self, photos: Labelled, device: torch.device, like: Normalisation | None = None) -> Source:
         like = self.normalisation if like is None else like
-        return StreamedSource(found, self.damage, like.to(device), device, self.num_threads, window=self.data.shuffle)
+        return StreamedSource(photos, self.damage, like.to(device), device, self.num_threads, window=self.data.shuffle)
 
 
 def _num_needed(shards: Sequence[Shard], *, window: int) -> int:
-    """Of the shards, how many have to be at hand for none to be copied twice in an epoch: those of two windows."""
+    """Return how many shards a rank needs at a time so as to copy none twice in an epoch: those of two windows."""
     fewest = sorted(shard.num_images for shard in shards)
-    across = int(np.searchsorted(np.cumsum(fewest), window)) + 2  # at worst the smallest ones, and parts at both ends
+    across = int(np.searchsorted(np.cumsum(fewest), window)) + 2  # at worst the smallest shards, and parts at both ends
     return min(2 * across, len(shards))
 
 
 def _rng(seed: int, epoch: int, *rank: int) -> np.random.Generator:
-    """Of another stream than any sample's, and for each rank than that of all."""
+    """Return a generator whose stream is no sample's; each rank has its own, and all ranks share one."""
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, epoch], spawn_key=(2, *rank))))

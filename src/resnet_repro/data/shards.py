@@ -1,10 +1,8 @@
-"""Packed photographs as `resnet_repro.data.pack` leaves them: images by the hundred in a file, a shard, of LitData's.
+"""Packed photographs as `resnet_repro.data.pack` writes them: shards, files of some hundred images. Imports no torch.
 
-A shard is LitData's own: uint32 n, uint32 [n + 1] offsets, then the items; an item is a uint32 a field, its size, then
-the fields: the image file's bytes, its label, its name. `litdata.StreamingDataset` reads them, too. It is not what
-reads them here, as its order follows from the numbers of ranks and worker processes, and ours from the step alone.
-
-Importing this, and counting, load no torch.
+A shard has LitData's format: uint32 n, uint32 [n + 1] offsets, then n items. An item is the size of each field as
+uint32, then the fields: the image file's bytes, its label, its name. `litdata.StreamingDataset` reads shards, too, but
+in an order that follows from the numbers of ranks and worker processes; ours follows from the step alone.
 """
 
 import hashlib
@@ -28,25 +26,25 @@ from resnet_repro.errors import UserError
 
 INDEX = "shards.json"
 FORMAT = 1
-NUM_FETCHERS = 4  # shards that are copied at a time
-MAX_OPEN = 128  # files of a folder that are kept open
+NUM_FETCHERS = 4  # shards copied at a time
+MAX_OPEN = 128  # files of a folder kept open
 
 
 class Shard(NamedTuple):
     """One file of images."""
 
     name: str
-    """Below the root."""
+    """Path below the root."""
     num_images: int
     num_bytes: int
     sha256: str
 
 
 class Packed(NamedTuple):
-    """One split."""
+    """The files of one split."""
 
     labels: str
-    """Name of the file with the labels, a NumPy array int64 [n]."""
+    """Path of the labels below the root: a NumPy array int64 [n]."""
     labels_sha256: str
     shards: tuple[Shard, ...]
 
@@ -56,17 +54,21 @@ class Packed(NamedTuple):
 
 
 class Index(NamedTuple):
-    """What `shards.json` tells."""
+    """The content of `shards.json`."""
 
     classes: list[str]
     splits: dict[Split, Packed]
     left_out: list[str]
-    """Images that were damaged and not packed."""
+    """Damaged images, which were not packed."""
     checksum: str
-    """SHA-256 of the file, and so, as it holds theirs, of all images."""
+    """SHA-256 of the file, which holds the checksums of all shards and labels."""
 
     def labels(self, storage: Storage, split: Split) -> np.ndarray:
-        """int64 [n], positions in `classes`."""
+        """Return the labels of a split, int64 [n], positions in `classes`.
+
+        Raises:
+            UserError: if the labels are missing, or not those that were packed.
+        """
         packed = self.splits[split]
         content = storage.read(packed.labels)
         if hashlib.sha256(content).hexdigest() != packed.labels_sha256:
@@ -75,35 +77,32 @@ class Index(NamedTuple):
 
 
 def read_index(storage: Storage) -> Index:
-    """What there is.
+    """Return the index of packed photographs.
 
     Raises:
-        UserError: nothing, nothing that was packed, or not to be reached.
+        UserError: if the index is missing, damaged, of another format, or out of reach.
     """
     content = storage.read(INDEX)
     try:
-        told = json.loads(content)
-        splits: dict[Split, Packed] = {
-            split: Packed(
-                told["splits"][split]["labels"],
-                told["splits"][split]["labels_sha256"],
-                tuple(Shard(**shard) for shard in told["splits"][split]["shards"]),
-            )
-            for split in ("train", "val")
-        }
-        if told["format"] == FORMAT:
-            return Index(told["classes"], splits, told["left_out"], hashlib.sha256(content).hexdigest())
+        index = json.loads(content)
+        splits: dict[Split, Packed] = {}
+        for split in ("train", "val"):
+            packed = index["splits"][split]
+            shards = tuple(Shard(**shard) for shard in packed["shards"])
+            splits[split] = Packed(packed["labels"], packed["labels_sha256"], shards)
+        if index["format"] == FORMAT:
+            return Index(index["classes"], splits, index["left_out"], hashlib.sha256(content).hexdigest())
     except (ValueError, KeyError, TypeError):
         raise damaged(storage, INDEX) from None
-    raise UserError(f"{storage}/{INDEX} is of format {told['format']}, and this code reads {FORMAT}: pack again")
+    raise UserError(f"{storage}/{INDEX} is of format {index['format']}, and this code reads {FORMAT}: pack again")
 
 
 @cache
 def count(root: str) -> Counts:
-    """The numbers of classes and images, from `shards.json` alone; of a folder its files are looked at, too.
+    """Return the numbers of classes and images, from `shards.json` alone. In a folder, check the shards' sizes, too.
 
     Raises:
-        UserError: as `read_index`; a shard that is not there, or not whole.
+        UserError: as `read_index`; if a shard of a folder is missing or of another size.
     """
     storage = open_storage(root)
     index = read_index(storage)
@@ -116,13 +115,13 @@ def count(root: str) -> Counts:
 
 
 def count_there(root: str) -> Counts | None:
-    """As `count`; None where a folder is not there. A bucket is asked in any case."""
+    """Return the numbers of `count`; None if a folder has no index. A missing bucket is refused."""
     storage = open_storage(root)
     return None if isinstance(storage, Folder) and not (storage.root / INDEX).is_file() else count(root)
 
 
 class OpenShard:
-    """A shard that can be read, by several threads at a time; closed when nobody has it any more."""
+    """A shard that several threads can read at a time; closed once nothing refers to it."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.file = file
@@ -133,7 +132,7 @@ class OpenShard:
         return np.frombuffer(os.pread(self.file.fileno(), 4 * number, at), np.uint32).astype(np.int64)
 
     def image(self, position: int) -> bytes:
-        """The image file that was packed there."""
+        """Return the bytes of the image file at a position of the shard."""
         begin, end = self.offsets[position : position + 2].tolist()
         item = os.pread(self.file.fileno(), end - begin, begin)
         return item[12 : 12 + int.from_bytes(item[:4], "little")]  # three sizes, then the first field
@@ -143,15 +142,18 @@ class OpenShard:
 
 
 class ShardCache:
-    """The shards that can be read now: open files of a folder, or copies of a bucket's, of which few are kept.
+    """The shards that can be read now: open files of a folder, or a few copies of a bucket's shards.
 
-    Copies are files without a name in `folder`, by default the system's for such. It takes them back with the process,
-    however that ends. At most `cache_gb` of them lie on the disk; the one that has waited longest to be asked for makes
-    room.
+    Copies are files without a name, which the system removes with the process, however that ends. At most `cache_gb`
+    of copies lie on the disk; the least recently used copy makes room for a new one.
+
+    Args:
+        folder: where copies lie; None: the system's folder of temporary files.
+        num_threads: how many threads read at a time.
+        num_needed: how many shards a run needs at a time, so as to copy none twice in an epoch.
 
     Raises:
-        UserError: from the constructor, where `cache_gb` does not hold two windows: every image would be copied again
-            and again. From the rest, see `Bucket.fetch`.
+        UserError: if `cache_gb` does not hold `num_needed` shards of a bucket.
     """
 
     def __init__(
@@ -168,7 +170,7 @@ class ShardCache:
         self.num_kept = MAX_OPEN
         if isinstance(storage, Bucket):
             largest = max(shard.num_bytes for shard in shards)
-            in_passing = NUM_FETCHERS + num_threads  # under way, or given up while a thread reads in them
+            in_passing = NUM_FETCHERS + num_threads  # being copied, or dropped while a thread still reads them
             self.num_kept = int(cache_gb * 1e9 / largest) - in_passing
             if self.num_kept < num_needed:
                 enough = 1.1 * (num_needed + in_passing) * largest / 1e9  # still enough when rounded
@@ -186,15 +188,19 @@ class ShardCache:
         self._pool = ThreadPoolExecutor(NUM_FETCHERS, thread_name_prefix="fetch")
 
     def __getitem__(self, number: int) -> OpenShard:
-        """Shard `number`, once it is at hand."""
+        """Return shard `number`, once it can be read.
+
+        Raises:
+            UserError: as `Bucket.fetch`; if no copy can be written.
+        """
         with self._lock:
             future = self._begin(number)
         return future.result()
 
     def expect(self, numbers: Iterable[int]) -> None:
-        """Begin to copy those that are needed soon, the soonest first.
+        """Begin to copy shards that are needed soon, the soonest first.
 
-        No more than can be under way: what waited in a queue would have to be copied before a run can end.
+        Begin no more than can be copied at a time: a run could not end before the copies that wait in a queue.
         """
         soon = [*numbers][: self.num_kept]
         with self._lock:

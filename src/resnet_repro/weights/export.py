@@ -1,4 +1,4 @@
-"""`python -m resnet_repro export run=FOLDER`: the network of a finished run for torchvision and timm."""
+"""`python -m resnet_repro export run=FOLDER`: export a finished run's network for torchvision and timm."""
 
 import json
 from pathlib import Path
@@ -21,21 +21,22 @@ TARGETS = ("torchvision", "timm", "ours")
 def export(run: RunDir, *, to: str, out: Path) -> Path:
     """Write `model.safetensors` and `config.json` into `out`.
 
-    timm makes the network of both (`timm.create_model("local-dir:OUT", pretrained=True)`); torchvision's network of the
-    same depth takes the weights, whose names are the same there. `to="ours"` keeps our names, for any network.
+    timm builds the network from the two files (`timm.create_model("local-dir:OUT", pretrained=True)`). torchvision's
+    network of the same depth takes the weights under the same names. `to="ours"` keeps our names, for any network.
 
     Returns:
         The file of the weights.
 
     Raises:
-        UserError: where the run is not finished, its weights are gone, or that library has no such network.
+        UserError: if the run is not finished, its weights are gone, or the library has no such network.
     """
     if to not in TARGETS:
         raise UserError(f"to={to} is not known; use one of {', '.join(TARGETS)}")
     net, manifest = trained(run), read_json(run.manifest)
     if not isinstance(net, ResNet):
+        source = manifest["config"]["arch"]["source"]
         raise UserError(
-            f"{run.path} holds {manifest['config']['arch']['source']}'s own network; nothing is to be renamed"
+            f"{run.path} holds {source}'s own network, whose weights have those names already; take its checkpoint"
         )
     is_v2 = net.words["order"] == "full_preact"
     layout = None if to == "ours" else TIMM_V2 if to == "timm" and is_v2 else TORCHVISION
@@ -53,12 +54,11 @@ def export(run: RunDir, *, to: str, out: Path) -> Path:
 
 
 def _for_timm(net: ResNet, *, is_v2: bool) -> dict[str, Any]:
-    """What timm reads of a network: which one it is, its classes and where its first and last weights are."""
+    """Return what timm needs to build a network: its name, its classes, and the names of its first and last layers."""
     linear = list(net.head)[-1]
     assert isinstance(linear, nn.Linear)
-    names = (
-        {"first_conv": "stem.conv", "classifier": "head.fc"} if is_v2 else {"first_conv": "conv1", "classifier": "fc"}
-    )
+    first, last = ("stem.conv", "head.fc") if is_v2 else ("conv1", "fc")
+    names = {"first_conv": first, "classifier": last}
     return {
         "architecture": f"resnet{'v2_' if is_v2 else ''}{net.words['depth']}",
         "num_classes": linear.out_features,

@@ -1,4 +1,4 @@
-"""Weights of others in our networks, and ours in theirs."""
+"""Load other libraries' weights into our networks, and give our weights their names."""
 
 import json
 import re
@@ -19,7 +19,7 @@ from resnet_repro.runs.options import Run
 from resnet_repro.training.checkpoints import trained
 from resnet_repro.weights.names import AKAMASTER, LAYOUTS, TIMM_V2, Layout, State, refuse, their_name, zeros_behind
 
-HUB = {  # whose networks compute what ours do; others, resnetblur50 for one, may have the same names
+HUB = {  # networks that compute the same as ours; others, such as resnetblur50, may have the same layer names
     "torchvision": ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
     "timm": (
         *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnet200"),
@@ -32,18 +32,17 @@ HUB = {  # whose networks compute what ours do; others, resnetblur50 for one, ma
 
 
 def load(net: ResNet, source: str | Path) -> None:
-    """Give a network the weights of a file, of a finished run or of a library's hub. It changes as a whole or not.
+    """Load weights from a file, a finished run or a library's hub into a network: all of them or none.
 
     Args:
-        source: a file of safetensors or of PyTorch (read with `weights_only=True`), in our names or in those of
-            torchvision, timm or akamaster/pytorch_resnet_cifar10, alone or as a training script's checkpoint has them
-            (WRAPPINGS, PREFIXES); the folder of a finished run, or one that
-            `resnet_repro.weights.export` wrote; `torchvision:resnet50` (`...:resnet50.IMAGENET1K_V1`) or
-            `timm:resnet50.a1_in1k`, which are fetched.
+        source: a file of safetensors or PyTorch (read with `weights_only=True`), in our names or those of torchvision,
+            timm or akamaster/pytorch_resnet_cifar10, alone or in a training script's checkpoint (WRAPPINGS, PREFIXES);
+            the folder of a finished run, or a folder that `resnet_repro.weights.export` wrote;
+            `torchvision:resnet50` (`...:resnet50.IMAGENET1K_V1`) or `timm:resnet50.a1_in1k`, which are fetched.
 
     Raises:
-        UserError: where there is no such thing, or it is no network of these words: with the names of the weights that
-            are missing, unknown or of another shape.
+        UserError: if there is no such source, or it holds another network; names the weights that are missing, unknown
+            or of another shape.
     """
     state, theirs = _read(str(source))
     _refuse_other_words(str(source), net, theirs)
@@ -51,39 +50,42 @@ def load(net: ResNet, source: str | Path) -> None:
     if layout:
         refuse(net, layout, what=str(source))
     names = {our: their_name(our, layout) for our in net.state_dict()}
-    # files of before PyTorch 0.4.1 do not count the batches, which nothing reads
+    # files older than PyTorch 0.4.1 have no count of batches, which nothing reads
     state |= {n: torch.tensor(0) for n in names.values() if n.endswith("num_batches_tracked") and n not in state}
     _refuse_other_names(str(source), state, names.values())
     ours = {our: state[name] for our, name in names.items()}
     if layout is TIMM_V2:
         ours["head.4.weight"] = ours["head.4.weight"].flatten(1)  # a convolution of 1x1
         if num := int((ours["stem.1.weight"] < 0).sum()):
-            # there the largest number comes before batch norm, whose negative scale makes it the smallest
+            # timm pools before this batch norm, and a negative scale makes the largest number the smallest
             raise UserError(
-                f"{source}: {num} scales of stages.0.blocks.0.norm1 are negative, which has no like in ours"
+                f"{source}: {num} scales of stages.0.blocks.0.norm1 are negative, which our network cannot compute; "
+                "give other weights"
             )
     for name, tensor in net.state_dict().items():
         if ours[name].shape != tensor.shape:
-            found, needed = tuple(ours[name].shape), tuple(tensor.shape)
-            raise UserError(f"{source}: {names[name]} has the shape {found}, and this network needs {needed}")
+            given, needed = tuple(ours[name].shape), tuple(tensor.shape)
+            raise UserError(f"{source}: {names[name]} has the shape {given}, and this network needs {needed}")
     if layout is AKAMASTER and net.words["shortcut"] == "A":
         ours = zeros_behind(ours)
     net.load_state_dict(ours)
 
 
 def named_as(net: ResNet, layout: Layout | None) -> State:
-    """The weights of a network under a layout's names, for a network of that library that computes the same; None
-    takes our own names.
+    """Return a network's weights under a layout's names, for a network of that library that computes the same.
+
+    Args:
+        layout: None: our own names.
 
     Raises:
-        UserError: where the library has no such network.
+        UserError: if the library has no such network.
     """
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in net.state_dict().items()}
     if layout is None:
         return state
     refuse(net, layout, what="it cannot be exported there")
     if layout is TIMM_V2:
-        # there the largest number comes before batch norm, whose scale must not be negative: both signs are turned
+        # timm pools before this batch norm, so no scale may be negative: turn its sign and that of the convolution
         sign = torch.where(state["stem.1.weight"] < 0, -1.0, 1.0)
         for name in ("stem.1.weight", "stem.1.running_mean"):
             state[name] = state[name] * sign
@@ -96,25 +98,27 @@ def _refuse_other_words(source: str, net: ResNet, theirs: dict[str, Any]) -> Non
     differ = [key for key, value in theirs.items() if key in net.words and net.words[key] != value]
     if differ:
         values = ", ".join(f"{key}={theirs[key]} and not {net.words[key]}" for key in differ)
-        raise UserError(f"{source} holds a network of {values}; ask for that")
+        raise UserError(f"{source} holds a network of {values}; build that network")
 
 
-def _refuse_other_names(source: str, found: Iterable[str], needed: Iterable[str]) -> None:
-    found, needed = set(found), set(needed)
+def _refuse_other_names(source: str, given: Iterable[str], needed: Iterable[str]) -> None:
+    given, needed = set(given), set(needed)
     parts = [
         f"{len(names)} {kind} ({', '.join(sorted(names)[:4])}{', ...' if len(names) > 4 else ''})"
-        for kind, names in (("missing", needed - found), ("unknown", found - needed))
+        for kind, names in (("missing", needed - given), ("unknown", given - needed))
         if names
     ]
     if parts:
-        raise UserError(f"{source} holds another network: weights {' and '.join(parts)}; ask for its depth and options")
+        raise UserError(
+            f"{source} holds another network: weights {' and '.join(parts)}; build a network of its depth and options"
+        )
 
 
-# --- where they lie ---------------------------------------------------------------------------------------------------
+# --- sources ----------------------------------------------------------------------------------------------------------
 
 
 def _read(source: str) -> tuple[State, dict[str, Any]]:
-    """The weights by their names, and the words of the network where they are one of ours."""
+    """Return the weights by their names, and the words of the network if it is one of ours."""
     library, _, name = source.partition(":")
     if library in HUB:
         return _fetch(library, name), {}
@@ -122,7 +126,7 @@ def _read(source: str) -> tuple[State, dict[str, Any]]:
     if RunDir(path).job.exists() or RunDir(path).manifest.exists():
         net = trained(RunDir(path))
         if not isinstance(net, ResNet):
-            raise UserError(f"{source} holds another library's network; give a plain or residual one")
+            raise UserError(f"{source} holds another library's network; give a plain or residual network")
         return net.state_dict(), net.words
     path = path / "model.safetensors" if path.is_dir() else path
     if not path.is_file():
@@ -138,7 +142,9 @@ def _read(source: str) -> tuple[State, dict[str, Any]]:
         raise UserError(
             f"{path} cannot be read ({first_words(error)}); make it readable, or give another file"
         ) from None
-    except Exception as error:  # SafetensorError, pickle.UnpicklingError, and what else damaged files make of readers
+    except (
+        Exception
+    ) as error:  # SafetensorError, pickle.UnpicklingError and others: readers raise anything on damaged files
         raise UserError(_why_not_read(path, error)) from None
     return _tensors(path, content)
 
@@ -151,63 +157,63 @@ SAVE_ALONE = (
 
 
 def _why_not_read(path: Path, error: Exception) -> str:
-    """One line for a file that torch and safetensors do not read; their own texts are pages, or say what to trust."""
+    """Return the refusal of a file that torch or safetensors does not read; their own messages fill pages."""
     try:
         classes = set(torch.serialization.get_unsafe_globals_in_checkpoint(path))
-    except Exception:  # of before PyTorch 1.6, or damaged
+    except Exception:  # written before PyTorch 1.6, or damaged
         classes = set()
     if named := classes | set(re.findall(r"GLOBAL ([\w.]+)", str(error))):
         listed = ", ".join(sorted(named)[:3]) + ", ..." * (len(named) > 3)
         way_out = f"if you trust it, save the weights alone: {SAVE_ALONE} {shlex.quote(str(path))}"
         return f"{path} holds more than weights ({listed}), and reading that may execute code; {way_out}"
-    return f"{path} is damaged, or no file that torch.save or safetensors wrote; fetch it again, or give another"
+    return f"{path} is damaged, or neither torch.save nor safetensors wrote it; fetch it again, or give another file"
 
 
 WRAPPINGS = ("state_dict", "model_state_dict", "model", "net", "network", "module")
-"""Keys under which training scripts put a state dict beside what else they save."""
+"""Keys under which training scripts save a state dict beside other objects."""
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
-"""What DataParallel, torch.compile and modules around a network put before the names of its weights."""
+"""Prefixes that DataParallel, torch.compile and modules around a network add to the names of its weights."""
 
 
 def _tensors(path: Path, content: Any) -> tuple[State, dict[str, Any]]:
-    """What a file of PyTorch holds: a state dict, or a training script's dict around one; one of ours has a config."""
+    """Do as `_read` with the content of a PyTorch file: a state dict, or a training script's dict around one."""
     network, is_lightnings = _network(content), isinstance(content, dict) and "pytorch-lightning_version" in content
     while key := next((k for k in WRAPPINGS if isinstance(content, dict) and isinstance(content.get(k), dict)), None):
         content = content[key]
     if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
         keys = f" but {', '.join(printable(key) for key in [*content][:5])}" if isinstance(content, dict) else ""
-        raise UserError(f"{path} holds no state dict{keys}; give a file of one, or of one as {' or '.join(WRAPPINGS)}")
-    state = {str(key): value for key, value in content.items() if key != "n_averaged"}  # of torch's AveragedModel
+        raise UserError(
+            f"{path} holds no state dict{keys}; give a file of one, or of a dict with one as {' or '.join(WRAPPINGS)}"
+        )
+    state = {str(key): value for key, value in content.items() if key != "n_averaged"}  # torch's AveragedModel
     if is_lightnings and (mine := next((p for p in ("net.", "model.") if any(k.startswith(p) for k in state)), "")):
-        state = {
-            key: value for key, value in state.items() if key.startswith(mine)
-        }  # the rest is of metrics and losses
+        state = {key: value for key, value in state.items() if key.startswith(mine)}  # without metrics and losses
     while prefix := next((p for p in PREFIXES if all(key.startswith(p) for key in state)), ""):
         state = {key.removeprefix(prefix): value for key, value in state.items()}
     return state, network.words if network else {}
 
 
 def _network(content: Any) -> Residual | None:
-    """Return the network of a checkpoint of one of ours; None of any other file."""
-    found: Any = content
+    """Return the network of one of our checkpoints; None for any other content."""
+    config: Any = content
     for key in ("hyper_parameters", "config"):
-        found = found.get(key) if isinstance(found, dict) else None
-    if not isinstance(found, dict) or "stride_on" not in found.get("arch", {}):
+        config = config.get(key) if isinstance(config, dict) else None
+    if not isinstance(config, dict) or "stride_on" not in config.get("arch", {}):
         return None
-    network = Run.of_record(found).network
+    network = Run.of_record(config).network
     return network if isinstance(network, Residual) else None
 
 
 def _fetch(library: str, name: str) -> State:
-    """A library's published weights, from its cache or its hub, without executing anything of theirs."""
+    """Return a library's published weights from its cache or its hub, without executing code from there."""
     network, _, version = name.partition(".")
     if network not in HUB[library]:
-        raise UserError(f"{library}:{name} is none of the networks here; use one of {', '.join(HUB[library])}")
+        raise UserError(f"{library}:{name} is not one of our networks; use one of {', '.join(HUB[library])}")
     try:
         return {"torchvision": _torchvision, "timm": _timm}[library](network, version)
     except UserError:
         raise
-    except Exception as error:  # whatever a network that is not there makes of urllib, httpx or a hub's own library
+    except Exception as error:  # without a connection, urllib, httpx and a hub's own library raise anything
         raise UserError(
             f"{library}:{name} could not be fetched ({first_words(error)}); try again online, or give a file"
         ) from None

@@ -1,4 +1,4 @@
-"""What other libraries call the layers of our networks: a table each, read both ways."""
+"""Other libraries' names of our networks' layers: a table for each library, read both ways."""
 
 import re
 from collections.abc import Callable
@@ -13,24 +13,24 @@ from resnet_repro.networks.resnet import ResNet
 State = dict[str, Tensor]
 
 UNIT = re.compile(r"stages\.(\d+)\.(\d+)\.(.+)")
-CONVS_FIRST = {  # the branch F where an activation follows each convolution
+CONVS_FIRST = {  # the branch F of units with an activation after each convolution
     **{"residual.0": "conv1", "residual.1": "bn1", "residual.3": "conv2", "residual.4": "bn2"},
     **{"residual.6": "conv3", "residual.7": "bn3"},
 }
 
 
 class Layout(NamedTuple):
-    """What another library calls the layers of a network that computes what ours does."""
+    """Another library's names of the layers of a network that computes the same as ours."""
 
     library: str
     marks: tuple[str, ...]
-    """Keys by which a file is known to be in this layout."""
+    """Names that only files in this layout have."""
     words: dict[str, tuple[str, ...]]
-    """What our network has to be; the first is what to ask for."""
+    """Values that our network's words must have; a refusal recommends the first."""
     unit: Callable[[int, int], str]
-    """The beginning of a unit's names, by stage and number, from 0 on."""
+    """Takes a unit's stage and number, from 0 on; returns the prefix of its layers' names."""
     layers: dict[str, str]
-    """Our name of a layer, within its unit where it is in one: theirs."""
+    """Their name of a layer by ours; both without the prefix of a unit."""
 
 
 TORCHVISION = Layout(
@@ -59,7 +59,7 @@ AKAMASTER = Layout(
 TIMM_V2 = Layout(
     "timm's resnetv2",
     marks=("stem.conv.weight",),
-    words={  # basic units are no match: the first of timm's leaves its shortcut without the activation of v2's Appendix
+    words={  # basic units differ: the first of timm's leaves out v2's activation before its shortcut [v2 Appendix]
         **{"family": ("imagenet",), "unit": ("bottleneck",), "order": ("full_preact",)},
         **{"shortcut": ("B",), "mix": ("add",), "stride_on": ("3x3",)},
     },
@@ -74,7 +74,7 @@ LAYOUTS = (TORCHVISION, AKAMASTER, TIMM_V2)
 
 
 def their_name(name: str, layout: Layout | None) -> str:
-    """What a layout calls one of our weights; None is our own."""
+    """Return a layout's name of one of our weights; None is our own layout."""
     if layout is None:
         return name
     layer, _, tensor = name.rpartition(".")
@@ -86,29 +86,29 @@ def their_name(name: str, layout: Layout | None) -> str:
 
 
 def refuse(net: ResNet, layout: Layout, *, what: str) -> None:
-    """Refuse a network that is none of this layout's.
+    """Refuse a network that the layout's library does not have.
 
     Raises:
-        UserError: with the option to change; `what` begins the line.
+        UserError: begins with `what` and names the option to change.
     """
     for word, allowed in layout.words.items():
-        irrelevant = word == "stride_on" and net.words["unit"] != "bottleneck"  # the first is a 3x3
+        irrelevant = word == "stride_on" and net.words["unit"] != "bottleneck"  # their first convolution is the 3x3
         if net.words[word] not in allowed and not irrelevant:
-            asked = f"arch.{word}" if word != "family" else word
+            name = f"arch.{word}" if word != "family" else word
             raise UserError(
-                f"{what}: networks of {layout.library} have {asked}={allowed[0]}, and this one has "
-                f"{asked}={net.words[word]}; make one with the former"
+                f"{what}: networks of {layout.library} have {name}={allowed[0]}, and this one has "
+                f"{name}={net.words[word]}; make one with {name}={allowed[0]}"
             )
 
 
 def zeros_behind(state: State) -> State:
-    """From option A with zeros on both sides of the channels to ours, with all of them behind.
+    """Return weights for our option A, whose zero channels come last, from an option A with zeros on both sides.
 
-    Where the size changes, channel i of a stage's shortcut goes on as their channel i + c/4 of the next one's c, and as
-    our channel i. So from stage to stage every tensor along the shortcut has its channels in another order.
+    Between stages, channel i of the shortcut becomes channel i + c/4 of the next stage's c channels there, and channel
+    i here. So from stage to stage, every tensor along the shortcut has its channels in another order.
     """
     state, order = dict(state), torch.arange(state["stem.0.weight"].shape[0])
-    orders = [order]  # orders[s][i] is their channel that is our channel i, behind stage s
+    orders = [order]  # orders[s][i] is their channel that is our channel i, after stage s
     for _ in range(2):
         kept = order + len(order) // 2  # a quarter of the new number
         new = [channel for channel in range(2 * len(order)) if channel not in set(kept.tolist())]
