@@ -1,4 +1,4 @@
-"""Runs of the networks of torchvision and timm: they go on as ours do, and are shown beside ours, never as ours."""
+"""Runs of networks of torchvision and timm: they resume as ours do, and reports show them beside ours."""
 
 import json
 from pathlib import Path
@@ -13,14 +13,14 @@ from resnet_repro.papers import judgement, verdicts
 from resnet_repro.papers import rows as paper
 from resnet_repro.report import report, training_curves
 from resnet_repro.runs.finished import FinishedRun, read
-from resnet_repro.runs.folder import RunDir
+from resnet_repro.runs.folder import RunDir, read_json
 from resnet_repro.runs.groups import group
 from resnet_repro.runs.job import resolve
 from resnet_repro.runs.options import Run
 from resnet_repro.training.layers import write_responses
 from resnet_repro.training.run import run
 from tests.helpers.comparators import asked, job_of
-from tests.helpers.runs import interrupt_at, network_of
+from tests.helpers.runs import assert_a_stop_changes_nothing, interrupt_at, network_of
 from tests.helpers.synthetic_runs import write_comparator, write_example, write_run
 
 TINY = ("data=digits", "arch.image_size=24", "logger=csv", "schedule.steps=8", "schedule.batch_size=32")
@@ -32,39 +32,27 @@ def prepared(outputs: Path, name: str, *overrides: str) -> Path:
     return job.dir
 
 
-def test_resumed_run_with_dropout_equals_uninterrupted_run_bitwise(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """SqueezeNet drops half of its last features, from PyTorch's global generator."""
-    undisturbed = run(prepared(tmp_path / "undisturbed", "squeezenet1_1"))
-    path = prepared(tmp_path / "stopped", "squeezenet1_1")
-    with monkeypatch.context() as patch:
-        interrupt_at(3, patch)
-        with pytest.raises(Stopped, match="stopped at step 3"):
-            run(path)
-    resumed = run(path)
-    assert resumed["weights_sha256"] == undisturbed["weights_sha256"]
-    assert resumed["results"] == undisturbed["results"]
-    assert (
-        RunDir(path).metrics.read_bytes() == (tmp_path / "undisturbed/digits" / path.name / "metrics.csv").read_bytes()
-    )
-    assert resumed["num_parameters"] == 727_626  # 1,235,496 less 990 classes of 512 weights and a bias
-    assert resumed["config"]["arch"]["name"] == "squeezenet1_1"
-    responses = RunDir(path).responses.read_text().splitlines()
-    assert len(responses) == 1 + 9  # the first convolution and a 3x3 one of each of eight fire modules
-    gradients = RunDir(path).gradients.read_text().splitlines()
+def test_a_resumed_run_with_dropout_is_exact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SqueezeNet drops half of its last features and draws them from PyTorch's global generator."""
+    whole, parts = (prepared(tmp_path / name, "squeezenet1_1") for name in ("whole", "parts"))
+    assert_a_stop_changes_nothing(whole, parts, monkeypatch, step=3)
+    folder = RunDir(parts)
+    manifest = read_json(folder.manifest)
+    assert manifest["num_parameters"] == 727_626  # 1,235,496 less 990 classes of 512 weights and a bias
+    assert manifest["config"]["arch"]["name"] == "squeezenet1_1"
+    responses = folder.responses.read_text().splitlines()
+    assert len(responses) == 1 + 9  # the first convolution and the 3x3 convolution of each of eight fire modules
+    gradients = folder.gradients.read_text().splitlines()
     assert len(gradients) == 1 + 26 * 5  # every convolution at five steps
 
 
-def test_a_begun_comparator_goes_on_with_the_library_that_it_was_begun_with_only(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_comparator_does_not_resume_with_another_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = prepared(tmp_path, "squeezenet1_1")
     with monkeypatch.context() as patch:
         interrupt_at(1, patch)
         with pytest.raises(Stopped):
             run(path)
-    begun = json.loads(RunDir(path).begun.read_text())
+    begun = read_json(RunDir(path).begun)
     RunDir(path).begun.write_text(json.dumps(begun | {"torchvision": "0.1.0"}))
     with pytest.raises(UserError, match=r"torchvision was 0\.1\.0 and is now .*; install torchvision 0\.1\.0 to go on"):
         run(path)
@@ -79,7 +67,7 @@ def test_a_network_without_3x3_convolutions_has_no_responses(tmp_path: Path) -> 
 # --- the report -------------------------------------------------------------------------------------------------------
 
 
-def test_comparators_stand_in_the_table_of_our_networks_last_and_with_their_library(tmp_path: Path) -> None:
+def test_tables_list_comparators_last_and_with_their_library(tmp_path: Path) -> None:
     write_example(tmp_path)
     write_comparator(tmp_path, "squeezenet1_1", test=7.5)
     write_comparator(tmp_path, "resnet18", source="timm", test=6.5)
@@ -101,7 +89,7 @@ def test_comparators_stand_in_the_table_of_our_networks_last_and_with_their_libr
     assert "resnet18 (timm)" in (tmp_path / "report" / "index.html").read_text()
 
 
-def test_a_rate_that_was_asked_for_is_another_protocol(tmp_path: Path) -> None:
+def test_a_rate_given_by_hand_is_another_protocol(tmp_path: Path) -> None:
     write_run(tmp_path, "plain", 20)
     write_comparator(tmp_path, "vgg16")
     write_comparator(tmp_path, "alexnet", schedule__lr=0.05)
@@ -122,7 +110,7 @@ def test_no_claim_of_the_papers_is_judged_on_comparators(tmp_path: Path) -> None
     assert with_them == without
 
 
-def test_comparators_share_the_last_panel_of_the_training_curves_and_no_other(tmp_path: Path) -> None:
+def test_comparators_share_the_last_panel_of_training_curves(tmp_path: Path) -> None:
     write_example(tmp_path)
     write_comparator(tmp_path, "googlenet")
     for source in ("timm", "torchvision"):
@@ -131,7 +119,7 @@ def test_comparators_share_the_last_panel_of_the_training_curves_and_no_other(tm
     panels = training_curves.training_panels(protocol)
     assert list(panels) == ["plain", "resnet_v2", "comparators"]
     labels = [line.label for line in panels["comparators"]]
-    assert labels == ["googlenet", "resnet18 (timm)", "resnet18 (torchvision)"]  # the library where it tells two apart
+    assert labels == ["googlenet", "resnet18 (timm)", "resnet18 (torchvision)"]  # the library only if names are equal
     assert training_curves.ablation_panels(protocol) == {}
     assert len(training_curves.curves(protocol, panels).axes) == 3
 

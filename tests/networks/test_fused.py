@@ -1,6 +1,7 @@
-"""Batch norm, addition and ReLU as one operation: the same function and the same run."""
+"""Fused batch norm, addition and ReLU: the same function and the same run as separate operations."""
 
 import copy
+import csv
 import os
 import platform
 from pathlib import Path
@@ -20,17 +21,16 @@ from resnet_repro.training.run import run
 from tests.helpers.compilers import COMPILER, needs_compiler
 from tests.helpers.runs import assert_a_stop_changes_nothing, change_job, interrupt_at, prepared
 
-WORDS = [{"order": order} for order in ORDERS] + [
-    {"shortcut": kind} for kind in SHORTCUTS if kind not in ("A", "dropout")
+WORDS = [
+    *({"order": order} for order in ORDERS),
+    *({"shortcut": kind} for kind in SHORTCUTS if kind not in ("A", "dropout")),
+    *({"mix": mix} for mix in MIXES if mix != "add"),
 ]
-WORDS += [{"mix": mix} for mix in MIXES if mix != "add"]
-
-
 PATH = os.environ["PATH"]
 
 
 def tensors(dtype: torch.dtype, c: int, *, mean: float = 1.0) -> list[Tensor]:
-    """x, h and dy of an odd number of pixels, in channels_last."""
+    """Return x, h and dy with an odd number of pixels, in channels_last."""
     generator = torch.Generator().manual_seed(0)
     x, h, dy = torch.randn(3, 5, c, 7, 9, generator=generator)
     return [t.to(dtype).contiguous(memory_format=torch.channels_last) for t in (2 * x + mean, h, dy)]
@@ -56,16 +56,14 @@ RELU = pytest.mark.parametrize("relu", [False, True])
 @ADDS
 @RELU
 @pytest.mark.parametrize("c", [16, 48, 256])
-def test_values_gradients_and_statistics_are_those_of_float64(
-    dtype: torch.dtype, c: int, adds: bool, relu: bool
-) -> None:
+def test_values_gradients_and_statistics_equal_float64s(dtype: torch.dtype, c: int, adds: bool, relu: bool) -> None:
     assert_equal_to_float64(dtype, c, adds=adds, relu=relu)
 
 
 @needs_compiler
-@pytest.mark.skipif(platform.machine() != "x86_64", reason="these are names of x86 processors")
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the processors are x86")
 @DTYPES
-@pytest.mark.parametrize("processor", ["haswell", "x86-64"])  # with AVX2; with SSE2 alone
+@pytest.mark.parametrize("processor", ["haswell", "x86-64"])  # with AVX2; with SSE2 only
 def test_older_processors_compute_the_same(
     dtype: torch.dtype, processor: str, no_compiler: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -85,7 +83,7 @@ def assert_equal_to_float64(dtype: torch.dtype, c: int, *, adds: bool, relu: boo
 
     y = norm(ours[0], ours[1] if adds else None)
     expected = exact(theirs[0]) + (theirs[1] if adds else 0)
-    # where ReLU decides on what is as good as 0, rounding decides: those gradients are left out on both sides
+    # leave out gradients where the input of ReLU is nearly 0, because rounding decides them
     clear = (expected.abs() > 0.05) if relu else torch.ones_like(expected, dtype=torch.bool)
     expected = F.relu(expected) if relu else expected
     y.backward((dy * clear).contiguous(memory_format=torch.channels_last))
@@ -104,7 +102,7 @@ def assert_equal_to_float64(dtype: torch.dtype, c: int, *, adds: bool, relu: boo
 
 
 @needs_compiler
-def test_a_mean_of_a_thousand_deviations_does_not_swallow_the_variance() -> None:
+def test_a_mean_of_a_thousand_deviations_keeps_the_variance() -> None:
     x, *_ = tensors(torch.float32, 16, mean=2000.0)
     norm = norm_of(16, relu=False)
     y = norm(x)
@@ -114,7 +112,8 @@ def test_a_mean_of_a_thousand_deviations_does_not_swallow_the_variance() -> None
 
 @needs_compiler
 @DTYPES
-def test_a_nan_is_passed_on_so_that_a_run_that_diverges_shows_it(dtype: torch.dtype) -> None:
+def test_a_nan_is_passed_on(dtype: torch.dtype) -> None:
+    """A diverging run must show that it diverges."""
     x, *_ = tensors(dtype, 16)
     x[0, 3, 0, 0] = float("nan")
     y = norm_of(16, relu=True)(x)
@@ -124,7 +123,8 @@ def test_a_nan_is_passed_on_so_that_a_run_that_diverges_shows_it(dtype: torch.dt
 
 @needs_compiler
 @pytest.mark.parametrize("words", WORDS, ids=str)
-def test_a_fused_network_has_the_loss_gradients_and_statistics_of_the_network_in_float64(words: dict[str, str]) -> None:
+def test_a_fused_network_equals_the_network_in_float64(words: dict[str, str]) -> None:
+    """In its loss, its gradients and its running statistics."""
     differences = []
     for seed in range(3):
         torch.manual_seed(seed)
@@ -142,15 +142,15 @@ def test_a_fused_network_has_the_loss_gradients_and_statistics_of_the_network_in
         differences.append(
             max(float((mine - theirs.double()).norm() / theirs.double().norm()) for mine, theirs in pairs)
         )
-    # rounding may turn a ReLU's input that is 0 but for rounding, and with it a gradient; not for every input
+    # rounding may change the sign of an input of ReLU that is nearly 0, and so a gradient, but not for every seed
     assert min(differences) < 1e-4
 
 
 @needs_compiler
-def test_evaluation_is_that_of_the_usual_network_bitwise() -> None:
+def test_evaluation_equals_the_unfused_networks_bitwise() -> None:
     torch.manual_seed(0)
     usual = ResNet(depth=8, family="cifar", num_classes=10).to(memory_format=torch.channels_last)
-    usual(torch.randn(16, 3, 16, 16))  # statistics of a batch
+    usual(torch.randn(16, 3, 16, 16))  # fills the running statistics
     ours = copy.deepcopy(usual)
     fuse(ours)
     images = torch.randn(16, 3, 16, 16)
@@ -158,15 +158,15 @@ def test_evaluation_is_that_of_the_usual_network_bitwise() -> None:
 
 
 @needs_compiler
-def test_residual_units_of_v1_and_plain_end_in_one_operation() -> None:
-    for shortcut in ("A", "B", "none"):
-        net = ResNet(depth=8, family="cifar", num_classes=10, shortcut=shortcut)
-        fuse(net)
-        assert not any(isinstance(module, nn.ReLU) for module in net.modules())
+@pytest.mark.parametrize("shortcut", ["A", "B", "none"])
+def test_units_of_v1_and_plain_networks_are_fused_to_the_end(shortcut: str) -> None:
+    net = ResNet(depth=8, family="cifar", num_classes=10, shortcut=shortcut)
+    fuse(net)
+    assert not any(isinstance(module, nn.ReLU) for module in net.modules())
 
 
 @needs_compiler
-def test_a_library_that_no_folder_and_no_memory_may_hold_names_tmpdir(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_library_that_cannot_be_loaded_names_tmpdir(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(path: str) -> None:
         raise OSError("failed to map segment from shared object")
 
@@ -180,28 +180,18 @@ def test_a_library_that_no_folder_and_no_memory_may_hold_names_tmpdir(monkeypatc
 
 # --- the whole run ----------------------------------------------------------------------------------------------------
 
-DEPARTS = ("hardware.fused=true",)
-
 
 @pytest.mark.slow
 @needs_compiler
-def test_a_fused_run_learns_as_the_usual_one_does(tmp_path: Path) -> None:
-    """The same batches and float32: nearly the same first losses, and after 200 steps the same error but for noise."""
-    options = (
-        "depth=8",
-        "schedule.steps=200",
-        "schedule.eval_every=200",
-        "schedule.log_every=1",
-        "hardware.precision=32-true",
-    )
-    rows = {}
+def test_a_fused_run_learns_as_the_usual_run_does(tmp_path: Path) -> None:
+    """In float32 on the same batches: nearly the same first losses, and after 200 steps the same loss up to noise."""
+    options = ("schedule.steps=200", "schedule.eval_every=200", "schedule.log_every=1", "hardware.precision=32-true")
+    losses = []
     for is_fused in ("true", "false"):
-        path = prepared(tmp_path / is_fused, *options, f"hardware.fused={is_fused}")
-        run(path)
-        rows[is_fused] = [line.split(",") for line in RunDir(path).metrics.read_text().splitlines()]
-    header = rows["true"][0]
-    column = header.index("train/loss")
-    ours, usual = ([float(row[column]) for row in rows[key][1:] if row[column]] for key in ("true", "false"))
+        run(path := prepared(tmp_path / is_fused, *options, f"hardware.fused={is_fused}"))
+        with RunDir(path).metrics.open() as file:
+            losses.append([float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]])
+    ours, usual = losses
     assert ours[0] == pytest.approx(usual[0], rel=1e-5)
     assert ours[:4] == pytest.approx(usual[:4], rel=1e-3)
     assert sum(ours[-20:]) / 20 == pytest.approx(sum(usual[-20:]) / 20, abs=0.01)
@@ -209,16 +199,14 @@ def test_a_fused_run_learns_as_the_usual_one_does(tmp_path: Path) -> None:
 
 @needs_compiler
 @pytest.mark.parametrize("arch", ["resnet_v1", "resnet_v2", "plain"])
-def test_a_fused_run_that_goes_on_equals_an_uninterrupted_one_bitwise(
-    arch: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    options = (f"arch={arch}", *DEPARTS)
+def test_a_resumed_fused_run_is_exact(arch: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = (f"arch={arch}", "hardware.fused=true")
     assert_a_stop_changes_nothing(*(prepared(tmp_path / name, *options) for name in ("whole", "parts")), monkeypatch)
 
 
 @needs_compiler
-def test_a_run_does_not_go_on_with_other_batch_norms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = prepared(tmp_path, *DEPARTS)
+def test_a_fused_run_does_not_resume_unfused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = prepared(tmp_path, "hardware.fused=true")
     with monkeypatch.context() as patch:
         interrupt_at(5, patch)
         with pytest.raises(Stopped):

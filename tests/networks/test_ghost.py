@@ -1,7 +1,6 @@
-"""Ghost batch norm: each group of images is normalised by itself, as on a device of its own."""
+"""Ghost batch norm: each group of images is normalised by itself, as if on its own device."""
 
 import copy
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,10 @@ from resnet_repro.networks.ghost import group_batch_norms
 from resnet_repro.networks.options import group_size
 from resnet_repro.networks.recompute import recompute_units
 from resnet_repro.networks.resnet import ResNet
-from resnet_repro.runs.job import resolve
 from resnet_repro.training.run import run
 from tests.helpers.compilers import needs_compiler
 from tests.helpers.ranks import final_state, in_ranks
-from tests.helpers.runs import composed, prepared
+from tests.helpers.runs import prepared, resolved
 
 FUSED = pytest.mark.parametrize("is_fused", [False, pytest.param(True, marks=needs_compiler)])
 
@@ -37,20 +35,22 @@ FUSED = pytest.mark.parametrize("is_fused", [False, pytest.param(True, marks=nee
         (7, None, [7]),
     ],
 )
-def test_groups_are_as_few_and_as_equal_as_can_be(num_images: int, at_most: int | None, sizes: list[int]) -> None:
+def test_groups_are_as_few_and_as_equal_as_possible(num_images: int, at_most: int | None, sizes: list[int]) -> None:
     size = group_size(num_images, at_most=at_most)
     assert [len(group) for group in torch.arange(num_images).split(size)] == sizes
 
 
-@pytest.mark.parametrize("data", ["cifar10", "cifar100", "imagenet"])
-@pytest.mark.parametrize("protocol", ["paper_v1", "paper_v2", "official_lua"])
-def test_the_papers_protocols_normalise_as_many_images_as_a_gpu_of_the_papers_held(data: str, protocol: str) -> None:
-    if (data, protocol) == ("imagenet", "official_lua"):
-        return  # refused: a recipe for CIFAR
-    config = resolve(composed("depth=20" if data != "imagenet" else "depth=18", f"data={data}", f"protocol={protocol}"))
-    schedule = config.schedule
-    assert schedule.ghost_batch_size is not None
-    assert schedule.ghost_batch_size * config.protocol.devices == schedule.batch_size
+@pytest.mark.parametrize(
+    ("data", "depth", "protocol"),
+    [
+        *((f"cifar{n}", 20, protocol) for n in (10, 100) for protocol in ("paper_v1", "paper_v2", "official_lua")),
+        *(("imagenet", 18, protocol) for protocol in ("paper_v1", "paper_v2")),
+    ],
+)
+def test_a_group_has_the_images_of_one_of_the_papers_gpus(data: str, depth: int, protocol: str) -> None:
+    run = resolved(f"depth={depth}", f"data={data}", f"protocol={protocol}")
+    assert run.schedule.ghost_batch_size is not None
+    assert run.schedule.ghost_batch_size * run.protocol.devices == run.schedule.batch_size
 
 
 def norm_of_groups(c: int, *, is_fused: bool, at_most: int) -> nn.BatchNorm2d:
@@ -64,8 +64,8 @@ def norm_of_groups(c: int, *, is_fused: bool, at_most: int) -> nn.BatchNorm2d:
     return norm
 
 
-def obvious(norm: nn.BatchNorm2d, x: Tensor, size: int) -> tuple[Tensor, nn.BatchNorm2d]:
-    """Each group by a batch norm of its own in float64; the first one's statistics are kept."""
+def by_separate_norms(norm: nn.BatchNorm2d, x: Tensor, size: int) -> tuple[Tensor, nn.BatchNorm2d]:
+    """Normalise each group by its own batch norm in float64; return the outputs and the first group's batch norm."""
     norms = [nn.BatchNorm2d(norm.num_features).double() for _ in x.split(size)]
     for each in norms:
         each.load_state_dict(norm.state_dict())
@@ -77,30 +77,31 @@ def obvious(norm: nn.BatchNorm2d, x: Tensor, size: int) -> tuple[Tensor, nn.Batc
 @pytest.mark.parametrize(("num_images", "at_most"), [(8, 4), (7, 3), (5, 8)])
 def test_a_grouped_batch_norm_is_a_batch_norm_of_each_group(is_fused: bool, num_images: int, at_most: int) -> None:
     torch.manual_seed(0)
-    spread = torch.arange(1, num_images + 1)[:, None, None, None]  # or groups would have nearly the same statistics
+    spread = torch.arange(1, num_images + 1)[:, None, None, None]  # gives the groups clearly different statistics
     x = (spread * torch.randn(num_images, 32, 5, 3) + spread).contiguous(memory_format=torch.channels_last)
     dy = torch.randn_like(x)
     norm = norm_of_groups(32, is_fused=is_fused, at_most=at_most)
     ours, exact = x.clone().requires_grad_(), x.double().requires_grad_()
-    expected, reference = obvious(norm, exact, group_size(num_images, at_most=at_most))
+    expected, reference = by_separate_norms(norm, exact, group_size(num_images, at_most=at_most))
     y = norm(ours)
     y.backward(dy)
     expected.backward(dy.double())
-    close: Callable[..., None] = lambda a, b: torch.testing.assert_close(a.double(), b, rtol=1e-4, atol=1e-4)  # noqa: E731
-    close(y, expected)
-    close(ours.grad, exact.grad)
-    close(norm.weight.grad, reference.weight.grad)
-    close(norm.bias.grad, reference.bias.grad)
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    close(norm.running_mean, reference.running_mean)
-    close(norm.running_var, reference.running_var)
+    pairs: list[tuple[Any, Any]] = [
+        (y, expected),
+        (ours.grad, exact.grad),
+        (norm.weight.grad, reference.weight.grad),
+        (norm.bias.grad, reference.bias.grad),
+        (norm.running_mean, reference.running_mean),
+        (norm.running_var, reference.running_var),
+    ]
+    for value, exact_value in pairs:
+        torch.testing.assert_close(value.double(), exact_value, rtol=1e-4, atol=1e-4)
     assert norm.num_batches_tracked == 1
     assert y.is_contiguous(memory_format=torch.channels_last)
 
 
 @FUSED
-def test_groups_change_no_name_and_no_evaluation(is_fused: bool) -> None:
+def test_groups_change_neither_names_nor_evaluation(is_fused: bool) -> None:
     torch.manual_seed(0)
     usual = ResNet(depth=8, family="cifar", num_classes=10).to(memory_format=torch.channels_last)
     usual(torch.randn(16, 3, 16, 16))
@@ -115,7 +116,7 @@ def test_groups_change_no_name_and_no_evaluation(is_fused: bool) -> None:
 
 @FUSED
 @pytest.mark.parametrize("words", [{}, {"order": "full_preact", "mix": "shortcut_gate"}], ids=str)
-def test_groups_that_are_recomputed_have_the_same_bits(is_fused: bool, words: dict[str, str]) -> None:
+def test_recomputed_groups_have_the_same_bits(is_fused: bool, words: dict[str, str]) -> None:
     def after_a_step(*, recompute: bool) -> list[Tensor]:
         torch.manual_seed(0)
         net = ResNet(depth=8, family="cifar", num_classes=10, **words).to(memory_format=torch.channels_last)
@@ -136,7 +137,7 @@ TRAINS = ("schedule.steps=8", "schedule.lr=0.01", "hardware.precision=32-true")
 
 @FUSED
 def test_two_groups_on_one_device_train_as_two_devices_do(is_fused: bool, tmp_path: Path) -> None:
-    """Two ranks of 64 images and one device with two groups of 64: the same weights and statistics but for rounding."""
+    """Two ranks of 64 images, and one device with two groups of 64: the same weights and statistics up to rounding."""
     options = (*TRAINS, f"hardware.fused={str(is_fused).lower()}")
     paths = [prepared(tmp_path, *options, f"hardware.devices={number}") for number in (1, 2)]
     whole = prepared(tmp_path, *options, "schedule.ghost_batch_size=null")
@@ -145,12 +146,12 @@ def test_two_groups_on_one_device_train_as_two_devices_do(is_fused: bool, tmp_pa
     in_ranks(2, run, paths[1])
     one, two, ungrouped = (final_state(path) for path in (*paths, whole))
     differ = max(float((value - ungrouped[name]).abs().max()) for name, value in one.items() if value.ndim == 4)
-    assert differ > 1e-3  # so that equality means something
+    assert differ > 1e-3  # without groups the weights differ, so equality is not a matter of course
     for name, value in one.items():
         torch.testing.assert_close(two[name], value, rtol=1e-3, atol=1e-4)
 
 
-def test_a_group_of_the_whole_batch_is_no_group(tmp_path: Path) -> None:
+def test_a_group_of_the_whole_batch_changes_nothing(tmp_path: Path) -> None:
     weights = [
         run(prepared(tmp_path, "schedule.steps=6", f"schedule.ghost_batch_size={size}"))["weights_sha256"]
         for size in ("null", "128")

@@ -1,4 +1,4 @@
-"""channels_last is kept through the network, forwards and backwards."""
+"""channels_last is kept throughout the network, forwards and backwards."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from tests.helpers.networks import cifar
 @pytest.mark.parametrize("shortcut", SHORTCUTS)
 @pytest.mark.parametrize("order", ["original", "full_preact"])
 @pytest.mark.parametrize(("family", "depth"), [("cifar", 11), ("imagenet", 18)])
-def test_channels_last_is_kept_through_the_net_and_changes_no_output(family, depth, order, shortcut):
+def test_channels_last_is_kept_and_changes_no_output(family, depth, order, shortcut):
     unit = "bottleneck" if family == "cifar" else "auto"
     net = ResNet(depth=depth, family=family, num_classes=10, order=order, shortcut=shortcut, unit=unit).eval()
     x = torch.randn(2, 3, 32, 32)
@@ -27,7 +27,7 @@ def test_channels_last_is_kept_through_the_net_and_changes_no_output(family, dep
 
 
 @pytest.mark.parametrize("words", [{}, {"shortcut": "none"}, {"shortcut": "B"}, {"order": "full_preact"}])
-def test_gradients_in_the_stages_have_the_memory_format_of_the_activations(words):
+def test_gradients_have_the_memory_format_of_activations(words):
     net = cifar(14, **words).to(memory_format=torch.channels_last)
     formats = []
 

@@ -1,4 +1,4 @@
-"""The networks of torchvision and timm: the published ones, by name, refused before anything starts."""
+"""The networks of torchvision and timm: the published networks, by name, with wrong names refused at once."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,8 +21,8 @@ from tests.helpers.comparators import asked, job_of
 from tests.helpers.runs import composed, network_of
 from tests.helpers.synthetic_runs import write_comparator
 
-# Parameters, as torchvision's documentation and timm's tables have them (those in hundredths of a million), and
-# multiply-adds in 10^9 at 224 pixels, of vit_tiny counted by hand.
+# Parameters from torchvision's documentation and timm's tables (timm's in hundredths of a million), and multiply-adds
+# in 10^9 at 224 pixels. Those of vit_tiny are counted by hand.
 PUBLISHED = {
     ("torchvision", "alexnet"): (61_100_840, 0.71),
     ("torchvision", "squeezenet1_1"): (1_235_496, 0.35),
@@ -43,7 +43,7 @@ def seeded(seed: int, config: Run) -> nn.Module:
 
 
 @pytest.mark.parametrize(("source", "name"), PUBLISHED)
-def test_each_network_has_the_published_parameters_and_multiply_adds(source: str, name: str) -> None:
+def test_parameters_and_multiply_adds_are_the_published_ones(source: str, name: str) -> None:
     config = resolve(composed(f"arch={source}", f"arch.name={name}", "data.num_classes=1000", "data.image=[3,224,224]"))
     with torch.device("meta"):
         net = network_of(config)
@@ -56,7 +56,7 @@ def test_each_network_has_the_published_parameters_and_multiply_adds(source: str
 @pytest.mark.parametrize(
     ("source", "name"), [pytest.param(*key, marks=pytest.mark.slow if "vgg16" in key else ()) for key in PUBLISHED]
 )
-def test_each_network_trains_a_step_on_cifar_images_with_a_gradient_for_every_weight(source: str, name: str) -> None:
+def test_a_step_on_cifar_images_trains_every_weight(source: str, name: str) -> None:
     model = LitClassifier(resolve(asked(source, name)), splits=[])
     loss = model.training_step((torch.randn(4, 3, 32, 32), torch.arange(4)), 0)
     loss.backward()
@@ -72,7 +72,7 @@ def test_each_network_trains_a_step_on_cifar_images_with_a_gradient_for_every_we
 
 @pytest.mark.parametrize(("source", "name"), [("torchvision", "squeezenet1_1"), ("timm", "mobilenetv3_small_050")])
 @pytest.mark.parametrize("data", ["cifar10", "digits"])
-def test_the_first_weights_are_the_librarys_own_under_the_same_seed(source: str, name: str, data: str) -> None:
+def test_the_first_weights_are_the_librarys_for_the_seed(source: str, name: str, data: str) -> None:
     ours = seeded(3, resolve(asked(source, name, f"data={data}", "arch.image_size=32")))
     assert isinstance(ours, Resized)
     torch.manual_seed(3)
@@ -95,22 +95,22 @@ class Recording(nn.Module):
         return x.mean((2, 3))
 
 
-def test_an_image_is_resized_bilinearly_and_a_grey_one_has_three_equal_channels() -> None:
+def test_grey_images_are_resized_bilinearly_to_three_channels() -> None:
     inner = Recording()
     net, x = Resized(inner, image_size=32), torch.randn(2, 1, 8, 8)
     net(x)
-    wanted = F.interpolate(x, size=(32, 32), mode="bilinear", align_corners=False)
+    expected = F.interpolate(x, size=(32, 32), mode="bilinear", align_corners=False)
     assert inner.seen.shape == (2, 3, 32, 32)
-    assert all(torch.equal(inner.seen[:, c], wanted[:, 0]) for c in range(3))
+    assert all(torch.equal(inner.seen[:, c], expected[:, 0]) for c in range(3))
 
 
-def test_without_an_image_size_the_network_sees_the_pixels_of_the_data() -> None:
+def test_without_an_image_size_images_keep_their_pixels() -> None:
     inner, x = Recording(), torch.randn(2, 3, 32, 32)
     Resized(inner, image_size=None)(x)
     assert torch.equal(inner.seen, x)
 
 
-# --- what is asked for ------------------------------------------------------------------------------------------------
+# --- the options ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -120,11 +120,11 @@ def test_without_an_image_size_the_network_sees_the_pixels_of_the_data() -> None
         (["arch=timm"], "arch=timm needs arch.name=..., any of timm.list_models(), for example resnet18"),
         (
             ["arch=torchvision", "arch.name=alexnett"],
-            "arch.name=alexnett is no network of torchvision for classification; did you mean alexnet?",
+            "arch.name=alexnett is not a classification network of torchvision; did you mean alexnet?",
         ),
         (
             ["arch=timm", "arch.name=resnet_18"],
-            "arch.name=resnet_18 is no network of timm for classification; did you mean",
+            "arch.name=resnet_18 is not a classification network of timm; did you mean",
         ),
         (["arch=timm", "arch.name=resnet18.a1_in1k"], "did you mean resnet18"),
         (["arch=torchvision", "arch.name=qqqqqqq"], "use for example alexnet, squeezenet1_1, vgg16 or googlenet"),
@@ -157,22 +157,22 @@ def test_without_an_image_size_the_network_sees_the_pixels_of_the_data() -> None
         (["arch=timm", "arch.name=resnet18", "schedule.lr=-1"], "schedule.lr=-1 is not a number from 0 on"),
     ],
 )
-def test_what_a_library_has_not_is_refused_in_one_line(options: list[str], message: str) -> None:
+def test_impossible_comparators_are_refused_in_one_line(options: list[str], message: str) -> None:
     with pytest.raises(UserError) as error:
         resolve(composed(*options))
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 
-def test_a_wrong_name_ends_the_command_with_one_line_and_status_2(tmp_path: Path) -> None:
-    status, said = command("train.py", "arch=torchvision", "arch.name=vgg61", "data=digits", home=tmp_path)
+def test_a_wrong_name_ends_the_command_with_one_line(tmp_path: Path) -> None:
+    status, output = command("train.py", "arch=torchvision", "arch.name=vgg61", "data=digits", home=tmp_path)
     assert status == 2
-    assert said.startswith("error: arch.name=vgg61 is no network of torchvision for classification; did you mean vgg1")
-    assert said.count("\n") == 1
+    assert output.startswith("error: arch.name=vgg61 is not a classification network of torchvision; did you mean vgg1")
+    assert output.count("\n") == 1
     assert not (tmp_path / "outputs" / "digits").exists()
 
 
-def test_a_comparator_has_no_depth_and_a_name_of_its_own() -> None:
+def test_a_comparator_has_no_depth_in_its_name() -> None:
     job = job_of("torchvision", "alexnet", "depth=56", "seed=2")
     assert job.name == "torchvision-alexnet-s2__image_size=64"
     assert job.run.depth is None
@@ -181,7 +181,8 @@ def test_a_comparator_has_no_depth_and_a_name_of_its_own() -> None:
     assert job_of("timm", "resnet18", "protocol=modern").name == "timm-resnet18-s0__modern"
 
 
-def test_a_network_without_batch_norm_begins_at_a_tenth_of_the_rate_unless_told_otherwise() -> None:
+def test_networks_without_batch_norm_begin_at_a_tenth_of_the_rate() -> None:
+    """Unless the rate is given."""
     rates = {name: resolve(asked(source, name)).schedule.lr for source, name in PUBLISHED}
     assert {name for name, lr in rates.items() if lr == 0.01} == {
         *("alexnet", "squeezenet1_1", "vgg16", "vit_tiny_patch16_224"),
@@ -191,7 +192,7 @@ def test_a_network_without_batch_norm_begins_at_a_tenth_of_the_rate_unless_told_
     assert (job.run.schedule.lr, job.departures) == (0.05, {"schedule.lr": 0.05})
 
 
-def test_the_recipe_is_v1s_without_its_warmup_or_the_one_that_is_asked_for() -> None:
+def test_the_recipe_is_v1s_without_its_warmup_or_the_given_one() -> None:
     ours, theirs = resolve(composed("arch=plain", "depth=20")), job_of("timm", "resnet18").run
     assert theirs.schedule == ours.schedule
     assert theirs.protocol.name == "paper_v1"
@@ -203,13 +204,14 @@ def test_the_recipe_is_v1s_without_its_warmup_or_the_one_that_is_asked_for() -> 
 def jobs_of(*commands: Sequence[str]) -> list[Job]:
     def compose(overrides: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
         choices = {"arch": "resnet_v1", "data": "cifar10", "protocol": "paper"}
-        given = dict(o.split("=", 1) for o in overrides)
-        return composed(*overrides), {group: given.get(group, usual) for group, usual in choices.items()}
+        options = dict(o.split("=", 1) for o in overrides)
+        return composed(*overrides), {group: options.get(group, usual) for group, usual in choices.items()}
 
     return make_jobs(compose, commands).jobs
 
 
-def test_a_sweep_over_depths_makes_a_comparator_once_and_leaves_our_networks_their_names() -> None:
+def test_a_sweep_over_depths_makes_each_comparator_once() -> None:
+    """Our networks keep their names beside it."""
     names = ("arch.name=squeezenet1_1", "arch.name=googlenet")
     sweep = [(f"depth={d}", f"arch={a}", n) for d in (20, 56) for a in ("plain", "torchvision") for n in names]
     assert sorted(job.name for job in jobs_of(*sweep)) == [
@@ -217,16 +219,16 @@ def test_a_sweep_over_depths_makes_a_comparator_once_and_leaves_our_networks_the
     ]
 
 
-def test_a_comparators_name_without_its_library_is_refused_and_trains_no_resnet() -> None:
+def test_a_comparators_name_without_its_library_is_refused() -> None:
     with pytest.raises(UserError, match=r"arch\.name=alexnet needs arch=torchvision or arch=timm"):
         jobs_of(["arch=resnet_v1", "arch.name=alexnet"])
 
 
-def test_an_estimate_takes_a_comparators_multiply_adds_without_building_it(tmp_path: Path) -> None:
+def test_an_estimate_uses_a_comparators_recorded_multiply_adds(tmp_path: Path) -> None:
     job = job_of("torchvision", "alexnet", f"outputs={tmp_path}")
     guess = plan.Estimator(tmp_path).seconds(job)
     assert guess > 0
-    write_comparator(tmp_path, data__name="cifar10")  # at 1,234.5 images/s, of as many multiply-adds
+    write_comparator(tmp_path, data__name="cifar10")  # at 1,234.5 images/s, with 94,000,000 multiply-adds on record
     measured = plan.Estimator(tmp_path).seconds(job)
     cost = plan.multiply_adds(job.run) / 94_000_000
     assert measured == pytest.approx(64_000 * 128 / 1234.5 * cost)

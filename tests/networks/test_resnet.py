@@ -14,6 +14,7 @@ from resnet_repro.networks.depths import num_weighted_layers, stages
 from resnet_repro.networks.resnet import ResNet
 from resnet_repro.networks.unit import MIXES, ORDERS, SHORTCUTS
 from tests.helpers.networks import V2, cifar, randomise
+from tests.helpers.runs import network_of, resolved
 
 WORDS = [(shortcut, mix) for shortcut, mix in itertools.product(SHORTCUTS, MIXES) if shortcut != "none" or mix == "add"]
 
@@ -24,13 +25,13 @@ def on_meta(**words):
 
 
 def num_parameters(net, *kinds):
-    """Of the whole net, or of its modules of these kinds alone."""
+    """Count the parameters of the network, or only of its modules of these kinds."""
     modules = [m for m in net.modules() if isinstance(m, kinds)] if kinds else [net]
     return sum(p.numel() for module in modules for p in module.parameters())
 
 
 def weighted(net):
-    """The layers that have weights, in order."""
+    """Return the layers with weights, in order."""
     return [module for module in net.modules() if isinstance(module, nn.Conv2d | nn.BatchNorm2d | nn.Linear)]
 
 
@@ -66,14 +67,15 @@ def test_v2_parameters_are_those_of_the_paper():
     [(18, 11_689_512), (34, 21_797_672), (50, 25_557_032), (101, 44_549_160), (152, 60_192_808), (200, 64_673_832)],
 )
 def test_imagenet_parameters_are_the_published_ones(depth, count):
-    assert num_parameters(on_meta(depth=depth, family="imagenet", num_classes=1000, shortcut="B")) == count
+    with torch.device("meta"):
+        assert num_parameters(network_of(resolved("data=imagenet", f"depth={depth}"))) == count
 
 
 @pytest.mark.parametrize(
     ("family", "depth", "unit"),
     [("cifar", 20, "basic"), ("cifar", 29, "bottleneck"), ("cifar", 14, "one_layer"), ("imagenet", 50, "auto")],
 )
-def test_the_depth_is_the_number_of_weighted_layers_outside_the_shortcuts(family, depth, unit):
+def test_the_depth_counts_weighted_layers_outside_shortcuts(family, depth, unit):
     words = {"shortcut": "C", "mix": "shortcut_gate"}
     net = on_meta(depth=depth, family=family, num_classes=10, unit=unit, **words)
     names = [name for name, m in net.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)]
@@ -97,8 +99,8 @@ def test_outputs_equal_torchvisions_bit_for_bit(depth):
 
 
 def test_a_v2_network_equals_timms():
-    # in evaluation, since timm takes the maximum before the first BN, ReLU: with fixed statistics and a positive scale
-    # the two commute, bit for bit
+    # only in evaluation: timm has the max pooling before the first BN and ReLU. With fixed statistics and positive
+    # scales, pooling commutes with both, bit for bit
     theirs = randomise(ResNetV2([3, 4, 6, 3], conv_layer=create_conv2d, norm_layer=BatchNormAct2d)).eval()
     ours = ResNet(depth=50, family="imagenet", num_classes=1000, stride_on="3x3", **V2).eval()
     their_layers = [theirs.stem.conv]
@@ -114,8 +116,8 @@ def test_a_v2_network_equals_timms():
     torch.testing.assert_close(ours(x), theirs(x), rtol=1e-3, atol=1e-4)  # timm's linear layer is a 1x1 convolution
 
 
-def test_stages_of_a_v2_network_of_basic_units_equal_timms_in_training():
-    # from stage 2 on: timm's first basic unit leaves its shortcut without the activation that v2's Appendix asks for
+def test_stages_of_v2s_basic_units_equal_timms_in_training():
+    # from stage 2 on: the shortcut of timm's first basic unit lacks the activation that v2's Appendix asks for
     theirs = ResNetV2(
         [2, 2, 2, 2],
         channels=(64, 128, 256, 512),
@@ -142,7 +144,7 @@ def test_stages_of_a_v2_network_of_basic_units_equal_timms_in_training():
 
 @pytest.mark.parametrize("unit", ["basic", "bottleneck", "one_layer"])
 @pytest.mark.parametrize("order", ORDERS)
-def test_every_combination_learns_a_step_with_every_parameter(order, unit):
+def test_every_combination_trains_every_parameter(order, unit):
     torch.manual_seed(0)
     x, y = torch.randn(8, 1, 8, 8), torch.arange(8)
     depth = {"basic": 8, "bottleneck": 11, "one_layer": 5}[unit]
@@ -179,17 +181,17 @@ def test_a_network_runs_under_bfloat16_autocast():
 # initialisation
 
 
-def test_convolutions_start_with_hes_deviation_over_fan_out():
+def test_convolutions_start_with_hes_deviation_by_fan_out():
     torch.manual_seed(0)
     for module in ResNet(depth=18, family="imagenet", num_classes=10, shortcut="B").modules():
         if isinstance(module, nn.Conv2d):
             he = math.sqrt(2 / (module.kernel_size[0] ** 2 * module.out_channels))
-            sigmas = 5 * he / math.sqrt(2 * module.weight.numel())  # of the estimate itself
+            sigmas = 5 * he / math.sqrt(2 * module.weight.numel())  # five standard errors of the estimate
             assert abs(module.weight.std().item() - he) < sigmas
 
 
 @pytest.mark.parametrize("gate_bias", [-6.0, 0.0])
-def test_biases_start_at_zero_but_for_the_gates(gate_bias):
+def test_biases_start_at_zero_except_those_of_gates(gate_bias):
     net = cifar(20, mix="shortcut_gate", gate_bias=gate_bias)
     for name, p in net.named_parameters():
         if name.endswith("bias"):

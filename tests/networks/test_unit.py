@@ -14,7 +14,7 @@ RESIDUAL = [kind for kind in SHORTCUTS if kind != "none"]
 
 
 def make(c_in=8, convs=BASIC, stride=1, *, seed=0, **words):
-    """A unit with random weights everywhere, also in batch norms, so that no two layers are alike."""
+    """Return a unit with random weights, also in batch norms, so that no two layers are alike."""
     torch.manual_seed(seed)
     unit = ResidualUnit(c_in, convs, stride, **{"order": "original", "shortcut": "A"} | words)
     for module in unit.modules():
@@ -28,7 +28,7 @@ def image(channels=8, size=6):
     return torch.randn(3, channels, size, size, generator=torch.Generator().manual_seed(1))
 
 
-# v2 Fig. 4, each drawing written out; c: convolutions, b: batch norms, as they come
+# the drawings of v2 Fig. 4 written out; c: convolutions, b: batch norms, each in order
 DRAWINGS = {
     "original": lambda x, c, b: F.relu(x + b[1](c[1](F.relu(b[0](c[0](x)))))),
     "bn_after_add": lambda x, c, b: F.relu(b[1](x + c[1](F.relu(b[0](c[0](x)))))),
@@ -39,7 +39,7 @@ DRAWINGS = {
 
 
 @pytest.mark.parametrize("order", ORDERS)
-def test_each_order_is_its_drawing_in_v2_figure_4(order):
+def test_each_order_computes_its_drawing_in_v2_figure_4(order):
     unit, x = make(order=order), image()
     convs = [module for module in unit.modules() if isinstance(module, nn.Conv2d)]
     norms = [module for module in unit.modules() if isinstance(module, nn.BatchNorm2d)]
@@ -59,7 +59,7 @@ def test_full_preact_unit_with_zero_residual_is_identity(convs):
 
 
 @pytest.mark.parametrize("order", ORDERS)
-def test_the_input_is_left_as_it_was(order):
+def test_a_unit_does_not_change_its_input(order):
     for shortcut in SHORTCUTS:
         for convs, stride in ((BASIC, 1), ([(3, 16), (3, 16)], 2)):
             x = image()
@@ -68,8 +68,8 @@ def test_the_input_is_left_as_it_was(order):
 
 
 @pytest.mark.parametrize("order", ["relu_only_preact", "full_preact"])
-def test_identity_shortcuts_read_x_and_resizing_ones_the_activated_x(order):
-    # [v2 Appendix]; the residual function is silenced, so that the shortcut alone is seen
+def test_only_resizing_shortcuts_read_the_activated_x(order):
+    # [v2 Appendix]; the residual function is zero, so that the output is the shortcut's
     def silenced(unit):
         last = [module for module in unit.residual if isinstance(module, nn.Conv2d | nn.BatchNorm2d)][-1]
         nn.init.zeros_(last.weight)
@@ -98,7 +98,7 @@ def test_a_plain_unit_owns_no_projection_and_adds_nothing():
 
 @pytest.mark.parametrize("stride", [1, 2, 3])
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-def test_option_a_takes_every_strideth_pixel_and_adds_zero_channels(stride, memory_format):
+def test_option_a_slices_pixels_and_adds_zero_channels(stride, memory_format):
     for size in (6, 7):
         x = image(size=size).contiguous(memory_format=memory_format)
         y = PadShortcut(5, stride)(x)
@@ -108,7 +108,7 @@ def test_option_a_takes_every_strideth_pixel_and_adds_zero_channels(stride, memo
             assert y[n, c, i, j] == (x[n, c, i * stride, j * stride] if c < 8 else 0)
 
 
-def test_option_b_projects_where_the_size_changes_and_option_c_everywhere():
+def test_option_b_projects_if_the_size_changes_and_c_always():
     def num_projections(shortcut, convs, stride):
         unit = make(convs=convs, stride=stride, shortcut=shortcut)
         return sum(isinstance(module, nn.Conv2d) for module in unit.shortcut.modules())
@@ -118,7 +118,7 @@ def test_option_b_projects_where_the_size_changes_and_option_c_everywhere():
     assert cases == {"A": [0, 0, 0], "B": [0, 1, 1], "C": [1, 1, 1], "dropout": [0, 0, 0]}
 
 
-def test_dropout_shortcut_drops_half_of_the_identity_in_training_only():
+def test_dropout_drops_half_of_the_identity_in_training_only():
     unit, x = make(order="full_preact", shortcut="dropout"), torch.ones(64, 8, 6, 6)
     nn.init.zeros_(unit.residual[-1].weight)
     y = unit(x)
@@ -138,7 +138,7 @@ def test_half_both_is_half_of_add():
     assert torch.equal(2 * with_weights_of(add, order="full_preact", mix="half_both")(x), add(x))
 
 
-def test_half_shortcut_takes_half_of_x_away():
+def test_half_shortcut_is_add_less_half_of_x():
     add, x = make(order="full_preact"), image()
     half = with_weights_of(add, order="full_preact", mix="half_shortcut")
     torch.testing.assert_close(add(x) - half(x), 0.5 * x)
@@ -154,7 +154,7 @@ def test_gates_are_the_equations_of_v2_section_3(mix):
     torch.testing.assert_close(unit(x), expected)
 
 
-def test_a_closed_gate_is_the_identity_and_an_open_one_the_plain_unit():
+def test_closed_gates_pass_the_input_and_open_gates_f():
     add, x = make(), image()
     plain = with_weights_of(add, shortcut="none")(x)
     gated = {
@@ -168,7 +168,7 @@ def test_a_closed_gate_is_the_identity_and_an_open_one_the_plain_unit():
     assert torch.equal(gated["shortcut_gate", 200.0], plain)
 
 
-def test_a_bottleneck_strides_on_its_first_convolution_or_on_its_3x3():
+def test_a_bottleneck_strides_on_its_first_or_3x3_convolution():
     def strides(convs, stride_on):
         unit = make(convs=convs, stride=2, stride_on=stride_on)
         return [module.stride[0] for module in unit.residual if isinstance(module, nn.Conv2d)]

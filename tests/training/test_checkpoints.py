@@ -1,4 +1,4 @@
-"""Checkpoints: when they are saved, and that a run killed around one loses nothing and gives the same bytes."""
+"""Checkpoints: when they are saved, and that a run killed while saving loses nothing and gives the same bytes."""
 
 import csv
 import io
@@ -22,7 +22,7 @@ EVERY_4 = ("hardware.checkpoint_steps=4", "hardware.checkpoint_minutes=1000")
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], bytes]:
-    """The manifest and metrics.csv of a run that nothing happens to."""
+    """Return the manifest and metrics.csv of an uninterrupted run."""
     path = prepared(tmp_path_factory.mktemp("undisturbed"))
     return train(path), RunDir(path).metrics.read_bytes()
 
@@ -34,9 +34,7 @@ def names(folder: RunDir) -> list[str]:
 JOB = """
 import io, os, signal, sys
 from pathlib import Path
-from resnet_repro.training.recorder import Checkpoint
-from resnet_repro.training.checkpoints import AtomicCheckpointIO
-from resnet_repro.runs.folder import RunDir
+from resnet_repro.training.checkpoints import Checkpoint
 from resnet_repro.launch.worker import work
 
 def die():
@@ -46,12 +44,12 @@ def die():
 work(Path(sys.argv[1]))
 """
 
-AFTER_THE_ROW = """
+BEFORE_SAVING = """
 save = Checkpoint.save
 Checkpoint.save = lambda self, trainer: die() if trainer.global_step == 12 else save(self, trainer)
 """
 
-IN_THE_MIDDLE = """
+WHILE_WRITING = """
 class Half(io.FileIO):
     def write(self, content):
         super().write(content[: len(content) // 2])
@@ -61,64 +59,45 @@ usual = Path.open
 Path.open = lambda self, *a, **k: Half(self, "w") if self.name == "step-00000012.part" else usual(self, *a, **k)
 """
 
-BEFORE_THE_NAME = """
+BEFORE_RENAMING = """
 replace = Path.replace
 Path.replace = lambda self, to: die() if self.name == "step-00000012.part" else replace(self, to)
 """
 
-BEFORE_THE_OLD_ONE_GOES = """
+BEFORE_REMOVING_THE_OLD = """
 unlink = Path.unlink
 Path.unlink = lambda self, **k: die() if self.name == "step-00000004.ckpt" else unlink(self, **k)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("moment", "left", "newest"),
+    ("moment", "third_file", "newest"),
     [
-        pytest.param(
-            AFTER_THE_ROW,
-            ["step-00000004.ckpt", "step-00000008.ckpt"],
-            8,
-            marks=pytest.mark.slow,
-        ),
-        pytest.param(
-            IN_THE_MIDDLE,
-            ["step-00000004.ckpt", "step-00000008.ckpt", "step-00000012.part"],
-            8,
-            marks=pytest.mark.slow,
-        ),
-        pytest.param(
-            BEFORE_THE_NAME,
-            ["step-00000004.ckpt", "step-00000008.ckpt", "step-00000012.part"],
-            8,
-            marks=pytest.mark.slow,
-        ),
-        pytest.param(
-            BEFORE_THE_OLD_ONE_GOES,
-            ["step-00000004.ckpt", "step-00000008.ckpt", "step-00000012.ckpt"],
-            12,
-            marks=pytest.mark.slow,
-        ),
+        (BEFORE_SAVING, [], 8),
+        (WHILE_WRITING, ["step-00000012.part"], 8),
+        (BEFORE_RENAMING, ["step-00000012.part"], 8),
+        (BEFORE_REMOVING_THE_OLD, ["step-00000012.ckpt"], 12),
     ],
-    ids=["after the row", "in the middle", "before the name", "before the old one goes"],
+    ids=["before saving", "while writing", "before renaming", "before removing the old"],
 )
-def test_a_run_killed_around_a_checkpoint_goes_on_from_a_good_one_and_gives_the_same_bytes(
-    moment: str, left: list[str], newest: int, undisturbed: tuple[dict[str, Any], bytes], tmp_path: Path
+def test_a_run_killed_while_saving_resumes_to_the_same_bytes(
+    moment: str, third_file: list[str], newest: int, undisturbed: tuple[dict[str, Any], bytes], tmp_path: Path
 ) -> None:
     manifest, metrics = undisturbed
     path = prepared(tmp_path, *EVERY_4)
     folder = RunDir(path)
     job = subprocess.run([sys.executable, "-c", JOB.format(moment), str(path)], check=False)
     assert job.returncode == -signal.SIGKILL
-    assert names(folder) == left
+    assert names(folder) == ["step-00000004.ckpt", "step-00000008.ckpt", *third_file]
     for file in folder.checkpoint_files():
         assert torch.load(file, weights_only=True)["global_step"] == int(file.stem.split("-")[1])
-    if moment == IN_THE_MIDDLE:
+    if moment == WHILE_WRITING:
         part = folder.checkpoints / "step-00000012.part"
         assert 0 < part.stat().st_size < folder.checkpoint_files()[0].stat().st_size * 0.6
     assert list(csv.DictReader(folder.metrics.open()))[-1]["step"] == "12"  # measured, and to be measured again
 
-    (path / "status.json.1234.part").touch()  # of a status that was being written
+    (path / "status.json.1234.part").touch()  # as if killed while writing the status
     again = subprocess.run([sys.executable, "-c", JOB.format(""), str(path)], check=False)
     assert again.returncode == DONE
     assert f"step {newest} of 24" in folder.log.read_text()
@@ -128,10 +107,8 @@ def test_a_run_killed_around_a_checkpoint_goes_on_from_a_good_one_and_gives_the_
     assert names(folder) == ["step-00000020.ckpt", "step-00000024.ckpt"]
 
 
-def test_a_checkpoint_that_cannot_be_read_again_takes_the_place_of_none(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Half(io.FileIO):  # a disk that loses what it has taken
+def test_an_unreadable_checkpoint_replaces_no_good_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Half(io.FileIO):  # a disk that loses half of each write
         def write(self, content: Any) -> int:
             return super().write(content[: len(content) // 2])
 
@@ -149,33 +126,35 @@ def test_a_checkpoint_that_cannot_be_read_again_takes_the_place_of_none(
     assert train(path)["results"]["step"] == 24
 
 
-def test_half_a_row_of_a_curve_is_no_row(undisturbed: tuple[dict[str, Any], bytes], tmp_path: Path) -> None:
+def test_a_resumed_run_drops_half_a_row(undisturbed: tuple[dict[str, Any], bytes], tmp_path: Path) -> None:
     path = prepared(tmp_path)
     folder = RunDir(path)
     train(path)
     folder.manifest.unlink()
     with folder.metrics.open("ab") as file:
-        file.write(b"2")  # of 25, or of a row before it
+        file.write(b"2")  # the beginning of 25, or a step before
     train(path)
     assert folder.metrics.read_bytes() == undisturbed[1]
 
 
-def test_checkpoints_come_every_so_many_steps_or_minutes(
-    undisturbed: tuple[dict[str, Any], bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("options", "steps"),
+    [
+        (["hardware.checkpoint_steps=5"], [5, 10, 15, 20, 24]),
+        (["hardware.checkpoint_minutes=0"], list(range(1, 25))),
+        ([], [24]),
+    ],
+)
+def test_checkpoints_are_saved_every_so_many_steps_or_minutes(
+    options: list[str], steps: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    saved: list[int] = []
+    saved_steps: list[int] = []
     save = Checkpoint.save
 
-    def counted(self: Checkpoint, trainer: Any) -> None:
-        saved.append(trainer.global_step)
+    def note_and_save(self: Checkpoint, trainer: Any) -> None:
+        saved_steps.append(trainer.global_step)
         save(self, trainer)
 
-    monkeypatch.setattr(Checkpoint, "save", counted)
-    train(prepared(tmp_path / "steps", "hardware.checkpoint_steps=5"))
-    assert saved == [5, 10, 15, 20, 24]
-    saved.clear()
-    train(prepared(tmp_path / "minutes", "hardware.checkpoint_minutes=0"))
-    assert saved == list(range(1, 25))
-    saved.clear()
-    train(prepared(tmp_path / "neither"))
-    assert saved == [24]
+    monkeypatch.setattr(Checkpoint, "save", note_and_save)
+    train(prepared(tmp_path, *options))
+    assert saved_steps == steps

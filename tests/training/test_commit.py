@@ -1,4 +1,4 @@
-"""Which commit a run's code is of, and why there is none."""
+"""The commit on a run's record, and the reason if there is none."""
 
 import subprocess
 from pathlib import Path
@@ -18,7 +18,7 @@ def git(folder: Path, *args: str) -> str:
 
 @pytest.fixture
 def package(tmp_path: Path) -> Path:
-    """A folder of a checkout of one commit."""
+    """Return a folder of a checkout with one commit."""
     path = tmp_path / "check out" / "src"
     path.mkdir(parents=True)
     (path / "manifest.py").write_text("first")
@@ -28,9 +28,9 @@ def package(tmp_path: Path) -> Path:
     return path
 
 
-def test_the_commit_is_the_checkouts_and_tells_of_changes(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_commit_shows_whether_files_have_changed(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     head = git(package, "rev-parse", "HEAD")
-    monkeypatch.setenv("GIT_DIR", "/elsewhere")  # as under a hook of another repository
+    monkeypatch.setenv("GIT_DIR", "/elsewhere")  # as in a hook of another repository
     assert git_commit(package) == (head, None)
     (package / "manifest.py").write_text("second")
     assert git_commit(package) == (head + "+", None)
@@ -42,21 +42,21 @@ def test_a_shallow_clone_has_its_commit(package: Path, tmp_path: Path) -> None:
     assert git_commit(clone) == (git(package, "rev-parse", "HEAD"), None)
 
 
-def test_a_checkout_of_another_user_is_told_with_the_way_out(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_checkout_of_another_user_has_no_commit(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
     assert git_commit(package) == (
         None,
-        f"git reads no repository of another user, as {package} is: "
-        f"`git config --global --add safe.directory '{package}'` allows it",
+        f"git does not read {package}, which belongs to another user: "
+        f"allow it with `git config --global --add safe.directory '{package}'`",
     )
 
 
-def test_where_git_is_not_installed_that_is_the_reason(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_git_there_is_no_commit(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(package))
     assert git_commit(package) == (None, "git is not installed: install it")
 
 
-def test_a_damaged_repository_is_told(package: Path) -> None:
+def test_a_damaged_repository_has_no_commit(package: Path) -> None:
     (package / ".git" / "HEAD").unlink()
     commit = git_commit(package)
     assert commit.name is None
@@ -65,7 +65,7 @@ def test_a_damaged_repository_is_told(package: Path) -> None:
     assert commit.why_none.endswith("): clone it again")
 
 
-def test_a_repository_without_a_commit_is_told(tmp_path: Path) -> None:
+def test_an_empty_repository_has_no_commit(tmp_path: Path) -> None:
     (tmp_path / "manifest.py").touch()
     git(tmp_path, "init", "--quiet")
     git(tmp_path, "add", ".")
@@ -74,15 +74,15 @@ def test_a_repository_without_a_commit_is_told(tmp_path: Path) -> None:
 
 def test_an_installed_copy_has_no_commit(package: Path, tmp_path: Path) -> None:
     (package / "lib").mkdir()
-    for copy, what in ((package / "lib", "an installed copy and no checkout"), (tmp_path, "in no git repository")):
-        assert git_commit(copy) == (None, f"{copy} is {what}: run the code of a checkout")
+    for copy, state in ((package / "lib", "an installed copy and no checkout"), (tmp_path, "in no git repository")):
+        assert git_commit(copy) == (None, f"{copy} is {state}: run the code of a checkout")
 
 
-def test_the_log_and_the_manifest_say_why_there_is_no_commit(
+def test_log_and_manifest_say_why_there_is_no_commit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
     manifest = run(prepared(tmp_path, "schedule.steps=1"))
     assert manifest["git_commit"] is None
-    assert manifest["why_no_commit"].startswith("git reads no repository of another user, as ")
+    assert "which belongs to another user: allow it with" in manifest["why_no_commit"]
     assert f"no commit on record: {manifest['why_no_commit']}\n" in capsys.readouterr().out

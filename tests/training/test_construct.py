@@ -1,4 +1,4 @@
-"""The constructed solution: the same function, then trained on, and one line where it cannot be made."""
+"""The constructed solution: it computes the same function, trains on, and is refused in one line if impossible."""
 
 import csv
 import shutil
@@ -43,9 +43,7 @@ def outputs(net: ResNet, images: Tensor) -> Tensor:
         ("full_preact", "A", "one_layer"),
     ],
 )
-def test_a_constructed_residual_net_computes_the_shallower_ones_outputs_bit_for_bit(
-    order: str, shortcut: str, unit: str
-) -> None:
+def test_a_constructed_residual_net_gives_the_same_outputs_bitwise(order: str, shortcut: str, unit: str) -> None:
     shallow, deep = (seeded_cifar(depth, order=order, shortcut=shortcut, unit=unit) for depth in (20, 38))
     (images, _), *_ = data = image_batches(4)
     assert not torch.equal(outputs(deep, images), outputs(shallow, images))
@@ -54,21 +52,22 @@ def test_a_constructed_residual_net_computes_the_shallower_ones_outputs_bit_for_
 
 
 @pytest.mark.parametrize("unit", ["basic", "one_layer"])
-def test_a_constructed_plain_net_computes_the_shallower_ones_outputs_but_for_rounding(unit: str) -> None:
+def test_a_constructed_plain_net_gives_the_same_outputs_rounded(unit: str) -> None:
     shallow, deep = (seeded_cifar(depth, shortcut="none", unit=unit) for depth in (8, 56))
     data = image_batches(16)
     construct(deep, shallow, data)
-    found = agreement(deep, shallow, data)
-    assert found["num_images"] == 16
-    assert found["num_predictions_that_differ"] == 0
-    assert 0 < found["largest_difference"] < 1e-4 * found["largest_output"]
-    assert found["train_error"] == found["train_error_of_shallower"]
+    comparison = agreement(deep, shallow, data)
+    assert comparison["num_images"] == 16
+    assert comparison["num_predictions_that_differ"] == 0
+    assert 0 < comparison["largest_difference"] < 1e-4 * comparison["largest_output"]
+    assert comparison["train_error"] == comparison["train_error_of_shallower"]
 
 
-def test_a_plain_identity_unit_is_one_in_training_too_on_the_images_that_it_was_measured_on() -> None:
+def test_a_plain_identity_unit_is_an_identity_in_training_too() -> None:
+    """On the images whose moments it was made from."""
     unit = ResidualUnit(16, [(3, 16), (3, 16)], 1, order="original", shortcut="none")
     x = torch.randn(8, 16, 6, 6, generator=torch.Generator().manual_seed(0)).relu()
-    x[:, 3] = 0  # a channel that is dead
+    x[:, 3] = 0  # a dead channel
     inputs = ChannelMoments()
     inputs.add(unit, None, x)
     with torch.no_grad():
@@ -76,24 +75,24 @@ def test_a_plain_identity_unit_is_one_in_training_too_on_the_images_that_it_was_
         torch.testing.assert_close(unit.train()(x), x, atol=1e-5, rtol=1e-4)
 
 
-def test_agreement_counts_what_differs() -> None:
+def test_agreement_counts_differing_predictions() -> None:
     one, other = seeded_cifar(), seeded_cifar()
     data = [(images, one.eval()(images).argmax(1)) for images, _ in image_batches(8)]
     nn.init.zeros_(other.head[-1].weight)  # type: ignore[arg-type]
-    found = agreement(other, one, data)
-    assert found["train_error_of_shallower"] == 0
-    assert found["num_predictions_that_differ"] == found["train_error"] * 8 / 100 > 0
+    comparison = agreement(other, one, data)
+    assert comparison["train_error_of_shallower"] == 0
+    assert comparison["num_predictions_that_differ"] == comparison["train_error"] * 8 / 100 > 0
 
 
 @pytest.fixture(scope="module")
 def shallow(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of outputs with a finished run of 8 layers."""
+    """Return an outputs folder with a finished run of 8 layers."""
     folder = tmp_path_factory.mktemp("shallow")
     run(prepared(folder, "arch=plain"))
     return folder
 
 
-def test_a_run_that_begins_with_anothers_weights_says_so_and_trains_on_at_its_last_rate(shallow: Path) -> None:
+def test_a_constructed_run_trains_on_at_the_last_rate(shallow: Path) -> None:
     path = prepared(shallow, "arch=plain", *DEEPER)
     other = read_json(next(shallow.glob("digits/plain-8-s0__*/manifest.json")))
     assert path.name.replace("__init_from=8", "") == other["name"].replace("plain-8", "plain-14")
@@ -103,11 +102,11 @@ def test_a_run_that_begins_with_anothers_weights_says_so_and_trains_on_at_its_la
     assert begun["num_predictions_that_differ"] == 0
     assert begun["train_error"] == begun["train_error_of_shallower"]
     rates = [float(row["lr"]) for row in csv.DictReader(RunDir(path).metrics.open())]
-    assert rates == pytest.approx([0.001] * 24)  # of 0.1, 0.01 and 0.001
+    assert rates == pytest.approx([0.001] * 24)  # the last of 0.1, 0.01 and 0.001
     assert other["begun_with_weights"] is None
 
 
-def test_a_constructed_run_that_goes_on_equals_an_uninterrupted_one_bitwise(
+def test_a_resumed_constructed_run_equals_an_uninterrupted_one(
     shallow: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (other,) = shallow.glob("digits/plain-8-s0__*")
@@ -118,13 +117,13 @@ def test_a_constructed_run_that_goes_on_equals_an_uninterrupted_one_bitwise(
     path = prepared(tmp_path / "two", "arch=plain", *DEEPER)
     with pytest.raises(Stopped):
         run(path)
-    shutil.rmtree(tmp_path / "two" / "digits" / other.name)  # it is not needed again
+    shutil.rmtree(tmp_path / "two" / "digits" / other.name)  # a resumed run does not need it
     resumed = run(path)
     assert resumed["weights_sha256"] == undisturbed["weights_sha256"]
     assert resumed["begun_with_weights"] == undisturbed["begun_with_weights"]
 
 
-def test_weights_that_are_not_the_runs_result_are_refused(shallow: Path, tmp_path: Path) -> None:
+def test_weights_that_do_not_match_their_manifest_are_refused(shallow: Path, tmp_path: Path) -> None:
     (other,) = shallow.glob("digits/plain-8-s0__*")
     shutil.copytree(other, copy := tmp_path / "digits" / other.name)
     newest = RunDir(copy).checkpoint_files()[0]
@@ -150,27 +149,27 @@ def test_weights_that_are_not_the_runs_result_are_refused(shallow: Path, tmp_pat
         (("depth=20", "init_from=8", "arch=plain", "arch.order=full_preact"), "with arch.order=original only"),
     ],
 )
-def test_what_cannot_be_constructed_is_refused_in_one_line(overrides: tuple[str, ...], line: str) -> None:
+def test_an_impossible_construction_is_refused_in_one_line(overrides: tuple[str, ...], line: str) -> None:
     with pytest.raises(UserError) as refused:
         make_job(composed("data=digits", *overrides), usual=composed("data=digits"))
     assert line in str(refused.value)
     assert "\n" not in str(refused.value)
 
 
-def test_init_from_the_same_depth_inserts_nothing_and_is_that_run() -> None:
+def test_init_from_the_same_depth_is_the_run_without_it() -> None:
     one, other = (make_job(composed(*TINY, *o), usual=composed("data=digits")) for o in ((), ("init_from=8",)))
     assert (one.dir, one.run) == (other.dir, other.run)
     assert other.waits_for is None
 
 
-def test_a_run_whose_shallower_one_is_missing_is_refused_before_anything_starts(tmp_path: Path) -> None:
+def test_a_missing_shallower_run_is_refused_at_once(tmp_path: Path) -> None:
     job = make_job(composed(*TINY, *DEEPER, f"outputs={tmp_path}"), usual=composed("data=digits"))
     with pytest.raises(UserError, match=r"resnet_v1-8-s0.*is not finished.*-m depth=8,14 init_from=null,8"):
         check_beginnings([job], in_order=True)
     assert not job.dir.exists()
 
 
-def test_where_jobs_run_in_no_order_the_shallower_run_has_to_be_finished(tmp_path: Path) -> None:
+def test_jobs_in_no_order_need_a_finished_shallower_run(tmp_path: Path) -> None:
     usual, outputs = composed("data=digits"), f"outputs={tmp_path}"
     jobs = [make_job(composed(*TINY, *options, outputs), usual=usual) for options in ((), DEEPER)]
     check_beginnings(jobs, in_order=True)
@@ -182,7 +181,7 @@ def test_where_jobs_run_in_no_order_the_shallower_run_has_to_be_finished(tmp_pat
 
 
 @pytest.mark.slow
-def test_the_experiment_makes_the_shallower_run_first_and_each_run_once(tmp_path: Path) -> None:
+def test_the_experiment_makes_the_shallower_run_first(tmp_path: Path) -> None:
     options = ("data=digits", "schedule.steps=6", "logger=csv", "arch=plain", "depth=8,14", "init_from=null,8")
     status, output = command("train.py", "experiment=constructed_solution", *options, home=tmp_path)
     assert status == 0, output

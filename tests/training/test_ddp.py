@@ -1,4 +1,4 @@
-"""One run on several processes: the same training as on one, told once, and ended together."""
+"""One run on several processes: it trains as on one process, prints once, and ends on all ranks together."""
 
 import os
 import signal
@@ -32,7 +32,7 @@ def train_with_frozen_batch_norm(path: Path, job: Job, rank: Rank) -> None:
 
 
 def test_ranks_that_share_a_batch_train_as_one_process_does(tmp_path: Path) -> None:
-    """Where batch norm leaves the images of a batch independent of each other."""
+    """Batch norm is frozen here, because its statistics depend on which images share a device."""
     options = (*FLOAT32, "depth=8", "arch=plain", "schedule.lr=0.01", "schedule.steps=20")
     states = {}
     for num_ranks in (1, 2, 4):
@@ -44,7 +44,7 @@ def test_ranks_that_share_a_batch_train_as_one_process_does(tmp_path: Path) -> N
     for num_ranks in (2, 4):
         for name, value in states[1].items():
             torch.testing.assert_close(states[num_ranks][name], value, rtol=1e-4, atol=1e-5)
-    assert moved > 1e-3  # so that equality means something
+    assert moved > 1e-3  # weights that do not move would be equal in any case
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ SWEEP = ("-m", "depth=8,14,20", "arch=plain,resnet_v2", "data=digits", "schedule
 
 @pytest.fixture(scope="module")
 def swept(home: Path) -> tuple[str, Path]:
-    """Output and outputs/ of a sweep of six jobs, two ranks each, one job after the other; no process is left."""
+    """Return output and outputs/ of a sweep: six jobs of two ranks, one after the other, that leave no process."""
     process = start("train.py", *SWEEP, home=home)
     time.sleep(3)
     wait_for_step(home / "outputs", 1, num_runs=1)
@@ -88,10 +88,10 @@ def test_a_sweep_on_two_ranks_makes_each_run_once(swept: tuple[str, Path]) -> No
 
 @pytest.mark.slow
 def test_evaluation_on_ranks_counts_every_image_once(swept: tuple[str, Path]) -> None:
-    """The errors of the run are those of its checkpoint, looked at image by image in one process."""
+    """The errors of the run equal those of its checkpoint, computed in one process."""
     path = swept[1] / "digits" / "plain-8-s0__steps=22__devices=2"
     manifest = read_json(path / "manifest.json")
-    assert manifest["results"]["num_test_images"] % 2 == 1  # else halves would be no trap
+    assert manifest["results"]["num_test_images"] % 2 == 1  # an odd number: equal shares would miss or repeat an image
     options = recorded(path)
     model = LitClassifier(options, splits=["test"])
     model.load_state_dict(final_state(path))
@@ -110,7 +110,7 @@ DROPOUT = ("depth=8", "arch=resnet_v1", "arch.shortcut=dropout", "data=digits", 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("num_ranks", [2, 4])  # the sum of more than two gradients depends on their order
-def test_a_run_on_ranks_that_was_killed_goes_on_bit_for_bit(num_ranks: int, tmp_path: Path) -> None:
+def test_a_killed_run_on_ranks_resumes_bitwise(num_ranks: int, tmp_path: Path) -> None:
     options = (*DROPOUT, "hardware=cpu", f"hardware.devices={num_ranks}", "hardware.checkpoint_minutes=0.005")
     for folder in ("undisturbed", "killed"):
         (tmp_path / folder).mkdir()
@@ -133,8 +133,8 @@ def test_a_run_on_ranks_that_was_killed_goes_on_bit_for_bit(num_ranks: int, tmp_
 
 
 @pytest.mark.slow
-def test_ranks_whose_run_another_sweep_makes_meanwhile_end_together(swept: tuple[str, Path]) -> None:
-    """Rank 0 alone waits for the folder; the others have begun by the time that the run turns out to be done."""
+def test_ranks_end_together_if_another_sweep_makes_their_run(swept: tuple[str, Path]) -> None:
+    """Only rank 0 waits for the folder. The other ranks have begun before the run turns out to be done."""
     folder = RunDir(swept[1] / "digits" / "plain-14-s0__steps=22__devices=2")
     manifest = folder.manifest.read_bytes()
     folder.manifest.unlink()
@@ -149,25 +149,21 @@ def test_ranks_whose_run_another_sweep_makes_meanwhile_end_together(swept: tuple
         folder.manifest.write_bytes(manifest)
 
 
-def started_by_hand(num_ranks: int, *options: tuple[str, ...], home: Path, port: int) -> list[tuple[int, str]]:
-    """Exit status and output of ranks that are given to us as torchrun does it, each with options of its own."""
-    processes = []
-    for number in range(num_ranks):
-        given = {"RANK": number, "LOCAL_RANK": number, "WORLD_SIZE": num_ranks, "MASTER_PORT": port}
-        text = {key: str(value) for key, value in given.items()}
-        text |= {"TORCHELASTIC_RUN_ID": "test", "MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, str(ROOT / "train.py"), *options[number]]
-        output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-        processes.append(subprocess.Popen(command, cwd=home, env=environment(home) | text, **output))  # type: ignore[call-overload]
-    return [(process.wait(90), process.communicate()[0]) for process in processes]
-
-
 @pytest.mark.slow
-def test_ranks_that_were_given_different_options_refuse_to_train(tmp_path: Path) -> None:
+def test_ranks_with_different_options_refuse_to_train(tmp_path: Path) -> None:
+    """Each rank is started with torchrun's variables and a seed of its own."""
+    shared = {"WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "test", "OMP_NUM_THREADS": "1"}
+    shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29533"}
     options = ("depth=8", "data=digits", "schedule.steps=20", "hardware=ddp_2cpu", "logger=csv")
-    ended = started_by_hand(2, (*options, "seed=0"), (*options, "seed=1"), home=tmp_path, port=29533)
-    assert [status for status, _ in ended] == [1, 1]
-    for _, output in ended:
+    ranks = [
+        start(
+            "train.py", *options, f"seed={rank}", home=tmp_path, variables=shared | {"RANK": rank, "LOCAL_RANK": rank}
+        )
+        for rank in ("0", "1")
+    ]
+    for process in ranks:
+        output, _ = process.communicate(timeout=90)
+        assert process.returncode == 1
         assert "the ranks of one run must agree: seed is 0 on rank 0 and 1 on rank 1" in output
     assert not manifests(tmp_path / "outputs")
 
@@ -187,13 +183,13 @@ def test_torchrun_trains_the_run_that_a_sweep_trains(swept: tuple[str, Path], tm
 
 @pytest.mark.slow
 def test_two_nodes_train_the_run_that_one_trains(swept: tuple[str, Path], tmp_path: Path) -> None:
-    """Two agents of torchrun, a rank each, as on two machines."""
+    """Two agents of torchrun with a rank each stand for two machines."""
     options = ("depth=8", "arch=plain", "data=digits", "schedule.steps=22", "hardware=cpu", "logger=csv")
     nodes = []
     for node in range(2):
         torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", f"--node-rank={node}"]
-        where = ["--nproc-per-node=1", "--master-addr=127.0.0.1", "--master-port=29544"]
-        command = [*torchrun, *where, str(ROOT / "train.py"), *options, "hardware.num_nodes=2"]
+        meeting = ["--nproc-per-node=1", "--master-addr=127.0.0.1", "--master-port=29544"]
+        command = [*torchrun, *meeting, str(ROOT / "train.py"), *options, "hardware.num_nodes=2"]
         nodes.append(subprocess.Popen(command, cwd=tmp_path, env=environment(tmp_path) | {"OMP_NUM_THREADS": "1"}))
     assert [node.wait(120) for node in nodes] == [0, 0]
     (manifest,) = manifests(tmp_path / "outputs").values()
@@ -208,7 +204,7 @@ def test_two_nodes_train_the_run_that_one_trains(swept: tuple[str, Path], tmp_pa
         (("hardware.devices=0",), "hardware.devices=0 is not a whole number of devices"),
     ],
 )
-def test_devices_that_cannot_be_are_refused_in_one_line(options: tuple[str, ...], said: str, tmp_path: Path) -> None:
+def test_impossible_devices_are_refused_in_one_line(options: tuple[str, ...], said: str, tmp_path: Path) -> None:
     status, output = run("train.py", "data=digits", *options, home=tmp_path)
     assert status == 2
     assert said in output

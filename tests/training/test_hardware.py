@@ -1,4 +1,4 @@
-"""What `auto` settles to on a machine, and what is refused there."""
+"""How `hardware.fused=auto` is decided on a machine, and which hardware is refused there."""
 
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ def on(monkeypatch: pytest.MonkeyPatch, *, machine: str, system: str) -> None:
 
 
 @needs_compiler
-def test_auto_is_one_thread_of_an_x86_cpu_in_channels_last_under_linux(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_fuses_on_one_x86_thread_in_channels_last_on_linux(monkeypatch: pytest.MonkeyPatch) -> None:
     on(monkeypatch, machine="x86_64", system="linux")
     assert settle(hardware()).fused is True
     assert settle(hardware(num_threads=2)).fused is False
@@ -33,18 +33,18 @@ def test_auto_is_one_thread_of_an_x86_cpu_in_channels_last_under_linux(monkeypat
     assert settle(hardware()).fused is False
 
 
-def test_auto_does_without_where_there_is_no_compiler(no_compiler: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_does_not_fuse_without_a_compiler(no_compiler: None, monkeypatch: pytest.MonkeyPatch) -> None:
     on(monkeypatch, machine="x86_64", system="linux")
     assert settle(hardware()).fused is False
 
 
-def test_asking_for_it_without_a_compiler_says_what_to_do(no_compiler: None) -> None:
-    with pytest.raises(UserError, match=r"^hardware\.fused=true needs a C compiler and none is on the PATH; install"):
+def test_fused_without_a_compiler_is_refused(no_compiler: None) -> None:
+    with pytest.raises(UserError, match=r"^hardware\.fused=true needs a C compiler, and none is on the PATH; install"):
         settle(hardware(fused=True))
 
 
-@pytest.mark.parametrize("fused", [True, "auto"])  # one that works at another time would make another run of it
-def test_a_compiler_that_fails_is_named_with_its_error(
+@pytest.mark.parametrize("fused", [True, "auto"])  # "auto" may not fall back: the run would have other last digits
+def test_a_failing_compiler_is_named_with_its_error(
     fused: bool | str, no_compiler: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     on(monkeypatch, machine="x86_64", system="linux")
@@ -55,6 +55,6 @@ def test_a_compiler_that_fails_is_named_with_its_error(
         settle(hardware(fused=fused))
 
 
-def test_asking_for_it_in_another_layout_says_what_it_needs() -> None:
+def test_fused_in_another_layout_is_refused() -> None:
     with pytest.raises(UserError, match=r"^hardware\.fused=true needs a CPU and hardware\.channels_last=true; use"):
         settle(hardware(fused=True, channels_last=False))

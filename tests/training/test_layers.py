@@ -1,4 +1,4 @@
-"""What is measured of every layer: the numbers are right, and measuring changes nothing."""
+"""Responses and gradients of every layer: the numbers are right, and measuring changes nothing."""
 
 import csv
 from pathlib import Path
@@ -10,37 +10,39 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from resnet_repro.errors import Stopped
+from resnet_repro.networks.fused import fuse
 from resnet_repro.networks.ghost import group_batch_norms
 from resnet_repro.networks.resnet import ResNet
 from resnet_repro.runs.folder import RunDir
 from resnet_repro.training.classifier import LitClassifier
 from resnet_repro.training.layers import GradientNorms, layers, response_stds
 from resnet_repro.training.run import run
+from tests.helpers.compilers import needs_compiler
 from tests.helpers.networks import image_batches, seeded_cifar
 from tests.helpers.runs import in_memory, interrupt_at, prepared, recorded
 
 
 def outputs(net: ResNet, modules: list[nn.Module], images: Tensor) -> list[Tensor]:
-    """What the modules make of the images, in evaluation."""
-    found: dict[nn.Module, Tensor] = {}
-    handles = [m.register_forward_hook(lambda m, _, output: found.update({m: output})) for m in modules]
+    """Return the modules' outputs for the images, in evaluation mode."""
+    by_module: dict[nn.Module, Tensor] = {}
+    handles = [m.register_forward_hook(lambda m, _, output: by_module.update({m: output})) for m in modules]
     with torch.no_grad():
         net.eval()(images)
     for handle in handles:
         handle.remove()
-    return [found[module] for module in modules]
+    return [by_module[module] for module in modules]
 
 
-def test_layers_are_counted_as_the_depth_is_less_the_linear_one() -> None:
-    for depth, unit in ((20, "auto"), (164, "auto"), (20, "one_layer")):
-        for shortcut in ("A", "C"):  # C has convolutions that the depth does not count
-            found = layers(seeded_cifar(depth, shortcut=shortcut, unit=unit))
-            assert [layer.number for layer in found] == list(range(1, depth))
-    assert found[0].name == "stem.0"
+@pytest.mark.parametrize("shortcut", ["A", "C"])  # C has convolutions that the depth does not count
+@pytest.mark.parametrize(("depth", "unit"), [(20, "auto"), (164, "auto"), (20, "one_layer")])
+def test_the_depth_counts_the_layers_and_the_linear_one(depth: int, unit: str, shortcut: str) -> None:
+    convolutions = layers(seeded_cifar(depth, shortcut=shortcut, unit=unit))
+    assert [layer.number for layer in convolutions] == list(range(1, depth))
+    assert convolutions[0].name == "stem.0"
 
 
 @pytest.mark.parametrize("shortcut", ["none", "A"])
-def test_a_response_is_the_deviation_of_the_batch_norms_output_over_all_batches(shortcut: str) -> None:
+def test_a_response_is_the_deviation_of_batch_norms_output(shortcut: str) -> None:
     net = seeded_cifar(shortcut=shortcut)
     measured = [std for _, std in response_stds(net, image_batches(5, 3))]
     norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
@@ -49,7 +51,7 @@ def test_a_response_is_the_deviation_of_the_batch_norms_output_over_all_batches(
     assert measured == pytest.approx([float(y.std(correction=0)) for y in expected], rel=1e-4)
 
 
-def test_where_no_batch_norm_follows_the_response_is_the_convolutions_own_output() -> None:
+def test_a_response_without_batch_norm_is_of_the_convolution() -> None:
     net = seeded_cifar(order="full_preact")
     first, last = (layer for layer in layers(net) if layer.name.startswith("stages.1.0."))
     assert first.norm is not None
@@ -59,12 +61,12 @@ def test_where_no_batch_norm_follows_the_response_is_the_convolutions_own_output
     assert stds[last.name] == pytest.approx(float(output.std(correction=0)), rel=1e-4)
 
 
-def test_of_a_bottleneck_the_3x3_layers_are_measured() -> None:
+def test_only_the_3x3_layers_of_a_bottleneck_have_responses() -> None:
     measured = [layer for layer, _ in response_stds(seeded_cifar(11, unit="bottleneck"), image_batches(2))]
     assert [layer.number for layer in measured] == [1, 3, 6, 9]
 
 
-def test_measuring_responses_leaves_weights_statistics_and_mode_alone() -> None:
+def test_measuring_responses_leaves_the_network_as_it_was() -> None:
     net = seeded_cifar()
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     response_stds(net, image_batches(4))
@@ -72,13 +74,11 @@ def test_measuring_responses_leaves_weights_statistics_and_mode_alone() -> None:
     assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
 
 
-def test_responses_of_fused_batch_norms_are_those_of_separate_ones() -> None:
-    fused = pytest.importorskip("resnet_repro.networks.fused")
-    if not fused.find_compiler():
-        pytest.skip("no C compiler")
+@needs_compiler
+def test_fused_batch_norms_have_the_same_responses() -> None:
     net = seeded_cifar().to(memory_format=torch.channels_last)
     expected = [std for _, std in response_stds(net, image_batches(4))]
-    fused.fuse(net)
+    fuse(net)
     assert [std for _, std in response_stds(net, image_batches(4))] == pytest.approx(expected, rel=1e-5)
 
 
@@ -87,7 +87,7 @@ def rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_a_run_leaves_responses_at_its_end_and_gradients_of_five_steps(tmp_path: Path) -> None:
+def test_a_run_writes_its_responses_and_gradients(tmp_path: Path) -> None:
     path = prepared(tmp_path, "hardware.precision=32-true")
     run(path)
     folder = RunDir(path)
@@ -95,7 +95,7 @@ def test_a_run_leaves_responses_at_its_end_and_gradients_of_five_steps(tmp_path:
     gradients = rows(folder.gradients)
     assert [row["step"] for row in gradients] == [str(step) for step in (1, 6, 12, 18, 24) for _ in range(7)]
 
-    # the first step's, computed anew from the initial weights and the first batch
+    # compute the first step's gradients anew from the initial weights and the first batch
     options = recorded(folder.path)
     torch.manual_seed(options.seed)
     net = LitClassifier(options, splits=[]).net
@@ -113,9 +113,7 @@ def test_a_run_leaves_responses_at_its_end_and_gradients_of_five_steps(tmp_path:
     )
 
 
-def test_a_run_is_the_same_bit_for_bit_whether_its_layers_are_measured_or_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_measuring_layers_changes_no_bit_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     measured = run(path := prepared(tmp_path / "measured", "arch.shortcut=dropout"))  # dropout draws random numbers
     monkeypatch.setattr(GradientNorms, "on_before_optimizer_step", lambda *args: None)
     monkeypatch.setattr("resnet_repro.training.run.write_responses", lambda *args: None)
@@ -125,9 +123,7 @@ def test_a_run_is_the_same_bit_for_bit_whether_its_layers_are_measured_or_not(
     assert RunDir(path).metrics.read_bytes() == RunDir(other).metrics.read_bytes()
 
 
-def test_a_run_that_goes_on_leaves_the_same_gradients_and_responses(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_resumed_run_has_the_same_gradients_and_responses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(undisturbed := prepared(tmp_path / "undisturbed"))
     interrupt_at(13, monkeypatch)
     path = prepared(tmp_path / "stopped")

@@ -1,9 +1,10 @@
-"""One job from its config to its manifest: results, files, and going on after a stop as if nothing had happened."""
+"""One job from its config to its manifest: results, files, and an exact resume after a stop."""
 
 import csv
 import os
 import signal
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,19 +24,34 @@ from tests.helpers.runs import TINY, change_job, composed, interrupt_at, job_in,
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[dict[str, Any], bytes]]:
-    """The manifest and metrics.csv of a run that nobody stops, made once for each set of overrides."""
-    made: dict[tuple[str, ...], tuple[dict[str, Any], bytes]] = {}
+    """Return a function that makes an uninterrupted run once for each set of overrides: manifest and metrics.csv."""
 
+    @cache
     def result(*overrides: str) -> tuple[dict[str, Any], bytes]:
-        if overrides not in made:
-            path = prepared(tmp_path_factory.mktemp("undisturbed"), *overrides)
-            made[overrides] = run(path), RunDir(path).metrics.read_bytes()
-        return made[overrides]
+        path = prepared(tmp_path_factory.mktemp("undisturbed"), *overrides)
+        return run(path), RunDir(path).metrics.read_bytes()
 
     return result
 
 
-def test_a_run_leaves_its_manifest_curves_and_last_checkpoint(undisturbed: Callable[..., Any], tmp_path: Path) -> None:
+def stop_at(step: int, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train a prepared run and stop it after this step."""
+    with monkeypatch.context() as patch:
+        interrupt_at(step, patch)
+        with pytest.raises(Stopped, match=f"stopped at step {step}"):
+            run(path)
+    assert not RunDir(path).is_done
+
+
+def assert_equals(path: Path, expected: tuple[dict[str, Any], bytes]) -> None:
+    """Run a folder's job to its end, and compare results, weights and metrics.csv with an uninterrupted run's."""
+    resumed, (manifest, metrics) = run(path), expected
+    assert RunDir(path).metrics.read_bytes() == metrics
+    assert resumed["weights_sha256"] == manifest["weights_sha256"]
+    assert resumed["results"] == manifest["results"]
+
+
+def test_a_run_leaves_manifest_curves_and_last_checkpoint(tmp_path: Path) -> None:
     path = prepared(tmp_path)
     manifest = run(path)
     folder = RunDir(path)
@@ -54,31 +70,9 @@ def test_a_run_leaves_its_manifest_curves_and_last_checkpoint(undisturbed: Calla
 
 
 def test_the_same_run_twice_gives_the_same_bits(undisturbed: Callable[..., Any], tmp_path: Path) -> None:
-    manifest, metrics = undisturbed()
-    path = prepared(tmp_path)
-    again = run(path)
-    assert again["weights_sha256"] == manifest["weights_sha256"]
-    assert RunDir(path).metrics.read_bytes() == metrics
+    assert_equals(prepared(tmp_path), undisturbed())
     other = run(prepared(tmp_path, "seed=1"))
-    assert other["weights_sha256"] != manifest["weights_sha256"]
-
-
-@pytest.mark.parametrize("step", [1, 3, 7, 8, 9, 23])
-def test_resumed_run_equals_uninterrupted_run_bitwise(
-    step: int, undisturbed: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Stopped before, at and after an evaluation; eval_every is 4 here."""
-    manifest, metrics = undisturbed()
-    path = prepared(tmp_path)
-    with monkeypatch.context() as patch:
-        interrupt_at(step, patch)
-        with pytest.raises(Stopped, match=f"stopped at step {step}"):
-            run(path)
-    assert not RunDir(path).is_done
-    resumed = run(path)
-    assert RunDir(path).metrics.read_bytes() == metrics
-    assert resumed["weights_sha256"] == manifest["weights_sha256"]
-    assert resumed["results"] == manifest["results"]
+    assert other["weights_sha256"] != undisturbed()[0]["weights_sha256"]
 
 
 WARMUP = ("depth=14", "schedule.warmup={lr: 0.01, until_error: 200.0}", "schedule.steps=110")
@@ -87,36 +81,30 @@ WARMUP = ("depth=14", "schedule.warmup={lr: 0.01, until_error: 200.0}", "schedul
 @pytest.mark.parametrize(
     ("overrides", "step"),
     [
+        *(((), step) for step in (1, 3, 7, 8, 9, 23)),  # before, at and after an evaluation: every 4 steps
         (("arch=resnet_v1", "arch.shortcut=dropout"), 13),  # draws from the global generator
         pytest.param(("data.loader=dataloader", "data.num_workers=1"), 13, marks=pytest.mark.slow),
         (("data.val_size=100", "arch=plain"), 13),
         pytest.param(WARMUP, 13, marks=pytest.mark.slow),
-        pytest.param(WARMUP, 100, marks=pytest.mark.slow),  # where the warm-up is judged, and nothing is evaluated
+        pytest.param(WARMUP, 100, marks=pytest.mark.slow),  # the warm-up is judged here, and nothing is evaluated
     ],
 )
-def test_every_state_survives_a_stop(
+def test_a_resumed_run_equals_an_uninterrupted_run_bitwise(
     overrides: tuple[str, ...],
     step: int,
     undisturbed: Callable[..., Any],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    manifest, metrics = undisturbed(*overrides)
     path = prepared(tmp_path, *overrides)
-    with monkeypatch.context() as patch:
-        interrupt_at(step, patch)
-        with pytest.raises(Stopped):
-            run(path)
-    resumed = run(path)
-    assert RunDir(path).metrics.read_bytes() == metrics
-    assert resumed["weights_sha256"] == manifest["weights_sha256"]
+    stop_at(step, path, monkeypatch)
+    assert_equals(path, undisturbed(*overrides))
 
 
 @pytest.mark.slow
-def test_a_stop_during_an_evaluation_waits_for_its_end_and_is_exact(
+def test_a_stop_waits_for_the_end_of_an_evaluation(
     undisturbed: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    manifest, metrics = undisturbed("schedule.eval_batch_size=20")
     path = prepared(tmp_path, "schedule.eval_batch_size=20")
     original = LitClassifier.validation_step
 
@@ -129,12 +117,10 @@ def test_a_stop_during_an_evaluation_waits_for_its_end_and_is_exact(
         patch.setattr(LitClassifier, "validation_step", validation_step)
         with pytest.raises(Stopped, match="stopped at step 8"):
             run(path)
-    resumed = run(path)
-    assert RunDir(path).metrics.read_bytes() == metrics
-    assert resumed["weights_sha256"] == manifest["weights_sha256"]
+    assert_equals(path, undisturbed("schedule.eval_batch_size=20"))
 
 
-def test_a_run_that_ended_between_its_last_step_and_its_manifest_loses_nothing(tmp_path: Path) -> None:
+def test_a_run_killed_before_its_manifest_loses_nothing(tmp_path: Path) -> None:
     path = prepared(tmp_path)
     before = run(path)
     RunDir(path).manifest.unlink()
@@ -143,12 +129,9 @@ def test_a_run_that_ended_between_its_last_step_and_its_manifest_loses_nothing(t
         assert after[key] == before[key]
 
 
-def test_a_run_does_not_go_on_in_another_number_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_does_not_resume_in_another_number_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = prepared(tmp_path)
-    with monkeypatch.context() as patch:
-        interrupt_at(5, patch)
-        with pytest.raises(Stopped):
-            run(path)
+    stop_at(5, path, monkeypatch)
     begun = settle(job_in(path).run.hardware).precision
     other = "32-true" if begun == "bf16-mixed" else "bf16-mixed"
     change_job(path, precision=other)
@@ -156,52 +139,47 @@ def test_a_run_does_not_go_on_in_another_number_format(tmp_path: Path, monkeypat
         run(path)
 
 
-def test_what_is_no_part_of_the_result_may_change_when_a_run_goes_on(tmp_path: Path) -> None:
+def test_a_resumed_run_may_change_options_without_effect(tmp_path: Path) -> None:
     path = prepared(tmp_path)
     usual = composed("data=digits")
     job = make_job(composed(*TINY, f"outputs={tmp_path}", "hardware.checkpoint_minutes=1"), usual=usual)
     assert job.dir == path
     claim(job, group="another", command="another")
-    asked = read_json(RunDir(path).job)
-    assert asked["config"]["hardware"]["checkpoint_minutes"] == 1
-    assert asked["group"] == "test"  # the sweep that it began in, and its W&B run
+    record = read_json(RunDir(path).job)
+    assert record["config"]["hardware"]["checkpoint_minutes"] == 1
+    assert record["group"] == "test"  # still the sweep that began the run, and so the same W&B run
 
 
 @pytest.mark.slow
-def test_v1_warmup_ends_at_the_first_100_batches_whose_error_is_low_enough(undisturbed: Callable[..., Any]) -> None:
+def test_v1s_warmup_ends_after_100_batches_with_a_low_error(undisturbed: Callable[..., Any]) -> None:
     _, metrics = undisturbed(*WARMUP)
     rates = {int(row["step"]): float(row["lr"]) for row in csv.DictReader(metrics.decode().splitlines())}
     assert rates[98] == 0.01
     assert rates[101] == pytest.approx(0.001)  # 0.1 after two milestones, at steps 55 and 83
 
 
-def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
+def test_a_run_resumes_from_before_a_damaged_checkpoint(
     undisturbed: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    manifest, metrics = undisturbed()
+    expected = undisturbed()
     path = prepared(tmp_path)
     for step in (5, 13):
-        with monkeypatch.context() as patch:
-            interrupt_at(step, patch)
-            with pytest.raises(Stopped):
-                run(path)
+        stop_at(step, path, monkeypatch)
     newest = RunDir(path).checkpoint_files()[0]
     assert newest.name == "step-00000013.ckpt"
     newest.write_bytes(newest.read_bytes()[:1000])
-    resumed = run(path)
+    assert_equals(path, expected)
     assert "step-00000013.ckpt is damaged and not used" in capfd.readouterr().out
-    assert RunDir(path).metrics.read_bytes() == metrics
-    assert resumed["weights_sha256"] == manifest["weights_sha256"]
 
 
-def test_a_run_that_diverges_ends_and_says_when(tmp_path: Path) -> None:
+def test_a_diverging_run_ends_and_records_the_step(tmp_path: Path) -> None:
     manifest = run(prepared(tmp_path, "schedule.lr=1e30"))
     assert manifest["state"] == "done"
     assert manifest["results"]["diverged_at"] < 24
     assert manifest["results"]["step"] == manifest["results"]["diverged_at"]
 
 
-def test_training_and_evaluation_use_the_schedule_and_every_image(undisturbed: Callable[..., Any]) -> None:
+def test_a_run_follows_the_schedule_and_tests_every_image(undisturbed: Callable[..., Any]) -> None:
     _, metrics = undisturbed()
     rows = list(csv.DictReader(metrics.decode().splitlines()))
     assert [float(row["lr"]) for row in rows] == pytest.approx([0.1] * 12 + [0.01] * 6 + [0.001] * 6)
@@ -209,7 +187,7 @@ def test_training_and_evaluation_use_the_schedule_and_every_image(undisturbed: C
     assert all(abs(error * 297 / 100 - round(error * 297 / 100)) < 1e-6 for error in test_errors)
 
 
-def test_loss_and_error_equal_torchmetrics_accuracy_and_the_mean_loss() -> None:
+def test_loss_and_error_equal_torchmetrics() -> None:
     from torchmetrics.classification import MulticlassAccuracy
 
     torch.manual_seed(0)

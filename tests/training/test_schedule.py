@@ -1,4 +1,4 @@
-"""The learning rate of every step, as the papers state it."""
+"""The learning rate of every step, as in the papers."""
 
 import pytest
 import torch
@@ -27,7 +27,7 @@ def test_warmup_of_v2_lasts_400_steps() -> None:
     assert rates[32_000:] == [learning_rate(step, RECIPE) for step in range(32_000, 64_000)]
 
 
-def test_warmup_of_v1_lasts_until_the_error_has_fallen() -> None:
+def test_warmup_of_v1_lasts_until_the_error_is_low() -> None:
     assert learning_rate(5_000, V1_110, warmup_ended_at=None) == 0.01
     assert learning_rate(399, V1_110, warmup_ended_at=400) == 0.01
     assert learning_rate(400, V1_110, warmup_ended_at=400) == 0.1
@@ -50,7 +50,7 @@ def test_a_shorter_run_has_the_same_shape() -> None:
     assert scaled(400, steps=640, protocol_steps=64_000) == 4
 
 
-def test_a_short_run_is_drawn_with_enough_points() -> None:
+def test_a_short_run_has_enough_rows_for_a_curve() -> None:
     recipe = RECIPE.but(log_every=100, eval_every=400)
     assert (log_every(recipe), eval_every(recipe)) == (100, 400)
     short = recipe.but(steps=400)
@@ -58,7 +58,7 @@ def test_a_short_run_is_drawn_with_enough_points() -> None:
     assert (log_every(recipe.but(steps=1)), eval_every(recipe.but(steps=1))) == (1, 1)
 
 
-def test_a_plateau_is_what_pytorch_calls_one() -> None:
+def test_plateaus_equal_pytorchs() -> None:
     generator = torch.Generator().manual_seed(0)
     for patience, threshold in ((0, 0.0), (2, 0.01), (5, 0.1)):
         optimiser = torch.optim.SGD([torch.zeros(1)], lr=0.1)
@@ -79,13 +79,13 @@ def test_a_plateau_is_what_pytorch_calls_one() -> None:
         (64_000, None, None, 100),
         (64_000, V1_110.warmup, None, 100),
         (64_000, None, 250, 50),
-        (1_000, None, None, 50),  # a row every 50 steps
+        (1_000, None, None, 50),  # rows come every 50 steps
         (400, V1_110.warmup, None, 20),
-        (390, None, None, 1),  # a row every 19
+        (390, None, None, 1),  # rows come every 19 steps
         (1, None, None, 1),
     ],
 )
-def test_nothing_is_due_within_the_steps_that_are_taken_at_once(
+def test_nothing_is_due_between_steps_taken_at_once(
     steps: int, warmup: Warmup | None, checkpoint_steps: int | None, expected: int
 ) -> None:
     schedule = RECIPE.but(steps=steps, warmup=warmup, log_every=100, eval_every=400)

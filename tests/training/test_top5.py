@@ -1,4 +1,4 @@
-"""The top-5 error, where the data asks for it."""
+"""The top-5 error, on data whose options ask for it."""
 
 import csv
 from pathlib import Path
@@ -27,22 +27,21 @@ def test_top5_error_equals_torchmetrics() -> None:
     assert 0 < values["error_top5"] < values["error"]
 
 
-def test_of_equal_scores_that_of_the_first_class_is_the_higher_in_training_and_in_testing() -> None:
-    """In bf16 some are equal, and `topk` ranks those as it happens to."""
+def test_of_equal_scores_the_first_class_ranks_higher() -> None:
+    """In training and in `evaluate.py`. In bf16 some scores are equal, and `topk` ranks those arbitrarily."""
     torch.manual_seed(0)
     logits, labels = torch.randint(0, 3, (300, 20)).bfloat16(), torch.randint(0, 20, (300,))
     ranked = [sorted(range(20), key=lambda c: -row[c]) for row in logits.tolist()]  # Python's sorting is stable
     places = [order.index(label) for order, label in zip(ranked, labels.tolist(), strict=True)]
-    wanted = [100 * sum(place >= k for place in places) / 300 for k in (1, 5)]
+    expected = [100 * sum(place >= k for place in places) / 300 for k in (1, 5)]
     metric = LossAndError(top5=True)
     metric.update(logits, labels, torch.tensor(1.0))
-    values = metric.compute()
-    assert [float(values[name]) for name in ("error", "error_top5")] == wanted
-    found = count_errors([torch.nn.Identity()], [Views([(logits, torch.arange(300))], labels)])
-    assert [found[name] for name in ("error", "error_top5")] == wanted
+    tested = count_errors([torch.nn.Identity()], [Views([(logits, torch.arange(300))], labels)])
+    for values in (metric.compute(), tested):
+        assert [float(values[name]) for name in ("error", "error_top5")] == expected
 
 
-def test_a_run_on_data_that_asks_for_it_records_the_top5_error_of_what_it_evaluates(tmp_path: Path) -> None:
+def test_a_run_records_the_top5_error_of_evaluated_splits(tmp_path: Path) -> None:
     path = prepared(tmp_path, "+data.top5=true", "data.val_size=100")
     manifest = run(path)
     rows = list(csv.DictReader(RunDir(path).metrics.open()))
@@ -54,7 +53,7 @@ def test_a_run_on_data_that_asks_for_it_records_the_top5_error_of_what_it_evalua
     assert list(rows[0]) == ["step", "epoch", "lr", *measured]
 
 
-def test_the_top5_error_of_imagenet_is_measured_where_there_are_more_than_five_classes() -> None:
+def test_only_imagenet_of_over_five_classes_has_a_top5_error() -> None:
     assert resolved("data=imagenet", "depth=18").data.measures_top5
     assert not resolved("data=imagenet", "depth=18", "data.num_classes=5").data.measures_top5
     assert not resolved("data=cifar100").data.measures_top5

@@ -1,4 +1,4 @@
-"""Weight decay acts on the parameters that the protocol names, and a run made before there was a choice says so."""
+"""Weight decay acts on the protocol's parameters, and runs from before that choice are told apart."""
 
 import json
 from pathlib import Path
@@ -8,8 +8,7 @@ import torch
 
 from resnet_repro.networks.resnet import ResNet
 from resnet_repro.papers.rows import deviations
-from resnet_repro.runs import finished
-from resnet_repro.runs import groups as results
+from resnet_repro.runs import finished, groups
 from resnet_repro.runs.job import resolve
 from resnet_repro.training.classifier import LitClassifier, parameter_groups
 from tests.helpers.runs import composed
@@ -17,7 +16,7 @@ from tests.helpers.synthetic_runs import write_run
 
 
 def shrunk(config_options: tuple[str, ...]) -> tuple[set[str], set[str]]:
-    """Names of the parameters that an update with gradients of zero shrinks, and of those that it leaves alone."""
+    """Return the names of parameters that an update with zero gradients shrinks, and of those that stay the same."""
     config = resolve(composed("data=digits", "depth=8", *config_options))
     model = LitClassifier(config, splits=["test"])
     for parameter in model.net.parameters():
@@ -32,7 +31,7 @@ def shrunk(config_options: tuple[str, ...]) -> tuple[set[str], set[str]]:
     return decayed, others
 
 
-def test_the_papers_decay_weights_of_convolutions_and_linear_layer() -> None:
+def test_the_papers_decay_only_convolutional_and_linear_weights() -> None:
     decayed, others = shrunk(("arch.mix=exclusive_gate",))
     net = ResNet(depth=8, family="cifar", num_classes=10, in_channels=1, mix="exclusive_gate")
     weights = {f"{n}.weight" for n, m in net.named_modules() if isinstance(m, torch.nn.Conv2d | torch.nn.Linear)}
@@ -48,13 +47,12 @@ def test_torch_recipes_decay_every_parameter(protocol: str) -> None:
 def test_every_parameter_is_in_one_group() -> None:
     net = ResNet(depth=20, family="cifar", num_classes=10, shortcut="B")
     for decay in ("weights", "all"):
-        groups = parameter_groups(net, decay=decay)
-        grouped = [id(p) for group in groups for p in group["params"]]
+        grouped = [id(p) for group in parameter_groups(net, decay=decay) for p in group["params"]]
         assert sorted(grouped) == sorted(map(id, net.parameters()))
 
 
 def as_recorded_before(folder: Path) -> None:
-    """The manifest of a run as it was written before the options `decay` and `ghost_batch_size` existed."""
+    """Rewrite a manifest as it was before the options `decay` and `ghost_batch_size` existed."""
     path = folder / "manifest.json"
     manifest = json.loads(path.read_text())
     for key in ("decay", "ghost_batch_size"):
@@ -71,7 +69,7 @@ def test_an_older_manifest_is_not_mixed_with_new_runs(tmp_path: Path) -> None:
     assert (old.options.schedule.decay, old.options.schedule.ghost_batch_size) == ("all", None)
     assert deviations(old.manifest) == ["schedule.decay=all"]
     assert deviations(new.manifest) == []
-    assert sorted(protocol.title for protocol in results.group(runs)) == [
+    assert sorted(comparison.title for comparison in groups.group(runs)) == [
         "Digits, 220 steps, schedule.decay=all, schedule.ghost_batch_size=None",
         "Digits, 220 steps, schedule.decay=weights, schedule.ghost_batch_size=64",
     ]

@@ -1,4 +1,4 @@
-"""The step that a CUDA graph records: on a CPU the same operations one by one, on a GPU the recording itself."""
+"""The step that a CUDA graph records: the recording on a GPU, the same operations one by one on a CPU."""
 
 import copy
 import csv
@@ -40,8 +40,8 @@ def batches(device: str, *, steps_at_once: int | None = None) -> DeviceBatches:
     images = torch.randint(0, 256, (64, 3, 16, 16), dtype=torch.uint8, generator=generator).to(device)
     labels = torch.randint(0, 10, (64,), generator=generator).to(device)
     mean = images.float().mean(0) / 255
-    how: dict[str, Any] = {"batch_size": 32, "pad": 2, "flip": True, "seed": 0, "num_steps": STEPS}
-    return DeviceBatches(images, labels, mean=mean, scale=255.0, steps_at_once=steps_at_once, **how)
+    options: dict[str, Any] = {"batch_size": 32, "pad": 2, "flip": True, "seed": 0, "num_steps": STEPS}
+    return DeviceBatches(images, labels, mean=mean, scale=255.0, steps_at_once=steps_at_once, **options)
 
 
 def network(device: str, **words: str) -> nn.Module:
@@ -54,7 +54,7 @@ def rate(step: int) -> float:
 
 
 def train_usually(net: nn.Module, device: str, dtype: torch.dtype) -> Iterator[float]:
-    """The loop that everybody writes, with the same optimiser; losses."""
+    """Yield the losses of the usual training loop, with the same optimiser."""
     sgd = torch.optim.SGD(net.parameters(), **SGD, fused=True)
     for step, (images, labels) in enumerate(batches(device)):
         sgd.param_groups[0]["lr"] = torch.tensor(rate(step), device=device)
@@ -80,9 +80,7 @@ def train_whole(net: nn.Module, device: str, dtype: torch.dtype) -> Iterator[flo
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", FORMATS, ids=str)
 @pytest.mark.parametrize("words", [{}, {"shortcut": "none"}, {"order": "full_preact", "shortcut": "B"}], ids=str)
-def test_whole_steps_have_the_losses_and_weights_of_the_usual_loop_bitwise(
-    words: dict[str, str], dtype: torch.dtype, device: str
-) -> None:
+def test_whole_steps_equal_the_usual_loop_bitwise(words: dict[str, str], dtype: torch.dtype, device: str) -> None:
     usual, ours = network(device, **words), network(device, **words)
     assert list(train_whole(ours, device, dtype)) == list(train_usually(usual, device, dtype))
     for (name, tensor), expected in zip(ours.state_dict().items(), usual.state_dict().values(), strict=True):
@@ -91,7 +89,7 @@ def test_whole_steps_have_the_losses_and_weights_of_the_usual_loop_bitwise(
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_warming_up_at_the_start_and_later_changes_no_bit(device: str) -> None:
-    """A CPU warms up where this test says so, a GPU before it records anyway."""
+    """A GPU also warms up by itself before it records; a CPU warms up only because this test says so."""
     results = []
     for warms_up in (False, True):
         net = network(device, shortcut="dropout")
@@ -107,7 +105,7 @@ def test_warming_up_at_the_start_and_later_changes_no_bit(device: str) -> None:
                     assert torch.equal(tensor, before[name]), name
             sgd.step()
         assert whole is not None
-        assert whole.take_measured()["num_images"] == STEPS * 32, "of no step twice"
+        assert whole.take_measured()["num_images"] == STEPS * 32, "every step counts once"
         assert not any(whole.take_measured().values())
         results.append(net.state_dict())
     for name, tensor in results[0].items():
@@ -119,10 +117,10 @@ def test_warming_up_at_the_start_and_later_changes_no_bit(device: str) -> None:
 
 @pytest.fixture
 def graph_on_any_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`hardware.graph=true` is refused on a CPU, where it would gain nothing; here it is what is tested."""
+    """Allow `hardware.graph=true` on a CPU, where it is refused because it gains nothing."""
 
-    def settle(asked: Hardware) -> SettledHardware:
-        return hardware.settle(asked.but(graph=False)).but(graph=asked.graph)
+    def settle(options: Hardware) -> SettledHardware:
+        return hardware.settle(options.but(graph=False)).but(graph=options.graph)
 
     monkeypatch.setattr("resnet_repro.training.run.settle", settle)
 
@@ -147,8 +145,8 @@ def test_a_run_of_whole_steps_is_the_usual_run_within_rounding(tmp_path: Path) -
     assert losses(ours)[:4] == pytest.approx(losses(usual)[:4], rel=1e-3)
     assert manifest["results"]["step"] == expected["results"]["step"] == 24
     for name in ("gradients", "responses"):
-        header = [getattr(RunDir(path), name).read_text().splitlines() for path in (ours, usual)]
-        assert len(header[0]) == len(header[1]) > 5
+        lines = [getattr(RunDir(path), name).read_text().splitlines() for path in (ours, usual)]
+        assert len(lines[0]) == len(lines[1]) > 5
     gradients = [RunDir(path).gradients.read_text().splitlines()[1].split(",") for path in (ours, usual)]
     assert gradients[0][:2] == gradients[1][:2]
 
@@ -159,7 +157,7 @@ AT_ONCE = ("schedule.steps=40", "schedule.log_every=2", "schedule.eval_every=8")
 @pytest.mark.slow
 @pytest.mark.usefixtures("graph_on_any_device")
 @pytest.mark.parametrize(("arch", "step", "more"), [("resnet_v1", 13, ()), ("resnet_v2", 14, AT_ONCE)])
-def test_a_run_of_whole_steps_that_goes_on_equals_an_uninterrupted_one_bitwise(
+def test_a_resumed_run_of_whole_steps_is_exact(
     arch: str, step: int, more: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = (f"arch={arch}", "hardware.graph=true", *more)
@@ -169,34 +167,32 @@ def test_a_run_of_whole_steps_that_goes_on_equals_an_uninterrupted_one_bitwise(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("graph_on_any_device")
-def test_steps_taken_at_once_are_those_taken_one_by_one_bitwise(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A warm-up that waits for an error, ends of epochs (every 14 steps), rows and evaluations included."""
+def test_steps_taken_at_once_equal_single_steps_bitwise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Across a warm-up that waits for an error, ends of epochs (every 14 steps), rows and evaluations."""
     warmup = "schedule.warmup={lr: 0.01, until_error: 85.0}"
     options = ("depth=8", warmup, "schedule.steps=400", "schedule.log_every=20", "schedule.eval_every=80")
     ours, one_by_one = (prepared(tmp_path / name, *options, "hardware.graph=true") for name in ("ours", "single"))
     numbers: list[int] = []
-    takes = GraphedClassifier.training_step
+    take_steps = GraphedClassifier.training_step
     monkeypatch.setattr(
         GraphedClassifier,
         "training_step",
-        lambda self, batch, batch_idx: numbers.append(len(batch)) or takes(self, batch, batch_idx),
+        lambda self, batch, batch_idx: numbers.append(len(batch)) or take_steps(self, batch, batch_idx),
     )
     manifest = run(ours)
     monkeypatch.setattr("resnet_repro.training.run.steps_at_once", lambda *_: 1)
     expected = run(one_by_one)
     assert numbers == [20] * 20 + [1] * 400
     assert manifest["weights_sha256"] == expected["weights_sha256"]
-    assert {0.01, 0.1} <= {*column(ours, "lr")}, "the warm-up has ended within the run"
+    assert {0.01, 0.1} <= {*column(ours, "lr")}, "the warm-up ends within the run"
     for name in ("step", "epoch", "lr", "train/error", "test/error", "test/loss"):
         assert column(ours, name) == column(one_by_one, name), name
-    assert losses(ours) == pytest.approx(losses(one_by_one), rel=1e-12)  # summed up in another order
+    assert losses(ours) == pytest.approx(losses(one_by_one), rel=1e-12)  # the sums are in another order
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)  # compiling is a minute of one core
-def test_a_run_of_compiled_units_is_the_usual_run_within_rounding(tmp_path: Path) -> None:
+@pytest.mark.timeout(900)  # compiling takes one core a minute
+def test_a_run_of_compiled_units_is_the_usual_run_rounded(tmp_path: Path) -> None:
     options = ("hardware.precision=32-true", "schedule.log_every=1", "hardware.fused=false")
     usual = prepared(tmp_path / "usual", *options)
     ours = prepared(tmp_path / "ours", *options, "hardware.compile=true")

@@ -1,1 +1,1 @@
-"""The networks: plain and residual ones of any depth, and other libraries' to compare with."""
+"""The networks: plain and residual networks of any depth, and other libraries' networks to compare with."""

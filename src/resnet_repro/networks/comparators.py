@@ -15,14 +15,15 @@ from resnet_repro.errors import UserError, first_words
 from resnet_repro.networks.options import COMPARATORS, Comparator, Images
 
 SIZES = (16, 24, 32, 48, 64, 96, 128, 160, 192, 224, 256, 299, 320, 384, 448)
-"""Pixels: what is tried to tell which size a network takes."""
+"""Image sizes in pixels that are tried to find one which a network takes."""
 
 
 class Library(NamedTuple):
-    """Where networks come from: the names it has, and what makes one of a name, an image size and a class count."""
+    """A library of networks."""
 
     names: Callable[[], list[str]]
     make: Callable[[str, int, int], nn.Module]
+    """Makes a network from its name, the image size in pixels and the number of classes."""
 
 
 def _torchvision_names() -> list[str]:
@@ -36,7 +37,7 @@ def _torchvision(name: str, image_size: int, num_classes: int) -> nn.Module:
 
     options: dict[str, Any] = {}
     if name in ("googlenet", "inception_v3"):
-        # [deviates: GoogLeNet was trained with two auxiliary classifiers; one loss for every network here]
+        # [deviates: GoogLeNet was trained with two auxiliary classifiers; here every network has one loss]
         options = {"aux_logits": False, "init_weights": True}
     elif name.startswith("vit_"):
         options = {"image_size": image_size}
@@ -69,8 +70,8 @@ LIBRARIES = {
 class Resized(nn.Module):
     """Another library's network for colour images, with that library's random weights.
 
-    Images of another size than `image_size` are resized to it bilinearly, on their device, after augmentation; None
-    leaves them as they are. Grey ones are given as three equal channels, so that the network is the published one.
+    Images are resized bilinearly to `image_size` pixels, on their device and after augmentation; None leaves their size
+    alone. Grey images become three equal channels, so that the network stays as published.
     """
 
     def __init__(self, net: nn.Module, *, image_size: int | None) -> None:
@@ -90,44 +91,44 @@ def build(network: Comparator, images: Images) -> Resized:
     return Resized(net, image_size=network.image_size)
 
 
-# --- before anything starts -------------------------------------------------------------------------------------------
+# --- checks before a run starts ---------------------------------------------------------------------------------------
 
 
 class Facts(NamedTuple):
-    """What is known of a network without training it."""
+    """Facts about a network that need no training."""
 
     multiply_adds: int
-    """Of one image's forward pass: convolutions, linear layers and attention."""
+    """Multiply-adds of one image's forward pass: convolutions, linear layers and attention."""
     has_batch_norm: bool
 
 
 def inspect(source: str, name: str, *, image_size: int, num_classes: int) -> Facts:
-    """Build a comparator and run it, both modes, on PyTorch's meta device: nothing is computed or downloaded.
+    """Return the facts of a comparator. It runs in both modes on PyTorch's meta device, without computing anything.
 
     Args:
-        image_size: pixels across of the images as the network sees them.
+        image_size: width and height in pixels of the images that the network sees.
 
     Raises:
-        UserError: where its library has no such network, or it does not take images of that size.
+        UserError: if the library has no such network, or the network does not take images of that size.
     """
     _check_name(source, name)
     facts = partial(_facts, source, name, num_classes=num_classes)
     try:
         return facts(image_size)
-    except Exception as error:  # each network has its own way to fail
+    except Exception as error:  # every network fails in its own way
         reason = first_words(error)
     works = next((larger for larger in SIZES if larger > image_size and _works(facts, larger)), None)
     if works is None:
-        raise UserError(f"arch.name={name} does not work as a classifier of images here ({reason}); use another")
+        raise UserError(f"arch.name={name} does not work as an image classifier ({reason}); use another network")
     raise UserError(f"{name} does not take images of {image_size} pixels; give arch.image_size={works}")
 
 
 def _check_name(source: str, name: str) -> None:
-    known = LIBRARIES[source].names()
-    if name not in known:
-        near = difflib.get_close_matches(name, known, n=3)
-        hint = f"did you mean {_or(near)}?" if near else f"use for example {_or(COMPARATORS[source])}"
-        raise UserError(f"arch.name={name} is no network of {source} for classification; {hint}")
+    names = LIBRARIES[source].names()
+    if name not in names:
+        matches = difflib.get_close_matches(name, names, n=3)
+        hint = f"did you mean {_or(matches)}?" if matches else f"use for example {_or(COMPARATORS[source])}"
+        raise UserError(f"arch.name={name} is not a classification network of {source}; {hint}")
 
 
 def _or(names: Iterable[str]) -> str:
@@ -145,7 +146,7 @@ def _facts(source: str, name: str, image_size: int, *, num_classes: int) -> Fact
         with FlopCounterMode(display=False) as counter:
             logits = net(images)
     if not isinstance(logits, Tensor) or logits.shape != (2, num_classes):
-        raise TypeError("its output is not one number a class")
+        raise TypeError("its output is not one number per class")
     norms = (nn.BatchNorm1d, nn.BatchNorm2d)
     return Facts(
         multiply_adds=counter.get_total_flops() // 2 // len(images),

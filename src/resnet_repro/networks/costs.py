@@ -1,4 +1,4 @@
-"""Multiply-adds and kept activations of a network, from its depth alone. Imports no torch."""
+"""Multiply-adds and kept activations of a network, computed from its depth and words."""
 
 from resnet_repro.networks.depths import STEMS, stages, strides
 
@@ -15,7 +15,10 @@ def multiply_adds(
     mix: str = "add",
     stride_on: str = "first",
 ) -> int:
-    """Multiply-adds of one square image's forward pass: the convolutions and the linear layer.  [v1 Table 1: FLOPs]"""
+    """Return the multiply-adds of one square image's forward pass, in convolutions and the linear layer.
+
+    [v1 Table 1: FLOPs]
+    """
     stem = STEMS[family]
     size = _ceil_div(image_size, stem.stride)
     total = in_channels * stem.width * (stem.kernel * size) ** 2
@@ -38,10 +41,10 @@ def multiply_adds(
 def kept_activations(
     depth: object, *, family: str, image_size: int, unit: str = "auto", shortcut: str = "A", recompute: bool = False
 ) -> int:
-    """Numbers that a training step keeps of one square image for its backward pass, about.
+    """Return about how many numbers a training step keeps of one square image for its backward pass.
 
-    Two a convolution, each of the size of its output: what batch norm reads and what ReLU gives; one of a projection.
-    With `recompute` the inputs of the units and the insides of the largest.
+    For each convolution, two tensors of the size of its output: the input of batch norm and the output of ReLU. For a
+    projection, one. With `recompute`: the inputs of all units and the insides of the largest unit.
     """
     stem = STEMS[family]
     size, width = _ceil_div(image_size, stem.stride), stem.width

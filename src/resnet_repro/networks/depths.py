@@ -1,11 +1,11 @@
-"""Which depths exist and what they are made of; imports no torch, so a wrong depth is refused at once."""
+"""The legal depths, and the stages of a network of each depth."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
 
 from resnet_repro.errors import UserError
 
-UNITS = {  # the bracket of v1 Table 1: (kernel, width in units of the stage's width)
+UNITS = {  # the brackets of v1 Table 1: (kernel, width as a multiple of the stage's width)
     "basic": [(3, 1), (3, 1)],
     "bottleneck": [(1, 1), (3, 1), (1, 4)],
     "one_layer": [(3, 1)],  # ResNet-110(1layer) of v2 Table 3
@@ -16,12 +16,12 @@ IMAGENET = {  # depth: (unit, number of units in each stage)  [v1 Table 1]
     50: ("bottleneck", (3, 4, 6, 3)),
     101: ("bottleneck", (3, 4, 23, 3)),
     152: ("bottleneck", (3, 8, 36, 3)),
-    200: ("bottleneck", (3, 24, 36, 3)),  # 16 more units than 152 has on 28 x 28 pixels. [v2 Sec. 5, note 3]
+    200: ("bottleneck", (3, 24, 36, 3)),  # 16 more units on 28 x 28 pixels than 152 has. [v2 Sec. 5, note 3]
 }
 
 
 class Stem(NamedTuple):
-    """The first convolution, with its strides; `pool` is the stride of the max pooling behind it (1: none)."""
+    """The first convolution; `pool` is the stride of the max pooling after it (1: no pooling)."""
 
     kernel: int
     width: int
@@ -36,7 +36,7 @@ STEMS = {
 
 
 class Stage(NamedTuple):
-    """`num_units` units of equal `convs`, the printed bracket of (kernel, width); the first unit has the stride."""
+    """`num_units` units with the same `convs`, the printed bracket of (kernel, width); `stride` is the first unit's."""
 
     num_units: int
     convs: list[tuple[int, int]]
@@ -50,9 +50,9 @@ def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
 
 
 def unit_for(depth: object, family: str) -> str:
-    """The papers' unit at this depth, which is what `arch.unit=auto` means.  [v1 Table 1, v2 Table 3]
+    """Return the papers' unit for this depth, which `arch.unit=auto` stands for.  [v1 Table 1, v2 Table 3]
 
-    Raises UserError where `depth` is no whole number or no ImageNet ResNet.
+    Raises UserError if `depth` is not a whole number, or not an ImageNet ResNet.
     """
     if not isinstance(depth, int) or isinstance(depth, bool):
         examples = IMAGENET if family == "imagenet" else [20, 32, 44, 56, 110]
@@ -66,9 +66,9 @@ def unit_for(depth: object, family: str) -> str:
 
 
 def stages(depth: object, *, family: str, unit: str = "auto") -> list[Stage]:
-    """The stages of a ResNet of this depth.  [v1 Table 1, Sec. 4.2; v2 Table 3]
+    """Return the stages of a ResNet of this depth.  [v1 Table 1, Sec. 4.2; v2 Table 3]
 
-    Raises UserError, with the nearest legal depths, where there is no such network.
+    Raises UserError, with the nearest legal depths, if there is no such network.
     """
     assert family in STEMS, family
     check_choice("arch.unit", unit, ["auto", *UNITS])
@@ -81,7 +81,7 @@ def stages(depth: object, *, family: str, unit: str = "auto") -> list[Stage]:
         nums_units = list(IMAGENET[depth][1])
     else:
         nums_units = [_units_per_cifar_stage(depth, unit)] * 3
-    width = STEMS[family].width  # of the first stage; each following one doubles it and halves the image
+    width = STEMS[family].width  # of the first stage; each later stage doubles the width and halves the image
     return [
         Stage(num_units, [(kernel, times * width << i) for kernel, times in UNITS[unit]], 2 if i else 1)
         for i, num_units in enumerate(nums_units)
@@ -89,18 +89,18 @@ def stages(depth: object, *, family: str, unit: str = "auto") -> list[Stage]:
 
 
 def num_weighted_layers(stages: list[Stage]) -> int:
-    """The depth as the papers count it: stem, convolutions of the units and the linear layer; no shortcuts."""
+    """Return the depth as the papers count it: stem, convolutions of the units and linear layer, without shortcuts."""
     return 2 + sum(stage.num_units * len(stage.convs) for stage in stages)
 
 
 def strides(convs: list[tuple[int, int]], stride: int, stride_on: str) -> list[int]:
-    """The stride of each convolution of a unit; `stride_on` is "first" (the papers) or "3x3" ("v1.5")."""
+    """Return the stride of each convolution of a unit; `stride_on` is "first" (the papers) or "3x3" ("v1.5")."""
     strided = 0 if stride_on == "first" else [kernel for kernel, _ in convs].index(3)
     return [stride if i == strided else 1 for i in range(len(convs))]
 
 
 def _units_per_cifar_stage(depth: int, unit: str) -> int:
-    per_n = 3 * len(UNITS[unit])  # layers that one more unit in each of the three stages adds
+    per_n = 3 * len(UNITS[unit])  # layers added by one more unit in each of the three stages
     n, rest = divmod(depth - 2, per_n)
     if n >= 1 and rest == 0:
         return n

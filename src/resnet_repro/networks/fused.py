@@ -1,4 +1,4 @@
-"""Batch norm, the addition of the shortcut and ReLU as one operation on a CPU, made by the C compiler at hand."""
+"""Batch norm, addition of the shortcut and ReLU as one CPU operation, compiled by this machine's C compiler."""
 
 import ctypes
 import os
@@ -22,58 +22,59 @@ from resnet_repro.networks.unit import ResidualUnit
 
 SOURCE = Path(__file__).with_name("fused.c")
 LANES = 16
-"""Channels have to be a multiple of this: the most that fused.c takes at a time."""
-
-
-WAYS_OUT = "run the same command again, or with hardware.fused=false"
+"""The number of channels must be a multiple of this: the most that fused.c takes at a time."""
 
 
 def find_compiler() -> str | None:
-    """The C compiler that `kernels` calls, None where there is none.
+    """Return the C compiler that `kernels` calls; None if there is none.
 
-    Whether it is there is a fact of the machine; whether it works may be one of the moment, as when it is killed.
+    Only its presence is checked, a lasting fact of the machine. A failure may pass, for example if somebody kills it.
     """
     return next(filter(None, map(shutil.which, (os.environ.get("CC", "cc"), "gcc", "clang"))), None)
 
 
 @cache
 def kernels() -> ctypes.CDLL:
-    """fused.c, compiled for this processor: half a second, once a process, and nothing is left on the disk.
+    """Return fused.c compiled for this processor. Compiling takes half a second once per process and leaves no file.
 
     Raises:
-        UserError: where no compiler is found, or the one that is cannot compile or load it.
+        UserError: if there is no compiler, or fused.c cannot be compiled or loaded.
     """
     compiler = find_compiler()
     if compiler is None:
-        raise UserError("hardware.fused=true needs a C compiler and none is on the PATH; install gcc, or use auto")
+        raise UserError(
+            "hardware.fused=true needs a C compiler, and none is on the PATH; install gcc, or use hardware.fused=auto"
+        )
     native = "-march=native" if platform.machine() in ("x86_64", "AMD64") else "-mcpu=native"
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "fused.so"
         options = ["-O3", native, "-shared", "-fPIC", "-o", str(library), str(SOURCE), "-lm"]
-        variables = os.environ | {"TMPDIR": folder}  # where there is room: a compiler does not look for another place
-        made = subprocess.run([compiler, *options], env=variables, capture_output=True, text=True, check=False)
-        if made.returncode:
-            status = made.returncode
-            ended = f"status {status}" if status > 0 else f"killed by {signal.Signals(-status).name}"
-            lines = made.stderr.strip().splitlines() or [ended]
+        variables = os.environ | {"TMPDIR": folder}  # this folder has room; a compiler does not look for another
+        process = subprocess.run([compiler, *options], env=variables, capture_output=True, text=True, check=False)
+        if status := process.returncode:
+            end = f"status {status}" if status > 0 else f"killed by {signal.Signals(-status).name}"
+            lines = process.stderr.strip().splitlines() or [end]
             reason = next((line for line in lines if "error" in line), lines[-1])
-            raise UserError(f"{compiler} cannot compile {SOURCE.name} ({reason}): {WAYS_OUT}")
+            raise UserError(
+                f"{compiler} cannot compile {SOURCE.name} ({reason}): run the same command again, or with "
+                "hardware.fused=false"
+            )
         try:
-            made_kernels = _loaded(library)
+            loaded = _load(library)
         except OSError as error:
             raise UserError(
-                f"what {compiler} made of {SOURCE.name} cannot be loaded ({error}): where programs may not lie in "
-                f"{tempfile.gettempdir()} (mounted noexec), set TMPDIR to another folder, or use hardware.fused=false"
+                f"{SOURCE.name}, compiled by {compiler}, cannot be loaded ({error}): if {tempfile.gettempdir()} is "
+                "mounted noexec, set TMPDIR to another folder, or use hardware.fused=false"
             ) from None
     pointer, size, flag = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
-    for kernel, num_tensors in ((made_kernels.norm_forward, 6), (made_kernels.norm_backward, 8)):
+    for kernel, num_tensors in ((loaded.norm_forward, 6), (loaded.norm_backward, 8)):
         kernel.argtypes = [pointer] * num_tensors + [size, size, size, ctypes.c_float, flag, flag]
         kernel.restype = None
-    return made_kernels
+    return loaded
 
 
-def _loaded(library: Path) -> ctypes.CDLL:
-    """The library from its file or, where its folder is mounted noexec, from memory (Linux)."""
+def _load(library: Path) -> ctypes.CDLL:
+    """Load a library from its file or, if its folder is mounted noexec, from memory (Linux)."""
     try:
         return ctypes.CDLL(str(library))
     except OSError:
@@ -86,12 +87,12 @@ def _loaded(library: Path) -> ctypes.CDLL:
 
 
 def fuse(net: nn.Module) -> None:
-    """Have each batch norm of a channels_last network do the addition and the ReLU that follow it, in training.
+    """Have each batch norm of a channels_last network also do the addition and the ReLU that follow, in training.
 
-    Parameters and their names stay, and what is computed but for its rounding. Evaluation is as before.
+    Parameters keep their names. Results differ only by rounding, and evaluation does not change.
 
     Raises:
-        UserError: as `kernels` does.
+        UserError: if `kernels` cannot compile or load fused.c.
     """
     kernels()
     for layers in [module for module in net.modules() if isinstance(module, nn.Sequential)]:
@@ -108,11 +109,11 @@ def fuse(net: nn.Module) -> None:
 
 
 class FusedBatchNorm(nn.BatchNorm2d):
-    """Batch norm of x, plus h where one is given, then ReLU where `relu` says so."""
+    """Batch norm of x, plus h if given, followed by ReLU if `relu` is set."""
 
     relu = False
     group_at_most: int | None = None
-    """Images that statistics are of, at most: `resnet_repro.networks.ghost`. None: all of them."""
+    """Most images in a group that is normalised by itself, see `resnet_repro.networks.ghost`; None: no groups."""
     momentum: float
     running_mean: Tensor
     running_var: Tensor
@@ -120,7 +121,7 @@ class FusedBatchNorm(nn.BatchNorm2d):
 
     @classmethod
     def of(cls, norm: nn.BatchNorm2d) -> "FusedBatchNorm":
-        """In the place of `norm`, with its very parameters and statistics."""
+        """Return a fused batch norm that shares the parameters and statistics of `norm`."""
         fused = cls(norm.num_features, eps=norm.eps, momentum=norm.momentum)
         fused.load_state_dict(norm.state_dict(keep_vars=True), assign=True)
         return fused

@@ -1,6 +1,6 @@
-"""The options of a network, two classes for each kind: as it is asked for, and decided. Imports no torch.
+"""The options of a network. Each kind of network has two classes: the options as asked for, and as decided.
 
-A new kind of network is a row of `KINDS`, the two classes that the row names, and a module with a function `build`.
+A new kind of network is a row of `KINDS`, the two classes in that row, and a module with a function `build`.
 """
 
 from collections.abc import Mapping
@@ -21,11 +21,11 @@ COMPARATORS = {
     "torchvision": ("alexnet", "squeezenet1_1", "vgg16", "googlenet"),
     "timm": ("resnet18", "mobilenetv3_small_050", "vit_tiny_patch16_224"),
 }
-"""Libraries whose networks can be trained, each with some of its names to begin with."""
+"""Libraries whose networks can be trained, each with examples of its names."""
 
 
 class Images(NamedTuple):
-    """What a data set asks of a network."""
+    """The facts about a data set's images that shape a network."""
 
     image: tuple[int, int, int]
     """Channels, height and width."""
@@ -34,71 +34,75 @@ class Images(NamedTuple):
 
 
 class Decided(NamedTuple):
-    """A network, and what else its recipe depends on."""
+    """A decided network, and the fact about it that its recipe depends on."""
 
     network: "Network"
     has_batch_norm: bool
 
 
 class AskedNetwork(Options):
-    """A network as `arch=` asks for it, `auto` where the papers' choice is meant."""
+    """A network as `arch=` asks for it; `auto` stands for the papers' choice."""
 
     name: Text | None = option("null or the name of a network")
     protocol: Paper
-    """The paper whose recipe it has, unless `protocol=` says otherwise."""
+    """The paper whose recipe trains the network, unless `protocol=` names another recipe."""
 
     of_units: ClassVar[bool] = False
-    """Whether it is made of residual units: then batch norms can be fused, inputs kept alone, identities inserted."""
+    """Whether the network consists of residual units: only such networks can fuse batch norms, recompute activations or
+    begin with a shallower network's weights."""
 
     def decided(self, depth: object, images: Images) -> Decided:
         """Return the network for these images.
 
         Raises:
-            UserError: if there is no such network; with the nearest ones.
+            UserError: if there is no such network; names the nearest networks.
         """
         raise NotImplementedError
 
 
 class Network(AskedNetwork):
-    """A network, decided. A kind overrides what it knows better or faster than these methods."""
+    """A decided network. A kind overrides the methods for which it has a better or faster answer."""
 
     name: str
     module: ClassVar[str]
     """The module whose `build` makes the network."""
     depth: int | None = None
-    """Weighted layers; None of a network that has no depth in the papers' sense."""
+    """Number of weighted layers; None if the network has no depth in the papers' sense."""
     takes_any_size: ClassVar[bool] = False
-    """Whether it classifies images of any size, not of the training's alone."""
+    """Whether the network classifies images of any size, not only of the training's size."""
 
     @property
     def label(self) -> str:
-        """What its runs' names begin with."""
+        """The beginning of its runs' names."""
         return self.name
 
     @property
     def kind(self) -> str:
-        """A word beside the name that tells it from others, for tags."""
+        """A tag beside the name that groups networks."""
         return self.name
 
     @property
     def title(self) -> str:
-        """The network in words."""
+        """A description of the network."""
         return self.name
 
     @property
     def libraries(self) -> list[str]:
-        """Libraries that make the network, beside torch."""
+        """Libraries besides torch that the network comes from."""
         return []
 
     @property
     def words(self) -> dict[str, Any]:
-        """What tells this network from others of its kind, however many its classes."""
+        """The options that tell the network from others of its kind, whatever the number of classes."""
         return {key: value for key, value in self.record().items() if key not in ("name", "protocol")}
 
     @property
     def cell_words(self) -> dict[str, Any]:
-        """The words by which runs are put into one cell of a table, without the depth."""
+        """The options, apart from the depth, that runs in one cell of a table share."""
         return {key: value for key, value in self.words.items() if key not in ("depth", "family")}
+
+    def _values(self, *keys: str) -> dict[str, Any]:
+        return {key: getattr(self, key) for key in keys}
 
     def count_multiply_adds(self, images: Images) -> int:
         """Return the multiply-adds of one image's forward pass."""
@@ -106,12 +110,12 @@ class Network(AskedNetwork):
         return count
 
     def count_kept_activations(self, image_size: int, *, recompute: bool) -> int | None:
-        """Return about how many numbers a training step keeps of an image; None if that is not known beforehand."""
+        """Return about how many numbers a training step keeps of an image; None if that is unknown."""
         return None
 
 
 class AskedResidual(AskedNetwork):
-    """What `arch=plain`, `resnet_v1` and `resnet_v2` say of a network."""
+    """The options of `arch=plain`, `resnet_v1` and `resnet_v2`."""
 
     order: Order
     shortcut: Auto | Shortcut
@@ -129,7 +133,7 @@ class AskedResidual(AskedNetwork):
         """Return the network of this depth, with the papers' choice for each `auto`.
 
         Raises:
-            UserError: if there is no such depth; with the nearest ones.
+            UserError: if the depth is not legal; names the nearest legal depths.
         """
         unit = depths.unit_for(depth, family) if self.unit == "auto" else self.unit
         depths.stages(depth, family=family, unit=unit)
@@ -141,7 +145,7 @@ class AskedResidual(AskedNetwork):
 
 
 class Residual(Network, AskedResidual):
-    """A plain or residual network: what `arch` says of it, its depth, and the family that its data asks for."""
+    """A plain or residual network: the options of `arch`, the depth, and the family that its data asks for."""
 
     shortcut: Shortcut
     unit: Unit
@@ -165,16 +169,16 @@ class Residual(Network, AskedResidual):
 
     @property
     def title(self) -> str:
-        words = (f"{key}={getattr(self, key)}" for key in ("order", "shortcut", "mix", "unit", "stride_on"))
-        return f"{self.name}, {self.depth} layers, {', '.join(words)}"
+        words = self._values("order", "shortcut", "mix", "unit", "stride_on")
+        return ", ".join([self.name, f"{self.depth} layers", *(f"{key}={word}" for key, word in words.items())])
 
     @property
     def words(self) -> dict[str, Any]:
-        return {key: getattr(self, key) for key in ("depth", "family", "order", "shortcut", "mix", "unit", "stride_on")}
+        return self._values("depth", "family", "order", "shortcut", "mix", "unit", "stride_on")
 
     @property
     def cell_words(self) -> dict[str, Any]:
-        words: dict[str, Any] = {key: getattr(self, key) for key in ("order", "shortcut", "mix", "unit")}
+        words = self._values("order", "shortcut", "mix", "unit")
         if "gate" in self.mix:
             words["gate_bias"] = float(self.gate_bias)
         if self.unit == "bottleneck":
@@ -183,24 +187,22 @@ class Residual(Network, AskedResidual):
 
     def count_multiply_adds(self, images: Images) -> int:
         channels, size, _ = images.image
-        words = {key: getattr(self, key) for key in ("family", "unit", "shortcut", "mix", "stride_on")}
-        return costs.multiply_adds(
-            self.depth, image_size=size, in_channels=channels, num_classes=images.num_classes, **words
-        )
+        words = self._values("depth", "family", "unit", "shortcut", "mix", "stride_on")
+        return costs.multiply_adds(image_size=size, in_channels=channels, num_classes=images.num_classes, **words)
 
     def count_kept_activations(self, image_size: int, *, recompute: bool) -> int | None:
-        words = {key: getattr(self, key) for key in ("family", "unit", "shortcut")}
-        return costs.kept_activations(self.depth, image_size=image_size, recompute=recompute, **words)
+        words = self._values("depth", "family", "unit", "shortcut")
+        return costs.kept_activations(image_size=image_size, recompute=recompute, **words)
 
 
 class AskedComparator(AskedNetwork):
-    """What `arch=torchvision` and `arch=timm` say of a network, to compare with ours."""
+    """The options of `arch=torchvision` and `arch=timm`, networks to compare with ours."""
 
     source: Literal["torchvision", "timm"]
     image_size: Count | None = option("null or a whole number of pixels, at least 1")
 
     def decided(self, depth: object, images: Images) -> Decided:
-        from resnet_repro.networks import comparators  # torch: only the library itself can tell
+        from resnet_repro.networks import comparators  # imports torch, because only the library knows its networks
 
         assert self.name is not None
         size = self.image_size or images.image[1]
@@ -209,10 +211,10 @@ class AskedComparator(AskedNetwork):
 
 
 class Comparator(Network, AskedComparator):
-    """A network of another library. It has no depth, and none of our words."""
+    """A network of another library, without a depth or words of ours."""
 
     multiply_adds: int
-    """Of one image's forward pass, counted on the network itself when it was decided."""
+    """Multiply-adds of one image's forward pass, counted on the network when it was decided."""
 
     module: ClassVar[str] = "resnet_repro.networks.comparators"
 
@@ -230,14 +232,14 @@ class Comparator(Network, AskedComparator):
 
     @property
     def cell_words(self) -> dict[str, Any]:
-        return {key: getattr(self, key) for key in ("source", "name", "image_size")}
+        return self._values("source", "name", "image_size")
 
     def count_multiply_adds(self, images: Images) -> int:
         return self.multiply_adds
 
 
 class Kind(NamedTuple):
-    """A kind of network: an option that no other kind has, and the classes of its options."""
+    """A kind of network: `mark` is an option that no other kind has; the classes hold its options."""
 
     mark: str
     asked: type[AskedNetwork]
@@ -256,17 +258,17 @@ def kind_of(arch: Mapping[str, Any]) -> Kind:
 
 
 def of_record(arch: Mapping[str, Any], *, depth: int | None, family: Family) -> Network:
-    """Return the network that a run's record holds."""
+    """Return the network in a run's record."""
     kind = kind_of(arch).decided
-    known = {"depth": depth, "family": family}
-    beside = {key: value for key, value in known.items() if key in kind.model_fields and value is not None}
-    return kind.parse({**arch, **beside}, group="arch.")
+    values = {"depth": depth, "family": family}
+    fields = {key: value for key, value in values.items() if key in kind.model_fields and value is not None}
+    return kind.parse({**arch, **fields}, group="arch.")
 
 
 def group_size(num_images: int, *, at_most: int | None) -> int:
-    """Return how many images a batch norm's statistics are of, where a device holds `num_images`.
+    """Return the number of images in a group that batch norm normalises by itself, on a device with `num_images`.
 
-    All of them; with `at_most`, as few equal groups as there can be, of which the last may be smaller.
+    The groups are as few as `at_most` allows, and of equal size except for a smaller last group. None: a single group.
     """
     num_groups = 1 if at_most is None else -(-num_images // at_most)
     return -(-num_images // num_groups)

@@ -1,4 +1,4 @@
-"""The parts of a network as v1 Table 1 prints them, with exact counts."""
+"""The parts of a network in the form of v1 Table 1, with exact counts."""
 
 from typing import NamedTuple
 
@@ -13,20 +13,22 @@ from resnet_repro.networks.resnet import ResNet
 
 
 class Part(NamedTuple):
-    """A row of the table: what is computed from one image by a stage, the layers before the stages or those behind."""
+    """A row of the table: a stage, the layers before the stages, or the layers after them."""
 
     name: str
     size: int
     """Height and width of the output, in pixels."""
     layers: str
-    """As v1 Table 1 prints them, a line each."""
+    """The layers as v1 Table 1 prints them, a line each."""
     parameters: int
     multiply_adds: int
+    """Multiply-adds of one image's forward pass."""
 
 
 def parts(network: Network, images: Images) -> list[Part]:
-    """Return the parts of a network, counted on the network itself, on PyTorch's meta device: exact, and nothing is
-    computed. Another library's network is one part.
+    """Return the parts of a network; another library's network is one part.
+
+    The counts are exact: the network itself runs on PyTorch's meta device, where nothing is computed.
     """
     with torch.device("meta"):
         net = build(network, images).eval()
@@ -36,8 +38,7 @@ def parts(network: Network, images: Images) -> list[Part]:
         module.register_forward_hook(lambda module, _, output: sizes.update({module: output.shape[-1]}))
     with FlopCounterMode(display=False) as counter:
         net(x)
-    found = counter.get_flop_counts()
-    flops = {name: sum(kinds.values()) for name, kinds in found.items()}
+    flops = {name: sum(by_kind.values()) for name, by_kind in counter.get_flop_counts().items()}
 
     def part(name: str, path: str, layers: str, *, size: int) -> Part:
         module = net.get_submodule(path)
@@ -59,7 +60,7 @@ def parts(network: Network, images: Images) -> list[Part]:
 
 
 def bracket(stage: Stage) -> str:
-    """The units of a stage as v1 Table 1 prints them: their convolutions in brackets, times their number."""
+    """Return the units of a stage as v1 Table 1 prints them: convolutions in brackets, times the number of units."""
     lines = [f"{kernel}×{kernel}, {width}" for kernel, width in stage.convs]
     if len(lines) == 1:
         return f"[ {lines[0]} ] × {stage.num_units}"
@@ -73,5 +74,5 @@ def bracket(stage: Stage) -> str:
 
 
 def count_multiply_adds(network: Network, images: Images) -> int:
-    """Return the multiply-adds of one image's forward pass, counted on the network itself."""
+    """Return the multiply-adds of one image's forward pass, counted on the network."""
     return sum(part.multiply_adds for part in parts(network, images))

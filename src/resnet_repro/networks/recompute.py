@@ -1,4 +1,4 @@
-"""Activation checkpointing: units keep their input alone and compute the rest again for their gradients."""
+"""Activation checkpointing: each unit keeps only its input, and recomputes the rest in the backward pass."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -12,10 +12,10 @@ from resnet_repro.networks.unit import ResidualUnit
 
 
 def recompute_units(net: nn.Module) -> None:
-    """Have every residual unit of `net` forget its activations in training and compute them again, to the same bits.
+    """Have every residual unit of `net` drop its activations in training and recompute them to the same bits.
 
-    Names of parameters stay. Memory for activations falls to the units' inputs and one unit's insides; every
-    convolution but the stem's is computed once more a step.
+    Parameters keep their names. Memory for activations falls to the units' inputs and one unit's insides. Every
+    convolution except the stem's is computed once more per step.
     """
     for unit in [module for module in net.modules() if isinstance(module, ResidualUnit)]:
         unit.forward = partial(_recomputed, unit, unit.forward)  # type: ignore[method-assign]
@@ -24,7 +24,8 @@ def recompute_units(net: nn.Module) -> None:
 def _recomputed(unit: ResidualUnit, forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     if not unit.training:
         return forward(x)
-    drops = any(isinstance(module, nn.Dropout) for module in unit.modules())  # else a CUDA graph could not record it
+    # keep the generator's state only if it is needed: a CUDA graph cannot record that
+    drops = any(isinstance(module, nn.Dropout) for module in unit.modules())
     output = checkpoint(forward, x, use_reentrant=False, context_fn=partial(_contexts, unit), preserve_rng_state=drops)
     assert isinstance(output, Tensor)
     return output
@@ -36,12 +37,12 @@ def _contexts(unit: ResidualUnit) -> tuple[AbstractContextManager[None], Abstrac
 
 @contextmanager
 def _statistics_kept(unit: ResidualUnit) -> Iterator[None]:
-    """Batch norms have averaged this batch in already: the second time it goes into copies, which are dropped."""
-    buffers = [(module, dict(module._buffers)) for module in unit.modules() if isinstance(module, _BatchNorm)]
-    for norm, kept in buffers:
-        norm._buffers.update({name: buffer if buffer is None else buffer.clone() for name, buffer in kept.items()})
+    """Keep the running statistics: they have this batch already, so the second pass updates copies."""
+    norms = [(module, dict(module._buffers)) for module in unit.modules() if isinstance(module, _BatchNorm)]
+    for norm, buffers in norms:
+        norm._buffers.update({name: buffer if buffer is None else buffer.clone() for name, buffer in buffers.items()})
     try:
         yield
     finally:
-        for norm, kept in buffers:
-            norm._buffers.update(kept)
+        for norm, buffers in norms:
+            norm._buffers.update(buffers)

@@ -1,4 +1,4 @@
-"""ResNet: stem, stages of residual units, head; plain, v1, v2 and the ablations differ in words only."""
+"""ResNet: stem, stages of residual units, head. Plain networks, v1, v2 and the ablations differ only in their words."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ class ResNet(nn.Module):
     """A network of `depth` weighted layers; `family` is "cifar" [v1 Sec. 4.2] or "imagenet" [v1 Table 1].
 
     Plain is order "original", shortcut "none"; v1 is "original"; v2 is "full_preact".
-    Raises UserError, in one line, for a depth or a word that does not exist.
+    Raises UserError if the depth or a word does not exist.
     """
 
     def __init__(
@@ -35,10 +35,10 @@ class ResNet(nn.Module):
         words = {"order": order, "shortcut": shortcut, "mix": mix, "stride_on": stride_on}
         settled = unit_for(depth, family) if unit == "auto" else unit
         self.words: dict[str, Any] = {"depth": depth, "family": family, "unit": settled, **words}
-        """What tells the network from the others, however many its classes."""
+        """The words that tell the network from others, whatever the number of classes."""
         stem = STEMS[family]
-        # [open: Caffe's, in the authors' models, has no padding and rounds the size up, so its windows lie a pixel
-        # further; padding is fb.resnet.torch's, and gives the same size]
+        # [open: the authors' models use Caffe's pooling, which has no padding and rounds the size up, so its windows
+        # lie a pixel further; the padding here is fb.resnet.torch's, and gives the same size]
         pool = [nn.MaxPool2d(3, stem.pool, padding=1)] if stem.pool > 1 else []
         c = stem.width
         self.stem = nn.Sequential(conv(in_channels, c, stem.kernel, stem.stride), *acts("BR", c), *pool)
@@ -61,14 +61,14 @@ class ResNet(nn.Module):
         return self.head(KeepLayout.apply(self.stages(self.stem(x))))
 
     def _init_weights(self) -> None:
-        """He initialisation; batch norm starts as the identity, biases (but the gates') as 0.  [v1 Sec. 3.4]"""
+        """Initialise as He et al.; batch norm starts as the identity, biases except the gates' as 0.  [v1 Sec. 3.4]"""
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
-                # [open: v1's reference 13 allows fan-in and fan-out; fan-out is what the authors' Torch code has]
+                # [open: v1's reference 13 allows fan-in and fan-out; the authors' Torch code has fan-out]
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             elif isinstance(module, nn.Linear):
                 # [open: the papers start "the weights" as v1's reference 13, and do not say whether that includes the
-                # last layer's. As fb.resnet.torch: uniform within 1/sqrt(fan-in), PyTorch's default too, and no bias]
+                # last layer's. As fb.resnet.torch: uniform within 1/sqrt(fan-in), PyTorch's default too, and zero bias]
                 nn.init.zeros_(module.bias)
 
 

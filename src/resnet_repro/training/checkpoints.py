@@ -1,4 +1,4 @@
-"""A run's checkpoints: when they are saved, whole files only, and what is read back from them."""
+"""A run's checkpoints: when to save one, how to write whole files only, how to read the newest back."""
 
 import errno
 import io
@@ -26,13 +26,13 @@ from resnet_repro.training.schedule import eval_every
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint under another name beside its place, and puts it there when it is complete and on the disk.
+    """Write a checkpoint to a temporary file in the same folder; rename the file once it is complete and on the disk.
 
-    (Lightning's own way through the system's folder for temporary files leaves a copy there when it is killed, and is
-    no single step where that folder is on another disk.)
+    (Lightning writes through the system's temporary folder. A killed process leaves a copy there, and the move is not
+    atomic if that folder is on another disk.)
 
     Raises:
-        OSError: where the file could not be written, or not be read again; no file has changed then.
+        OSError: if the file cannot be written or cannot be read again; the existing checkpoints are unchanged then.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
@@ -47,7 +47,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 os.fsync(file.fileno())
             try:
                 read(part)
-            except Exception as error:  # see `newest_checkpoint`
+            except Exception as error:  # a damaged file can make torch.load raise nearly anything
                 raise OSError(errno.EIO, "written, and cannot be read again: is the disk sound?", str(path)) from error
             part.replace(path)
         finally:
@@ -55,25 +55,25 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The content of a checkpoint file; tensors stay in the file until they are used."""
+    """Return the content of a checkpoint file. Tensors stay in the file until they are used."""
     return dict(torch.load(path, map_location="cpu", weights_only=True, mmap=True))
 
 
 def newest_checkpoint(run: RunDir) -> tuple[Path, dict[str, Any]] | None:
-    """The newest checkpoint that can be read, and its config; a damaged one is named and the one before it taken."""
+    """Return the newest readable checkpoint and its config, or None. Print the name of each damaged file."""
     for path in run.checkpoint_files():
         try:
             return path, read(path)["hyper_parameters"]["config"]
-        except Exception as error:  # a damaged file can make torch.load raise nearly anything
+        except Exception as error:  # see `AtomicCheckpointIO`
             print(f"{path} is damaged and not used: {error!r}", flush=True)
     return None
 
 
 class Checkpoint(pl.Callback):
-    """Saves everything a run needs to go on exactly: every few minutes or steps, and when the run is asked to stop.
+    """Save all that an exact resume needs: every few minutes or steps, and when the run is asked to stop.
 
-    Always between two steps, after the evaluation where one is due, and never over the last good file. Two are kept.
-    All ranks do so after the same step: each may be asked to stop, the first one's clock counts.
+    A checkpoint is saved between two steps, after any evaluation that is due. The last two files are kept. All ranks
+    save after the same step: any rank may be asked to stop, and rank 0's clock decides when the minutes are over.
     """
 
     def __init__(self, run: RunDir, *, schedule: Schedule, hardware: Hardware, agree_every: int) -> None:
@@ -92,17 +92,17 @@ class Checkpoint(pl.Callback):
         step = trainer.global_step
         evaluates = step % eval_every(self.schedule) == 0 or trainer.should_stop
         is_due = step % self.agree_every == 0 or (self.every_steps and step % self.every_steps == 0)
-        if not evaluates and is_due:  # else after the evaluation
+        if not evaluates and is_due:  # if the run evaluates now, `on_validation_end` saves
             self._between_steps(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._between_steps(trainer)
 
     def stop_on_signal(self) -> None:
-        """From now on Ctrl-C (SIGINT), SIGTERM and a scheduler's signals end the run at the next step, its state saved.
+        """From now on, save and end the run at the next step after Ctrl-C (SIGINT), SIGTERM or a scheduler's signal.
 
-        Who has put a handler for a scheduler's signal already keeps it: `SlurmTask` does, and Lightning
-        puts one for SIGTERM that would end an evaluation in its middle.
+        A handler that somebody else has set for a scheduler's signal stays: `SlurmTask` sets one. The handler for
+        SIGTERM is replaced, because Lightning's would end the run in the middle of an evaluation.
         """
         for signum in STOP_SIGNALS:
             handler = signal.getsignal(signum)
@@ -127,7 +127,7 @@ class Checkpoint(pl.Callback):
         begin = time.monotonic()
         if trainer.is_global_zero:
             self.run.checkpoints.mkdir(exist_ok=True)
-            for path in (self.run.metrics, self.run.timing):  # a checkpoint vouches for every row up to its step
+            for path in (self.run.metrics, self.run.timing):  # every row up to a checkpoint's step must be on the disk
                 flush(path)
         trainer.save_checkpoint(self.run.checkpoints / f"step-{trainer.global_step:08d}.ckpt")  # rank 0 writes
         if trainer.is_global_zero:
@@ -137,9 +137,9 @@ class Checkpoint(pl.Callback):
         self._last = time.monotonic()
 
     def on_save_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Add what differs between the ranks.
+        """Add the state that differs between ranks: generators and sums of metrics.
 
-        The global generators matter only to dropout, a shortcut's or a comparator's: batches have their own.
+        Only dropout (of a shortcut or a comparator) draws from the global generators; batches have their own.
         """
         on_gpu = module.device.type == "cuda"
         mine = {
@@ -153,12 +153,12 @@ class Checkpoint(pl.Callback):
         self._mine = checkpoint["ranks"][trainer.global_rank]
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self.stop_on_signal()  # again, as Lightning has put its handler before ours
+        self.stop_on_signal()  # again, because Lightning has replaced our handlers
         if self._mine is None:
-            if trainer.global_rank:  # the weights are the same on every rank, what is dropped is not
+            if trainer.global_rank:  # all ranks begin with the same weights, but each drops its own activations
                 torch.manual_seed(torch.initial_seed() + 2**31 * trainer.global_rank)
             return
-        torch.set_rng_state(self._mine["rng"])  # only now: setting up the loaders has used the generator
+        torch.set_rng_state(self._mine["rng"])  # only now, because setting up the loaders draws from the generator
         if self._mine["cuda_rng"] is not None:
             torch.cuda.set_rng_state(self._mine["cuda_rng"], module.device)
         for name, metric in _training_metrics(module).items():
@@ -171,17 +171,17 @@ def _training_metrics(module: pl.LightningModule) -> dict[str, LossAndError]:
 
 
 def trained(run: RunDir) -> nn.Module:
-    """The network of a finished run with its last weights, in the memory format in which it was trained.
+    """Return the network of a finished run with its last weights, in the memory format of its training.
 
     Raises:
-        UserError: where the run is not finished, or its checkpoint no longer holds what its manifest tells of.
+        UserError: if the run is not finished, or its checkpoint does not match the SHA-256 in its manifest.
     """
     if not run.is_done:
         raise UserError(f"{run.path} holds no finished run: python train.py makes one")
     manifest = read_json(run.manifest)
     options = Run.of_record(manifest["config"])
     net = build(options.network, options.images)
-    if options.hardware.channels_last:  # other layouts are other kernels, which round otherwise
+    if options.hardware.channels_last:  # another layout uses other kernels, which round differently
         net.to(memory_format=torch.channels_last)
     newest = newest_checkpoint(run)
     if newest:
@@ -189,6 +189,6 @@ def trained(run: RunDir) -> nn.Module:
         net.load_state_dict({key.removeprefix("net."): state[key] for key in state if key.startswith("net.")})
     if newest is None or weights_sha256(net) != manifest["weights_sha256"]:
         raise UserError(
-            f"{run.checkpoints} does not hold the weights of the finished run; make it anew with resume=false"
+            f"{run.checkpoints} does not hold the weights of the finished run; make the run anew with resume=false"
         )
     return net

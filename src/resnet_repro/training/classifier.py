@@ -1,4 +1,4 @@
-"""The LightningModule around every network: loss, errors, SGD and the schedule."""
+"""The LightningModule around every network: loss, errors, SGD and learning rate."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -20,11 +20,11 @@ from resnet_repro.training.schedule import WARMUP_JUDGED_EVERY, Plateau, last_ra
 
 
 def parameter_groups(net: torch.nn.Module, *, decay: str) -> list[dict[str, Any]]:
-    """The parameters for an optimiser, by whether weight decay acts on them.
+    """Return an optimiser's parameter groups, split by whether weight decay acts on them.
 
     Args:
-        decay: "all"; or "weights", which are the weights of convolutions and linear layers (every parameter of two
-            dimensions or more) and neither batch norm's parameters nor biases.
+        decay: "all", or "weights": only the weights of convolutions and linear layers (every parameter of two or more
+            dimensions), not batch norm's parameters or biases.
     """
     if decay == "all":
         return [{"params": list(net.parameters())}]
@@ -36,13 +36,13 @@ class LitClassifier(pl.LightningModule):
     """Trains the network that a run's options describe.
 
     Args:
-        options: of the run, decided for this machine.
+        options: the run's options, decided for this machine.
         splits: names of the evaluated splits, in the order of the validation data loaders.
     """
 
     def __init__(self, options: Run, *, splits: list[str]) -> None:
         super().__init__()
-        # plain containers: a checkpoint loads with weights_only=True
+        # plain containers, so that torch.load(weights_only=True) can read the checkpoint
         self.save_hyperparameters({"config": options.record(), "splits": splits}, logger=False)
         self.schedule = options.schedule
         self.net = build(options.network, options.images)
@@ -51,9 +51,9 @@ class LitClassifier(pl.LightningModule):
         self.eval_metrics = torch.nn.ModuleList(LossAndError(top5=options.data.measures_top5) for _ in splits)
         self.trains_on = options.init_from is not None
         self.lr = 0.0
-        """Rate of the newest update."""
+        """Learning rate of the newest update."""
         self.warmup_ended_at: int | None = None
-        """Step at which v1's warm-up saw the training error fall below its threshold."""
+        """Step at which the training error fell below the threshold of v1's warm-up."""
         self.plateau = Plateau()
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n classes"]:
@@ -85,7 +85,7 @@ class LitClassifier(pl.LightningModule):
 
     @property
     def sgd_options(self) -> dict[str, Any]:
-        """The schedule's options of the optimiser."""
+        """The schedule's options for SGD."""
         return {key: getattr(self.schedule, key) for key in ("lr", "momentum", "weight_decay", "nesterov")}
 
     @property
@@ -106,7 +106,7 @@ class LitClassifier(pl.LightningModule):
         group["lr"] = self.lr
 
     def _rate(self) -> float:
-        """Of the next update."""
+        """Return the learning rate of the next update."""
         if self.trains_on:
             return last_rate(self.schedule)
         return learning_rate(
@@ -114,7 +114,7 @@ class LitClassifier(pl.LightningModule):
         )
 
     def _judge_warmup(self) -> None:
-        """End v1's warm-up once the error over its last batches is below its threshold."""
+        """End v1's warm-up if the training error since the last look is below the threshold."""
         assert self.schedule.warmup is not None
         assert self.schedule.warmup.until_error is not None
         if self.warmup_metric.compute()["error"] < self.schedule.warmup.until_error:
@@ -122,9 +122,9 @@ class LitClassifier(pl.LightningModule):
         self.warmup_metric.reset()
 
     def on_validation_epoch_end(self) -> None:
-        """Judge a plateau by the validation error of all ranks' images, so that all judge alike.
+        """Judge a plateau by the validation error over all ranks' images, so that all ranks decide alike.
 
-        [open: v1 does not say whether it is the training or the validation error that plateaus]
+        [open: v1 does not say whether the training or the validation error plateaus]
         """
         if self.schedule.shape == "plateau":
             metric, rule = self.eval_metrics[self.splits.index("val")], self.schedule.plateau
@@ -142,19 +142,19 @@ class LitClassifier(pl.LightningModule):
 
 
 class GraphedClassifier(LitClassifier):
-    """Takes its steps whole, as `hardware.graph=true` asks for: each batch is the random choices of several steps.
+    """Trains with one CUDA graph a step (`hardware.graph=true`); a Lightning batch is the random choices of many steps.
 
-    What Lightning does around a step of its own, 1.5 ms, a GPU would wait for at every one.
+    Lightning's own work around a step takes 1.5 ms. This way the GPU waits for that work once in many steps.
     """
 
     def __init__(self, options: Run, *, splits: list[str]) -> None:
         super().__init__(options, splits=splits)
-        self.automatic_optimization = False  # `GraphedStep` does it all
+        self.automatic_optimization = False  # `GraphedStep` runs backward pass and update
         self.graphed_step: GraphedStep | None = None
         self.graphed_metric = LossAndError()
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """Take a step with the batch of each of these choices, int64 [steps, k, batch]; return the loss of the last."""
+        """Take a step for each of the choices in `batch`, int64 [steps, k, batch]. Return the loss of the last step."""
         optimizer = self.optimizers()
         assert isinstance(optimizer, LightningOptimizer)
         if self.graphed_step is None:
@@ -165,7 +165,7 @@ class GraphedClassifier(LitClassifier):
         for choices in batch:
             self.lr = self._rate()
             self.graphed_step.set_inputs(choices, self.lr)
-            optimizer.step()  # by Lightning's hand, which counts
+            optimizer.step()  # Lightning's wrapper, which counts the steps
         measured = self.graphed_step.take_measured()
         self.train_metric.merge_state(measured)
         if self.awaits_error:
@@ -174,7 +174,7 @@ class GraphedClassifier(LitClassifier):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         groups = parameter_groups(self.net, decay=self.schedule.decay)
-        return GraphedSGD(groups, **self.sgd_options, fused=True)  # its rate may be a tensor on the device
+        return GraphedSGD(groups, **self.sgd_options, fused=True)  # fused SGD accepts a rate that is a device tensor
 
     def _set_rate(self, group: dict[str, Any]) -> None:
-        """Do nothing: each step has its own rate."""
+        """Do nothing: `training_step` sets the rate of each step."""

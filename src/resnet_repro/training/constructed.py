@@ -1,7 +1,7 @@
-"""The constructed solution: a deep network that computes what a trained shallower one does. [v1 Sec. 1]
+"""The constructed solution: a deep network that computes the function of a trained shallower network. [v1 Sec. 1]
 
-"The added layers are identity mapping, and the other layers are copied from the learned shallower model": so a deeper
-network can do no worse, if only the solver finds it.
+"The added layers are identity mapping, and the other layers are copied from the learned shallower model": a deeper
+network can therefore do no worse, if the solver finds this solution.
 """
 
 from collections.abc import Iterable
@@ -21,38 +21,33 @@ Batches = Iterable[tuple[Tensor, Tensor]]
 
 
 def copy_function_from(deep: nn.Module, run: RunDir, images: Batches) -> dict[str, Any]:
-    """Give a deep network the function that a finished run's shallower one computes, and compare the two.
+    """Give a deep network the function of a finished run's shallower network, and compare the two networks.
 
     Args:
-        run: the shallower one's; its last checkpoint holds the weights.
+        run: the folder of the shallower network's run; its last checkpoint holds the weights.
         images: training images without augmentation, and their labels, on the device to compute on.
 
     Returns:
-        The record for the manifest: the run and the SHA-256 of its weights, and how far the networks agree.
+        The record for the manifest: the name of the run, the SHA-256 of its weights, and how far the networks agree.
 
     Raises:
-        UserError: where the run is not finished or its weights are not those that its manifest tells of.
+        UserError: if the run is not finished, or its weights do not match the SHA-256 in its manifest.
     """
     assert isinstance(deep, ResNet)
     if not run.is_done:
-        raise UserError(
-            f"{run.path} is not finished, and its weights are what this run begins with: make that one first"
-        )
+        raise UserError(f"this run begins with the weights of {run.path}, which is not finished: make that run first")
     manifest = read_json(run.manifest)
     shallow = trained(run)
     assert isinstance(shallow, ResNet)
     device = next(iter(images))[0].device
     construct(deep.to(device), shallow.to(device), images)
-    return {
-        "name": manifest["name"],
-        "weights_sha256": manifest["weights_sha256"],
-        **agreement(deep, shallow, images),
-    }
+    origin = {key: manifest[key] for key in ("name", "weights_sha256")}
+    return origin | agreement(deep, shallow, images)
 
 
 @torch.no_grad()
 def construct(deep: ResNet, shallow: ResNet, images: Batches) -> None:
-    """Copy the shallow network into the deep one and make identities of the units that are left over.
+    """Copy the shallow network's units into the deep network, and make the remaining units identities.
 
     [open: v1 does not say where the layers are added; here at the end of each stage, where widths are equal]
     """
@@ -71,12 +66,13 @@ def construct(deep: ResNet, shallow: ResNet, images: Batches) -> None:
 
 
 def make_identity(unit: ResidualUnit, inputs: ChannelMoments) -> None:
-    """Have a unit give back what it gets.
+    """Make a unit return its input.
 
-    With a shortcut its F is made zero by its last layer: exact. Without one its inputs are not negative, as they come
-    from a ReLU; each convolution passes them on by the middle of its kernels, and each batch norm gets their standard
-    deviation as its weight and their mean as its bias. That is the identity in evaluation, up to rounding, as the
-    running statistics are the same; in training up to how far a batch's statistics are from those of all images.
+    A unit with a shortcut: its last layer becomes zero, so F is zero and the identity is exact. A unit without a
+    shortcut: its inputs come from a ReLU, so they are not negative. Each convolution passes them on by the middle of
+    its kernels, and each batch norm has their standard deviation as its weight and their mean as its bias. In
+    evaluation this is the identity up to rounding, because the running statistics are those of the inputs. In training
+    it is the identity as far as a batch's statistics are those of all images.
     """
     if unit.shortcut is not None:
         last = [layer for layer in unit.residual if isinstance(layer, nn.Conv2d | nn.BatchNorm2d)][-1]
@@ -96,20 +92,20 @@ def make_identity(unit: ResidualUnit, inputs: ChannelMoments) -> None:
 
 
 def _stage_outputs(net: ResNet, images: Batches) -> list[ChannelMoments]:
-    """Of the activations that each stage hands on, over all images, in evaluation."""
-    found = [ChannelMoments() for _ in net.stages]
-    hooks = [stage.register_forward_hook(each.add) for stage, each in zip(net.stages, found, strict=True)]
+    """Return the moments of each stage's outputs over all images, in evaluation mode."""
+    moments = [ChannelMoments() for _ in net.stages]
+    hooks = [stage.register_forward_hook(each.add) for stage, each in zip(net.stages, moments, strict=True)]
     net.eval()
     for x, _ in images:
         net(x)
     for hook in hooks:
         hook.remove()
-    return found
+    return moments
 
 
 @torch.no_grad()
 def agreement(deep: ResNet, shallow: ResNet, images: Batches) -> dict[str, Any]:
-    """How far two networks agree in evaluation: their outputs, their predictions, their errors in %."""
+    """Return how far two networks agree in evaluation mode: outputs, predictions and errors in %."""
     training = deep.training
     deep.eval(), shallow.eval()
     num_images = num_differ = 0

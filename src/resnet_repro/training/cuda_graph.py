@@ -1,4 +1,4 @@
-"""Training steps that the host starts at once, each one CUDA graph, where hundreds of kernels wait for nobody."""
+"""A whole training step as one CUDA graph: the host starts hundreds of kernels with a single call."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 Batch = Callable[..., tuple[Tensor, Tensor]]
-"""From the random choices of a batch to its images and labels: `DeviceBatches.batch`."""
+"""Makes images and labels from the random choices of a batch: `DeviceBatches.batch`."""
 
 NUM_WARM_UPS = 3
-"""Steps before a recording, as PyTorch advises."""
+"""Steps to take before a recording, as PyTorch advises."""
 
 
 class GraphedSGD(torch.optim.SGD):
-    """SGD whose `step` runs forward and backward pass, too, once a `GraphedStep` has taken it over."""
+    """SGD whose `step` also runs the forward and backward pass, once a `GraphedStep` has set `graphed_step`."""
 
     graphed_step: Callable[[], None] | None = None
 
@@ -25,26 +25,26 @@ class GraphedSGD(torch.optim.SGD):
         if self.graphed_step is None:
             return super().step(closure)
         self.graphed_step()
-        return None if closure is None else closure()  # Lightning's: calls the hooks that look at gradients
+        return None if closure is None else closure()  # Lightning's closure calls the hooks that look at gradients
 
     def update(self) -> None:
-        """What `step` is elsewhere: the weights moved along their gradients."""
+        """Update the weights, as `torch.optim.SGD.step` does."""
         super().step()
 
 
 class GraphedStep:
     """Augmentation, forward pass, backward pass, update and error of a batch, with every tensor at a fixed address.
 
-    On a GPU these are recorded once and replayed; what is in the host's hands, the batch's random choices and the
-    learning rate, is copied into tensors that the recording reads. On a CPU the same operations are run one by one,
-    which is what tests can compare with the usual loop everywhere.
+    On a GPU these operations are recorded once and replayed. The host decides the batch's random choices and the
+    learning rate, and copies both into tensors that the recording reads. On a CPU the same operations run one by one,
+    so that tests on any machine can compare them with the usual loop.
 
     Args:
-        net: in training mode, on its device.
-        sgd: its optimiser, with the state that it will go on from.
-        batch: makes images and labels of `choices`.
-        choices: those of any batch, int64 [number of choices, batch], on the device of `net`.
-        metric: is updated with each batch's logits, labels and loss; to be emptied by `take_measured` alone.
+        net: the network, in training mode and on its device.
+        sgd: the optimiser of `net`, with the state to go on from.
+        batch: makes images and labels from `choices`.
+        choices: the random choices of any batch, int64 [number of choices, batch], on the device of `net`.
+        metric: updated with each batch's logits, labels and loss; only `take_measured` may empty it.
     """
 
     def __init__(
@@ -55,11 +55,11 @@ class GraphedStep:
         for group in sgd.param_groups:
             group["lr"] = torch.tensor(float(group["lr"]), device=self.device)
         self.loss: Float[Tensor, ""]
-        """Of the newest batch."""
+        """Mean loss of the newest batch."""
         sgd.graphed_step = self._recorded() if self.device.type == "cuda" else self._work
 
     def set_inputs(self, choices: Int[Tensor, "k batch"], lr: float) -> None:
-        """Of the next `sgd.step()`."""
+        """Set the random choices and the learning rate of the next `sgd.step()`."""
         self.choices.copy_(choices)
         for group in self.sgd.param_groups:
             group["lr"].fill_(lr)
@@ -67,9 +67,9 @@ class GraphedStep:
     def _work(self) -> None:
         kind = self.device.type
         images, labels = self.batch(*self.choices)
-        self.sgd.zero_grad(set_to_none=True)  # gradients are written, not added to
-        # Autocast keeps the weights that it has cast until its context ends. A recording that finds such copies would
-        # not cast again, and train on for ever with the weights of its first step.
+        self.sgd.zero_grad(set_to_none=True)  # so that the backward pass writes gradients and does not add to them
+        # Without a cache: autocast keeps cast weights until its context ends. A recording that finds such copies would
+        # not cast again, and would use the weights of its first step in every replay.
         with torch.autocast(
             kind, dtype=torch.get_autocast_dtype(kind), enabled=torch.is_autocast_enabled(kind), cache_enabled=False
         ):
@@ -82,23 +82,23 @@ class GraphedStep:
         self.metric.update(logits.detach(), labels, self.loss)
 
     def take_measured(self) -> dict[str, Tensor]:
-        """What the metric has summed up since the last call."""
+        """Return the sums of the metric since the last call, and set them to zero."""
         taken = {name: tensor.clone() for name, tensor in self._sums().items()}
         for tensor in self._sums().values():
-            tensor.zero_()  # in place: a recording goes on adding to it
+            tensor.zero_()  # in place, because the recording goes on adding to this tensor
         return taken
 
     def _sums(self) -> dict[str, Tensor]:
         return {name: state for name, state in self.metric.metric_state.items() if isinstance(state, Tensor)}
 
     def warm_up(self) -> None:
-        """Take a few steps, in which libraries choose their kernels and compilers compile, and undo them."""
+        """Take a few steps, so that libraries choose kernels and compilers compile, and then undo the steps."""
         begins = not self.sgd.state
         kept = [tensor.clone() for tensor in self._state()]
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
             for _ in range(NUM_WARM_UPS):
                 self._work()
-        if begins:  # 0 is what the velocity of a first step is added to
+        if begins:  # a velocity begins as 0
             for state in self.sgd.state.values():
                 state["momentum_buffer"].zero_()
         with torch.no_grad():
@@ -117,6 +117,6 @@ class GraphedStep:
         return graph.replay
 
     def _state(self) -> list[Tensor]:
-        """Every tensor that a step changes; the velocities last, as the first step makes them."""
+        """Return every tensor that a step changes, velocities last because they do not exist before the first step."""
         velocities = [state["momentum_buffer"] for state in self.sgd.state.values()]
         return [*self.net.parameters(), *self.net.buffers(), *self._sums().values(), *velocities]

@@ -1,4 +1,4 @@
-"""Which device a job runs on, and the number format that is faster there."""
+"""Choose the device of a run, and the fastest number format and kernels for that device."""
 
 import contextlib
 import ctypes
@@ -19,14 +19,16 @@ from resnet_repro.runs.options import Hardware, SettledHardware
 def settle(hardware: Hardware) -> SettledHardware:
     """Return the hardware with every `auto` decided for this machine.
 
-    bf16 autocast (weights and batch-norm statistics stay float32) is taken where the device multiplies bf16 natively,
-    channels_last where that is so or the CPU is an x86, fused batch norms where one thread of such a CPU computes in
-    channels_last under Linux and a C compiler is found: measured faster for every net of the papers, see benchmarks/.
+    - `precision`: bf16 autocast if the device multiplies bf16 natively; weights and batch-norm statistics stay float32.
+    - `channels_last`: true if the device multiplies bf16 natively or is an x86 CPU.
+    - `fused`: true for one thread of an x86 CPU in channels_last under Linux, if there is a C compiler.
+
+    Each choice was measured to be faster for every network of the papers, see benchmarks/.
     [deviates: the papers trained in float32; `hardware.precision=32-true` does]
 
     Raises:
-        UserError: where a GPU is asked for and none is there, fused batch norms that cannot be had, or where the C
-            compiler fails that `auto` has found.
+        UserError: if the options ask for a GPU or fused batch norms and this machine cannot have them, or if the C
+            compiler that `auto` has chosen fails.
     """
     accelerator = hardware.accelerator
     if accelerator == "auto":
@@ -49,15 +51,15 @@ def settle(hardware: Hardware) -> SettledHardware:
     elif fused and not fusable:
         raise UserError("hardware.fused=true needs a CPU and hardware.channels_last=true; use hardware.fused=auto")
     if fused:
-        kernels()  # fails here or not at all: a run without would be another, with other last digits
+        kernels()  # compile now: a run may not fall back later, because other kernels give other last digits
     decided = {"accelerator": accelerator, "precision": precision, "channels_last": channels_last, "fused": fused}
     return SettledHardware(**hardware.record() | decided)
 
 
 def compile_regions(net: nn.Module) -> None:
-    """Have torch.compile compile every residual unit, the stem and the head; another library's network whole.
+    """Have torch.compile compile every residual unit, the stem and the head, or another library's network as a whole.
 
-    Units of one shape share their code, so that compiling takes as long at depth 1001 as at 20.
+    Units of the same shape share their code, so compiling takes as long at depth 1001 as at 20.
     """
     import torch._dynamo  # takes a second
 
@@ -72,7 +74,7 @@ def compile_regions(net: nn.Module) -> None:
 def keep_freed_memory() -> None:
     """Have the C library keep freed activations for the next step instead of giving them back to the system.
 
-    Tensors of megabytes otherwise come as fresh pages at every step, thousands of page faults: 3 % of a CPU step.
+    Otherwise every step gets fresh pages for tensors of megabytes: thousands of page faults, 3 % of a CPU step.
     """
     with contextlib.suppress(AttributeError, OSError):  # only the GNU C library has mallopt
         libc = ctypes.CDLL("libc.so.6")

@@ -1,4 +1,4 @@
-"""What each layer of a network does: how strong its responses [v1 Sec. 4.2] and its gradients [v1 Sec. 4.1] are."""
+"""How strong each layer's responses [v1 Sec. 4.2] and gradients [v1 Sec. 4.1] are."""
 
 import csv
 from collections.abc import Iterable
@@ -18,22 +18,22 @@ from resnet_repro.training.classifier import LitClassifier
 
 
 class Layer(NamedTuple):
-    """A convolution of the stem or of a residual branch; those of shortcuts and gates are none, as in the depth.
+    """A convolution of the stem or of a residual branch. As in the depth, shortcuts and gates do not count.
 
-    Of a comparator any convolution, in the order in which its library names them.
+    Every convolution of a comparator is a layer, in the order of its library's names.
     """
 
     number: int
-    """From the image on, as the depth counts them: the stem is 1."""
+    """Counted from the image on, as the depth counts layers: the stem is 1."""
     name: str
     conv: nn.Conv2d
     norm: nn.BatchNorm2d | None
-    """The batch norm that reads its output before any ReLU and before the addition; None where there is none or, as
-    of a comparator, it is not known."""
+    """The batch norm that reads the convolution's output before any ReLU and before the addition. None if there is none
+    or, as in a comparator, it is not known."""
 
 
 def layers(net: nn.Module) -> list[Layer]:
-    """All of them, in the order in which an image meets them."""
+    """Return all layers, from the image to the output."""
     names = {module: name for name, module in net.named_modules()}
     if not isinstance(net, ResNet):
         convs = [module for module in names if isinstance(module, nn.Conv2d)]
@@ -56,7 +56,7 @@ class ChannelMoments:
         self.num, self.sum, self.square_sum = 0, torch.zeros(()), torch.zeros(())
 
     def add(self, module: nn.Module, inputs: Any, output: Tensor) -> None:
-        """As a forward hook."""
+        """Add a module's output; the signature is that of a forward hook."""
         var, mean = (t.double().cpu() for t in torch.var_mean(output, (0, 2, 3), correction=0))
         num = output.numel() // output.shape[1]
         self.num += num
@@ -72,7 +72,7 @@ class ChannelMoments:
         return (self.square_sum / self.num - self.mean**2).clamp(min=0)
 
     def std_after(self, norm: nn.BatchNorm2d | None) -> float:
-        """Standard deviation over the whole layer, behind the batch norm: per channel, that is a scale and a shift."""
+        """Return the standard deviation over the whole layer after the batch norm, which scales and shifts channels."""
         mean, var = self.mean, self.var
         if norm is not None:
             assert norm.running_mean is not None
@@ -87,16 +87,16 @@ class ChannelMoments:
 
 @torch.no_grad()
 def response_stds(net: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> list[tuple[Layer, float]]:
-    """Standard deviation of every 3x3 layer's response: behind its batch norm, before ReLU or addition. [v1 Fig. 7]
+    """Return the standard deviation of each 3x3 layer's response, after batch norm, before ReLU or addition [v1 Fig. 7]
 
     The network is evaluated in the number format of its weights and left as it was. The hooks sit at the convolutions,
-    so it does not matter what does the batch norm and whether that does ReLU and addition as well.
+    so a fused batch norm that also does ReLU and addition gives the same numbers.
 
     [open: v1 does not say whether the deviation is over a layer or a mean over its channels: here over the layer]
-    [open: in v2 the last convolution of a unit has no batch norm behind it, as in the other orders whose F does not end
-    in one: there it is the convolution's own output, which is what is added]
-    [open: the papers measure none of the comparators: of these it is every 3x3 convolution's own output]
-    [open: v1's networks of basic units have no other than 3x3 layers; of a bottleneck the 1x1 layers are left out]
+    [open: in v2, as in all orders whose F does not end in batch norm, no batch norm follows the last convolution of a
+    unit: there the response is the convolution's own output, which is what is added]
+    [open: the papers measure none of the comparators: their responses are the outputs of all 3x3 convolutions]
+    [open: v1's networks of basic units have only 3x3 layers; the 1x1 layers of a bottleneck are left out]
 
     Args:
         batches: images as the network reads them, and their labels, which are not used.
@@ -117,7 +117,7 @@ def response_stds(net: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> l
 
 
 def write_responses(path: Path, net: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
-    """responses.csv: a row a 3x3 layer."""
+    """Write responses.csv: a row for each 3x3 layer."""
     rows = [(layer.number, layer.name, f"{std:.6g}") for layer, std in response_stds(net, batches)]
     _write(path, ["layer", "name", "std"], rows)
 
@@ -126,9 +126,9 @@ def write_responses(path: Path, net: nn.Module, batches: Iterable[tuple[Tensor, 
 
 
 class GradientNorms(pl.Callback):
-    """Notes the L2 norm of every layer's gradient, and of its weight, at five steps from the first to the last.
+    """Record the L2 norm of every layer's gradient and weight at five steps, from the first to the last.
 
-    It reads what the backward pass has left, without weight decay, and changes nothing: no weight, no generator.
+    The gradients are those of the backward pass, without weight decay. No weight and no generator changes.
     """
 
     def __init__(self, *, steps: int) -> None:
@@ -149,14 +149,14 @@ class GradientNorms(pl.Callback):
             return
         assert isinstance(module, LitClassifier)
         for layer in layers(module.net):
-            if layer.conv.weight.grad is None:  # a comparator may have layers that it does not use
+            if layer.conv.weight.grad is None:  # a comparator may have unused layers
                 continue
             norm, weight_norm = float(layer.conv.weight.grad.norm()), float(layer.conv.weight.detach().norm())
             self.rows.append((step, layer.number, layer.name, norm, weight_norm))
 
     def write(self, path: Path) -> None:
-        """gradients.csv: a row a step and layer."""
-        rows = [(*where, f"{norm:.6g}", f"{weight:.6g}") for *where, norm, weight in self.rows]
+        """Write gradients.csv: a row for each step and layer."""
+        rows = [(*layer, f"{norm:.6g}", f"{weight:.6g}") for *layer, norm, weight in self.rows]
         _write(path, ["step", "layer", "name", "norm", "weight_norm"], rows)
 
 

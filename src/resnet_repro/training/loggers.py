@@ -17,21 +17,19 @@ from resnet_repro.runs.options import Wandb
 from resnet_repro.runs.wandb_account import GRACE_S, kill_wandb_after, wandb_mode
 
 STEP = "trainer/global_step"
-"""The name by which Lightning has W&B draw everything else against the training step."""
+"""Lightning's name for the training step: W&B draws every other number against it."""
 
 
 class CsvLogger(Logger):
-    """metrics.csv: what a run measured, bit for bit the same when it is run again; timing.csv: how fast it was.
+    """Write metrics.csv, which is bit for bit the same when the run is repeated, and timing.csv, the speed.
 
-    Only the first rank of a run makes one.
-
-    Columns are fixed and a row is one step, so a run that goes on appends to what it left. (Lightning's own CSVLogger
-    deletes the file of a run that goes on.)
+    Only rank 0 makes this logger. The columns are fixed and a row is one step, so a resumed run appends to its files.
+    (Lightning's own CSVLogger deletes the file of a resumed run.)
     """
 
     def __init__(self, run: RunDir, *, splits: list[str], first_step: int, top5: bool = False) -> None:
         super().__init__()
-        names = ["loss", "error", *(["error_top5"] if top5 else [])]  # of what is evaluated
+        names = ["loss", "error", *(["error_top5"] if top5 else [])]  # columns of each evaluated split
         measured = ["train/loss", "train/error", *(f"{split}/{name}" for split in splits for name in names)]
         self.files = {run.metrics: ["step", "epoch", "lr", *measured], run.timing: ["step", "time/images_per_s"]}
         for path, columns in self.files.items():
@@ -46,19 +44,19 @@ class CsvLogger(Logger):
         return 0
 
     def _start(self, path: Path, columns: list[str], first_step: int) -> None:
-        """Keep the rows up to the checkpoint that the run goes on from; later ones will be measured again.
+        """Keep the rows up to the checkpoint that the run goes on from. Later rows will be measured again.
 
-        A last line without an end is half a row, all that a full disk took: its step may be cut, 2 instead of 25.
+        Drop a last line without a line end: a full disk took only part of that row, and 2 may be the beginning of 25.
         """
-        old: list[dict[str, str]] = []
+        rows: list[dict[str, str]] = []
         if first_step and path.exists():
             with path.open(newline="") as file:
                 lines = [line for line in file if line.endswith("\n")]
-            old = [row for row in csv.DictReader(lines) if int(row["step"]) <= first_step]
+            rows = [row for row in csv.DictReader(lines) if int(row["step"]) <= first_step]
         with replacing(path) as file:
             writer = csv.DictWriter(file, columns)
             writer.writeheader()
-            writer.writerows(old)
+            writer.writerows(rows)
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         for path, columns in self.files.items():
@@ -68,20 +66,20 @@ class CsvLogger(Logger):
                     csv.DictWriter(file, columns).writerow({"step": step, **row})
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing: the manifest holds the config."""
+        """Do nothing: the manifest holds the config."""
 
 
 class LenientWandbLogger(WandbLogger):
-    """Lets a run go on without W&B when W&B's own process is gone: metrics.csv has every number.
+    """Let a run go on without W&B when W&B's own process is gone: metrics.csv has every number.
 
-    W&B's own count of steps is the training step, so that a run that goes on logs no step twice.
+    W&B counts training steps, so that a resumed run logs no step twice.
     """
 
     is_lost = False
     first_step = 0
-    """Of the rows that W&B does not have yet."""
+    """Step of the first row that W&B does not have yet."""
     last_step = -1
-    """Of the rows that W&B has been given; asking W&B's own process takes half a minute where that is silent."""
+    """Step of the last row given to W&B. Kept here because W&B's own process, if silent, takes half a minute to ask."""
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         assert step is not None
@@ -90,26 +88,26 @@ class LenientWandbLogger(WandbLogger):
         try:
             self.experiment.log({**metrics, STEP: step}, step=step, commit=True)
             self.last_step = step
-        except Exception as error:  # what a broken connection to that process raises is its own matter
+        except Exception as error:  # a broken connection to W&B's process can raise nearly anything
             self.is_lost = True
             print(f"W&B has failed, the run goes on without it: {error!r}", flush=True)
 
 
 def wandb_logger(job: Job, folder: RunDir) -> LenientWandbLogger:
-    """Return a W&B run that goes on when the run does, named, grouped by sweep and tagged.
+    """Start or resume the W&B run of a job, named, tagged and grouped by sweep; return its logger.
 
     Args:
-        folder: of the run; what `metrics.csv` and `timing.csv` hold there is logged where W&B does not have it.
+        folder: the run's folder; rows of its `metrics.csv` and `timing.csv` that W&B does not have yet are logged.
     """
-    os.environ.setdefault("WANDB_SILENT", "true")  # the sweep says once, at its end, where the runs are
-    options, asked = job.run, job.run.logger
-    assert isinstance(asked, Wandb)
+    os.environ.setdefault("WANDB_SILENT", "true")  # the sweep prints the runs' addresses once, at its end
+    options, settings = job.run, job.run.logger
+    assert isinstance(settings, Wandb)
     network, data = options.network, options.data.name
 
     def logger(mode: str) -> LenientWandbLogger:
         made = LenientWandbLogger(
-            project=asked.project,
-            entity=asked.entity,
+            project=settings.project,
+            entity=settings.entity,
             name=job.name,
             id=hashlib.sha256(f"{job.group}/{data}/{job.name}".encode()).hexdigest()[:12],
             group=job.group,
@@ -117,30 +115,30 @@ def wandb_logger(job: Job, folder: RunDir) -> LenientWandbLogger:
             save_dir=options.outputs,  # one folder for all runs, so that `wandb leet` shows them together
             offline=mode == "offline",
             config={**options.record(), **job.labels},
-            settings=wandb.Settings(finish_timeout=asked.upload_seconds, finish_timeout_raises=True),
+            settings=wandb.Settings(finish_timeout=settings.upload_seconds, finish_timeout_raises=True),
         )
-        run = made.experiment  # starts it: here, where a failure can be told
-        run.define_metric("responses/*", step_metric="responses/layer")
+        # `experiment` starts the W&B run, so a failure is raised here
+        made.experiment.define_metric("responses/*", step_metric="responses/layer")
         return made
 
-    mode = wandb_mode(asked.mode)
+    mode = wandb_mode(settings.mode)
     try:
         made = logger(mode)
     except Exception as error:
-        if mode == "offline" or asked.mode == "online":
+        if mode == "offline" or settings.mode == "online":
             raise
         print(f"W&B cannot be reached, the run is kept offline: {error!r}", flush=True)
-        wandb.teardown()  # else its service still holds the run's id
+        wandb.teardown()  # otherwise W&B's service keeps the run's id
         made = logger("offline")
     _go_on(made, folder)
     return made
 
 
 def _go_on(logger: LenientWandbLogger, folder: RunDir) -> None:
-    """Have W&B get every row once, also of a run that earlier processes have begun.
+    """Log the rows that W&B does not have, so that W&B gets every row of a resumed run once.
 
-    Online, W&B says how far it is. Offline, it has what an earlier process has seen uploaded, or `wandb sync` since.
-    The rows behind that are logged anew, and so this process's W&B folder takes the place of the earlier offline ones.
+    Online, W&B knows its last step. Offline, W&B has the rows that an earlier process or `wandb sync` has uploaded.
+    All later rows are logged anew, so this process's W&B folder replaces the earlier offline folders.
     """
     run = logger.experiment
     own = Path(run.dir).parent
@@ -155,7 +153,7 @@ def _go_on(logger: LenientWandbLogger, folder: RunDir) -> None:
     write_json(folder.wandb, {"folder": own.name, "uploaded_step": logger.first_step - 1})
     for path in own.parent.glob(f"offline-run-*-{run.id}"):
         if path != own and not _is_synced(path):
-            shutil.rmtree(path, ignore_errors=True)  # where the process of a killed run still writes, a rest stays
+            shutil.rmtree(path, ignore_errors=True)  # a killed run's W&B process may still write there
 
 
 def _is_synced(path: Path) -> bool:
@@ -163,7 +161,7 @@ def _is_synced(path: Path) -> bool:
 
 
 def _rows(*paths: Path) -> dict[int, dict[str, float]]:
-    """What the files hold, by step."""
+    """Return the values in these files by step."""
     rows: dict[int, dict[str, float]] = {}
     for path in paths:
         with path.open(newline="") as file:
@@ -174,18 +172,18 @@ def _rows(*paths: Path) -> dict[int, dict[str, float]]:
 
 
 def finish_wandb(logger: LenientWandbLogger, folder: RunDir, summary: dict[str, Any], *, exit_code: int) -> str | None:
-    """Close the W&B run; a failure of W&B is no failure of the run.
+    """Close the W&B run. A failure of W&B is printed and does not fail the run.
 
     Args:
-        folder: of the run; where it has come to its end, responses.csv is logged as rows behind the last step's.
-        summary: what W&B is to show of the run in one line; what is None is left out.
+        folder: the run's folder; if the run has succeeded, the rows of responses.csv are logged after the last step.
+        summary: numbers for W&B's table of runs; None values are left out.
 
     Returns:
-        The name of the run's own folder in `wandb/` where W&B does not have all that is in it.
+        The name of the run's folder in `wandb/` if W&B does not have all of it, else None.
     """
     run = logger.experiment
     own = Path(run.dir).parent.name
-    limit = kill_wandb_after(GRACE_S + (run.settings.finish_timeout or 0))  # W&B's own is for uploads alone
+    limit = kill_wandb_after(GRACE_S + (run.settings.finish_timeout or 0))  # W&B's own timeout covers only uploads
     try:
         if exit_code == 0:
             with folder.responses.open(newline="") as file:
@@ -193,7 +191,7 @@ def finish_wandb(logger: LenientWandbLogger, folder: RunDir, summary: dict[str, 
                     run.log({"responses/layer": int(row["layer"]), "responses/std": float(row["std"])}, commit=True)
         run.summary.update({key: value for key, value in summary.items() if value is not None})
         run.finish(exit_code=exit_code)
-    except Exception as error:  # a TimeoutError where W&B is out of reach
+    except Exception as error:  # a TimeoutError if W&B cannot be reached
         print(f"W&B could not be closed: {error!r}", flush=True)
         return own
     finally:

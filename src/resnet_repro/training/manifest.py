@@ -1,4 +1,4 @@
-"""The record of a finished run: what was asked, on what it ran, and what came out."""
+"""The record of a finished run: its options, its machine and its results."""
 
 import hashlib
 import math
@@ -48,11 +48,11 @@ def of_run(
     step: int,
     num_images: dict[str, int],
 ) -> dict[str, Any]:
-    """What a finished run says of itself; all but its commit, which the run noted when it began.
+    """Return the manifest of a finished run, except for the commit, which was read when the run began.
 
     Args:
-        options: the job's, with the hardware that it ran on.
-        num_images: that each split was evaluated on.
+        options: the job's options, with the hardware that the run used.
+        num_images: number of evaluated images by split.
     """
     schedule, on_gpu, begun = options.schedule, options.hardware.accelerator == "gpu", read_json(folder.begun)
     return {
@@ -64,7 +64,7 @@ def of_run(
             "step": step,
             "diverged_at": recorder.diverged_at,
             **{key: _finite(value) for key, value in recorder.results.items() if "/loss" in key or "/error" in key},
-            "num_train_images": log_every(schedule) * schedule.batch_size,  # that train/error is measured on
+            "num_train_images": log_every(schedule) * schedule.batch_size,  # train/error is over these images
             **{f"num_{split}_images": number for split, number in num_images.items()},
         },
         "num_parameters": sum(p.numel() for p in net.parameters()),
@@ -86,11 +86,11 @@ def of_run(
 
 
 def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None  # a diverged run's loss: JSON has no word for it
+    return value if math.isfinite(value) else None  # JSON has no word for the loss of a diverged run
 
 
 def weights_sha256(net: nn.Module) -> str:
-    """SHA-256 over names, shapes and bytes of every weight and buffer: equal if and only if the networks are."""
+    """Return a SHA-256 over names, types, shapes and bytes of all weights and buffers: only equal networks share it."""
     digest = hashlib.sha256()
     for name, tensor in sorted(net.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -99,30 +99,27 @@ def weights_sha256(net: nn.Module) -> str:
 
 
 class Commit(NamedTuple):
-    """The commit that the code is of."""
+    """The commit of the code."""
 
     name: str | None
-    """"+" behind it where files differ from it; None where it could not be had."""
+    """The hash, followed by "+" if files differ from that commit; None if there is no commit."""
     why_none: str | None = None
-    """The reason, and what helps."""
+    """Why there is no commit, and what to do about it."""
 
     @property
     def facts(self) -> dict[str, str]:
-        """What a manifest adds to say why it has no commit."""
+        """Return the manifest's entry on why there is no commit, empty if there is one."""
         return {} if self.why_none is None else {"why_no_commit": self.why_none}
 
 
 def git_commit(here: Path = Path(__file__).parent) -> Commit:
-    """The commit of the checkout that this package, or the one in another folder, is in."""
-    kept = {
-        key: value for key, value in os.environ.items() if key not in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
-    }
+    """Return the commit of the checkout that holds this package, or the package in another folder."""
+    redirects = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
+    env = {key: value for key, value in os.environ.items() if key not in redirects} | {"LC_ALL": "C"}
 
     def git(*args: str) -> str:
         command = ["git", "-C", str(here), *args]
-        return subprocess.run(
-            command, capture_output=True, text=True, check=True, env=kept | {"LC_ALL": "C"}
-        ).stdout.strip()
+        return subprocess.run(command, capture_output=True, text=True, check=True, env=env).stdout.strip()
 
     try:
         if not git("ls-files", "manifest.py"):
@@ -136,7 +133,7 @@ def git_commit(here: Path = Path(__file__).parent) -> Commit:
         return Commit(None, _why_git_refuses(error, here))
     try:
         return Commit(commit + "+" * bool(git("status", "--porcelain", "--untracked-files=no")))
-    except (OSError, subprocess.CalledProcessError):  # killed, say
+    except (OSError, subprocess.CalledProcessError):  # for example if somebody kills this git
         return Commit(commit + "+")
 
 
@@ -146,17 +143,15 @@ def _why_git_refuses(error: subprocess.CalledProcessError, here: Path) -> str:
         return f"{here} is in no git repository: run the code of a checkout"
     if "dubious ownership" in error.stderr:
         allow = f"git config --global --add safe.directory {shlex.quote(str(repository))}"
-        return f"git reads no repository of another user, as {repository} is: `{allow}` allows it"
+        return f"git does not read {repository}, which belongs to another user: allow it with `{allow}`"
     if "Needed a single revision" in error.stderr:
         return f"the repository {repository} has no commit yet: make one"
-    said = (
-        first_words(Exception(error.stderr.removeprefix("fatal: "))) if error.stderr else f"status {error.returncode}"
-    )
-    return f"the repository {repository} is damaged ({said}): clone it again"
+    reason = error.stderr.removeprefix("fatal: ") or f"status {error.returncode}"
+    return f"the repository {repository} is damaged ({first_words(Exception(reason))}): clone it again"
 
 
 def machine(*, on_gpu: bool) -> dict[str, Any]:
-    """What a reader of a result wants to know of the machine that it was made on."""
+    """Return the facts about this machine that a reader of a result needs."""
     capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return {
         "cpu": capabilities.get("cpu_name") or platform.processor() or platform.machine(),
@@ -168,8 +163,8 @@ def machine(*, on_gpu: bool) -> dict[str, Any]:
 
 
 def peak_memory_mb(*, on_gpu: bool) -> float:
-    """Of the GPU where one trained, else of the process."""
+    """Return the peak memory in MiB: allocated on the GPU if the run used one, otherwise resident in this process."""
     if on_gpu:
         return round(torch.cuda.max_memory_allocated() / 2**20, 1)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB, on macOS bytes
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB; bytes on macOS
     return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)

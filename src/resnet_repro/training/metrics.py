@@ -7,15 +7,15 @@ from torchmetrics import Metric
 
 
 def num_wrong(scores: Float[Tensor, "n classes"], labels: Int[Tensor, " n"], *, k: int) -> Int[Tensor, ""]:
-    """Images whose label is not among the k highest scores; of equal ones the first is the higher."""
+    """Return how many labels are not among the k highest scores. Of equal scores, the first class ranks higher."""
     best = scores.argsort(dim=1, descending=True, stable=True)[:, :k]
     return (best != labels[:, None]).all(1).sum()
 
 
 class LossAndError(Metric):
-    """Mean loss and top-1 error in %, over every image since the last reset and over all ranks; top-5 where asked for.
+    """Mean loss, top-1 and optionally top-5 error in %, over all images of all ranks since the last reset.
 
-    The state is sums, so it is exact, and each rank's go into a checkpoint with the weights.
+    The state is sums, so it is exact. A checkpoint holds the sums of every rank beside the weights.
     """
 
     full_state_update = False
@@ -42,7 +42,7 @@ class LossAndError(Metric):
         self.num_images += len(labels)
 
     def sums(self) -> dict[str, Tensor]:
-        """This rank's state, on the CPU."""
+        """Return this rank's state, on the CPU."""
         return {name: getattr(self, name).cpu() for name in self._defaults}
 
     def set_sums(self, sums: dict[str, Tensor]) -> None:

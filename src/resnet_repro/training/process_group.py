@@ -1,4 +1,4 @@
-"""How the processes of one run meet, agree and differ. A process alone is a group of one: nothing is sent."""
+"""How the processes of one run meet and exchange values. A single process is a group of one and sends nothing."""
 
 import os
 import sys
@@ -23,15 +23,15 @@ from resnet_repro.runs.ranks import Rank, forget_left_over
 
 @contextmanager
 def joined(rank: Rank, *, accelerator: str) -> Iterator[ClusterEnvironment]:
-    """Meet the other ranks; what is yielded tells Lightning that they exist already, so that it starts none.
+    """Meet the other ranks. Yield an environment that tells Lightning to start no processes, because all exist.
 
-    Left without an exception, the group is dissolved. After one, the others may be gone: this process just ends.
+    The group is dissolved at the end of the context, but not after an exception: the other ranks may be gone then.
 
     Raises:
-        UserError: where srun's options are not the ones that Lightning can use.
+        UserError: if Lightning cannot use srun's options.
     """
     forget_left_over()
-    rank_zero_only.rank = rank.rank  # type: ignore[attr-defined]  # Lightning took it from the environment when imported
+    rank_zero_only.rank = rank.rank  # type: ignore[attr-defined]  # Lightning read it from the environment at import
     environment: ClusterEnvironment
     if rank.started_by == "torchrun":
         environment = TorchElasticEnvironment()
@@ -53,14 +53,14 @@ def joined(rank: Rank, *, accelerator: str) -> Iterator[ClusterEnvironment]:
         store = dist.FileStore(str(rank.meeting_point), rank.world_size)
     backend = "nccl" if accelerator == "gpu" else "gloo"
     if accelerator == "gpu":
-        torch.cuda.set_device(rank.local_rank)  # what is gathered before training travels through this rank's own GPU
+        torch.cuda.set_device(rank.local_rank)  # `gather` before training sends through this rank's own GPU
     dist.init_process_group(backend, store=store, rank=rank.rank, world_size=rank.world_size)
     yield environment
     dist.destroy_process_group()
 
 
 def gather(mine: Any) -> list[Any]:
-    """What every rank has, in the order of the ranks, on all of them."""
+    """Return every rank's value, in the order of the ranks, on all ranks."""
     if not dist.is_initialized():
         return [mine]
     everyone: list[Any] = [None] * dist.get_world_size()
@@ -69,7 +69,7 @@ def gather(mine: Any) -> list[Any]:
 
 
 def any_rank(*mine: bool) -> list[bool]:
-    """For each of these, whether it is so on any rank."""
+    """Return for each flag whether it is set on any rank."""
     if not dist.is_initialized():
         return list(mine)
     flags = torch.tensor(mine, dtype=torch.int32, device="cuda" if dist.get_backend() == "nccl" else "cpu")
@@ -78,7 +78,7 @@ def any_rank(*mine: bool) -> list[bool]:
 
 
 def from_first(mine: Any) -> Any:
-    """What rank 0 has, on all ranks."""
+    """Return rank 0's value on all ranks."""
     if not dist.is_initialized():
         return mine
     box = [mine]
@@ -87,10 +87,10 @@ def from_first(mine: Any) -> Any:
 
 
 def check_same(about: dict[str, Any]) -> None:
-    """Prove that every rank holds the same: config, data, code, weights.
+    """Check that every rank has the same config, data, code and weights.
 
     Raises:
-        UserError: on all ranks, naming what differs and on which.
+        UserError: on all ranks; names the differing keys and the first rank that differs.
     """
     everyone = gather(about)
     for number, other in enumerate(everyone):
@@ -103,10 +103,10 @@ def check_same(about: dict[str, Any]) -> None:
 
 
 def share_buffers(net: nn.Module) -> None:
-    """Give every rank the batch-norm statistics of rank 0: the ones that are evaluated and saved.
+    """Give every rank the batch-norm statistics of rank 0, which are evaluated and saved.
 
-    Each rank normalises with its own images' statistics, as on the papers' GPUs; the running means of the others are
-    used nowhere, so nothing is lost.
+    Each rank normalises with the statistics of its own images, as the papers' GPUs did. The running averages of the
+    other ranks are used nowhere, so nothing is lost.
     """
     if dist.is_initialized():
         for buffer in net.buffers():

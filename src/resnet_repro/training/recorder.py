@@ -1,4 +1,4 @@
-"""What happens between two steps: rows of numbers, checkpoints, and a clean end when one is asked for."""
+"""Rows of numbers and the status of a run, written between two steps."""
 
 import math
 import time
@@ -15,24 +15,24 @@ from resnet_repro.training.schedule import eval_every, log_every
 
 
 class Recorder(pl.Callback):
-    """Logs training errors every `log_every` steps, the others at every evaluation, and keeps status.json up to date.
+    """Log training errors every `log_every` steps, other errors at every evaluation; keep status.json up to date.
 
-    The device is asked for numbers only when a row is due, so it never waits for the host in between.
+    The host reads numbers from the device only when a row is due, so that the device does not wait in between.
     """
 
     def __init__(self, run: RunDir, *, schedule: Schedule, steps_per_epoch: int, start: float) -> None:
         self.run, self.schedule, self.steps_per_epoch = run, schedule, steps_per_epoch
         before = run.read_status()
         self.start = start - before.get("elapsed_s", 0.0)
-        """Of the clock `time.perf_counter`, what earlier processes of this run took counted in."""
+        """Begin of the run on the clock `time.perf_counter`, moved back by the time of this run's earlier processes."""
         self.started = before.get("started") or datetime.now().astimezone().isoformat(timespec="seconds")
         self.diverged_at: int | None = None
         self.results: dict[str, float] = {}
         """The newest value of every column."""
         self.rates: list[float] = []
-        """images/s of every row: training only, evaluation left out."""
+        """Images per second of every row, in training only, without evaluations."""
         self.first_step_s: float | None = None
-        """Of this process; None where it had none to take."""
+        """Seconds of this process's first step; None if the process took no step."""
         self._row: dict[str, float] = {}
         self._last_status = 0.0
 
@@ -53,7 +53,7 @@ class Recorder(pl.Callback):
         step, s = trainer.global_step, self.schedule
         if self.first_step_s is None:
             self._first_step(step)
-        if (s.steps - step) % log_every(s) == 0:  # counted from the end: the last row's window is a whole one
+        if (s.steps - step) % log_every(s) == 0:  # counted from the end, so that the last row is over a whole window
             self._training_row(step, module)
             if self.diverged_at or step == s.steps:
                 trainer.should_stop = True  # Lightning evaluates once more before it stops
@@ -64,17 +64,17 @@ class Recorder(pl.Callback):
             self._write_status(trainer)
 
     def _first_step(self, step: int) -> None:
-        """It compiles what is compiled and records what is recorded: that time is no speed of the others."""
+        """Print the time of the first step, and leave it out of the speed: that step compiles and records kernels."""
         now = time.perf_counter()
         self.first_step_s = round(now - self._since, 2)
         number = step - self._since_step
         first = "the first one" if number == 1 else f"the first {number}"
         print(f"step {step}: {first} took {self.first_step_s} s, compiling included", flush=True)
-        if (self.schedule.steps - step) % log_every(self.schedule) != 0:  # else this row has no other step
+        if (self.schedule.steps - step) % log_every(self.schedule) != 0:  # otherwise this row has no other step
             self._since, self._since_step = now, step
 
     def _training_row(self, step: int, module: LitClassifier) -> None:
-        row = _values("train", module.train_metric)  # waits for the device
+        row = _values("train", module.train_metric)  # here the host waits for the device
         now = time.perf_counter()
         num_images = (step - self._since_step) * self.schedule.batch_size
         rate = num_images / (now - self._since)
@@ -97,7 +97,7 @@ class Recorder(pl.Callback):
         self._eval_start = time.perf_counter()
 
     def _write(self, trainer: pl.Trainer, step: int) -> None:
-        for logger in trainer.loggers:  # rank 0 alone has some
+        for logger in trainer.loggers:  # only rank 0 has loggers
             logger.log_metrics(self._row, step=step)
         if trainer.is_global_zero:
             print(f"step {step}: " + ", ".join(f"{key} {value:.4g}" for key, value in self._row.items()), flush=True)
@@ -109,8 +109,8 @@ class Recorder(pl.Callback):
         if not trainer.is_global_zero:
             return
         self._last_status, step = time.monotonic(), trainer.global_step
-        progress = {"state": "running", "step": step, "steps": self.schedule.steps, "elapsed_s": self.elapsed_s}
-        progress["started"] = self.started
+        progress = {"state": "running", "step": step, "steps": self.schedule.steps}
+        progress |= {"elapsed_s": self.elapsed_s, "started": self.started}
         write_json(self.run.status, progress | self.results, durable=False)
 
     @property

@@ -1,4 +1,4 @@
-"""One run from its options to its manifest. Knows no Hydra."""
+"""Train one run, from its options to its manifest."""
 
 import logging
 import os
@@ -43,26 +43,26 @@ say how many]"""
 
 
 def run(path: Path, job: Job | None = None, rank: Rank | None = None) -> dict[str, Any]:
-    """Train a job from its newest checkpoint, if it has one, and test it.
+    """Train a job from its newest checkpoint, if there is one, and evaluate it.
 
     Args:
         path: the folder of the run.
-        job: what to do; by default as `path/job.json` says.
-        rank: which of the run's processes this one is; all of them make this call. By default it is the only one.
+        job: the job; by default it is read from `path/job.json`.
+        rank: the place of this process among the run's processes, which all make this call; by default it is alone.
 
     Returns:
-        The manifest, which rank 0 also writes: its existence is what says that the run is done.
+        The manifest. Rank 0 also writes it to the folder, and a run is done if and only if that file exists.
 
     Raises:
-        UserError: where data or device are not what the options ask for, or what the run was begun with.
-        Stopped: when somebody asked the run to end; the same call goes on from there.
+        UserError: if data or device do not fit the options, or differ from those that the run was begun with.
+        Stopped: if a signal asked the run to end; the same call resumes the run.
     """
-    start, commit = time.perf_counter(), git_commit()  # before it can change under a long run
+    start, commit = time.perf_counter(), git_commit()  # now, because the checkout may change during a long run
     job = job or Job.of_record(read_json(RunDir(path).job), path)
     _quiet()
     training = Training.prepared(path, job, rank or Rank(), commit=commit)
     with joined(training.rank, accelerator=training.hardware.accelerator) as environment:
-        if from_first(training.folder.is_done):  # by another sweep, while rank 0 waited for the folder
+        if from_first(training.folder.is_done):  # another sweep has finished the run while rank 0 waited for the folder
             return read_json(training.folder.manifest)
         checkpoint = training.begin_or_go_on()
         recorder, gradients = training.watched(start)
@@ -84,7 +84,7 @@ class Training:
     folder: RunDir
     job: Job
     options: Run
-    """The job's, decided for this machine."""
+    """The job's options, with the hardware decided for this machine."""
     hardware: SettledHardware
     rank: Rank
     commit: Commit
@@ -98,8 +98,8 @@ class Training:
         options = job.run.but(hardware=hardware)
         torch.set_num_threads(hardware.num_threads)
         keep_freed_memory()
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what deterministic mode needs on a GPU
-        # nothing here reads uninitialised memory
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # needed by deterministic mode on a GPU
+        # filling would take time for nothing, because no code here reads uninitialised memory
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         pl.seed_everything(options.seed, verbose=False)
         at_once = steps_at_once(options.schedule, hardware) if hardware.graph else None
@@ -118,11 +118,10 @@ class Training:
         return cls(RunDir(path), replace(job, run=options), options, hardware, rank, commit, data, model)
 
     def begin_or_go_on(self) -> Path | None:
-        """Return the checkpoint to go on from; None where the run begins, with its origin then on record and its
-        weights made.
+        """Return the checkpoint to go on from. If there is none, make the first weights, write begun.json, return None.
 
         Raises:
-            UserError: where code, data or hardware are not those that the run was begun with, or differ between ranks.
+            UserError: if code, data or hardware differ between ranks, or from those that the run was begun with.
         """
         newest = newest_checkpoint(self.folder) if self.rank.is_first else None
         checkpoint, begun = from_first(newest) or (None, None)
@@ -149,22 +148,22 @@ class Training:
         return checkpoint
 
     def watched(self, start: float) -> tuple[Recorder, GradientNorms]:
-        """Return what measures the run as it goes; `start` is of the clock `time.perf_counter`."""
+        """Return the callbacks that measure the run; `start` is its begin on the clock `time.perf_counter`."""
         schedule = self.options.schedule
         steps_per_epoch = self.data.num_train // schedule.batch_size
         recorder = Recorder(self.folder, schedule=schedule, steps_per_epoch=steps_per_epoch, start=start)
         return recorder, GradientNorms(steps=schedule.steps)
 
     def saver(self) -> Checkpoint:
-        """Return what saves the run's state; from now on a signal that asks the run to stop is heeded."""
-        # Agreeing has the host wait for a GPU, which should have the next steps' work by then.
+        """Return the callback that saves checkpoints. From now on, a signal stops the run after its current step."""
+        # To agree, the host waits for the GPU. Every 10 steps, so that the GPU has work queued in between.
         agree_every = 10 if self.rank.world_size > 1 and self.hardware.on_gpu else 1
         saver = Checkpoint(self.folder, schedule=self.options.schedule, hardware=self.hardware, agree_every=agree_every)
         saver.stop_on_signal()
         return saver
 
     def loggers(self, checkpoint: Path | None) -> list[Logger]:
-        """Return where rank 0's numbers go; other ranks log none."""
+        """Return rank 0's loggers; the other ranks have none."""
         if not self.rank.is_first:
             return []
         top5 = self.options.data.measures_top5
@@ -187,7 +186,7 @@ class Training:
             val_check_interval=eval_every(schedule) // steps_at_once(schedule, hardware),
             check_val_every_n_epoch=None,
             num_sanity_val_steps=0,
-            log_every_n_steps=1,  # the recorder decides when
+            log_every_n_steps=1,  # the recorder decides when to log
             logger=loggers,
             callbacks=callbacks,
             enable_checkpointing=False,
@@ -198,11 +197,11 @@ class Training:
         )
 
     def announce(self, checkpoint: Path | None) -> None:
-        """Print what is about to happen, on rank 0."""
+        """Print on rank 0 the run's name, its first step and its hardware."""
         if not self.rank.is_first:
             return
-        why = self.commit.why_none and f"no commit on record: {self.commit.why_none}"
-        for note in filter(None, (self.data.about_files, why)):
+        why_no_commit = self.commit.why_none and f"no commit on record: {self.commit.why_none}"
+        for note in filter(None, (self.data.about_files, why_no_commit)):
             print(note, flush=True)
         steps = self.options.schedule.steps
         print(f"{self.job.name}: step {step_of(checkpoint)} of {steps}, {self.hardware.record()}", flush=True)
@@ -210,7 +209,7 @@ class Training:
     def record(
         self, trainer: pl.Trainer, loggers: list[Logger], recorder: Recorder, gradients: GradientNorms
     ) -> dict[str, Any]:
-        """Return the manifest of the finished run; rank 0 writes it, and what was measured of the layers."""
+        """Return the manifest of the finished run. Rank 0 writes it, with the measurements of the layers."""
         self.data.damaged.update(*gather(self.data.damaged))
         manifest = of_run(
             self.folder,
@@ -239,7 +238,7 @@ class Training:
         return manifest
 
     def finish_wandb(self, loggers: list[Logger], summary: dict[str, Any], *, exit_code: int) -> None:
-        """Close the W&B run and write down where its data is that W&B does not have."""
+        """Close the W&B run, and note in status.json the folder whose data W&B does not have."""
         for logger in loggers:
             if isinstance(logger, LenientWandbLogger):
                 left = finish_wandb(logger, self.folder, summary, exit_code=exit_code)
@@ -247,35 +246,35 @@ class Training:
 
 
 def step_of(checkpoint: Path | None) -> int:
-    """Return the number of steps that a checkpoint has behind it."""
+    """Return the step of a checkpoint, 0 if there is none."""
     return int(checkpoint.stem.split("-")[1]) if checkpoint else 0
 
 
 def _deterministic(options: Run, hardware: SettledHardware) -> bool | Literal["warn"]:
-    """Return whether PyTorch may only use operations that give the same bits again; a CPU's do, with threads fixed.
+    """Return whether PyTorch may use only deterministic operations. On a CPU all are, with a fixed number of threads.
 
     [deviates: comparators that pool to several pixels (alexnet, vgg16) have no such operation for that on a GPU: there
-    PyTorch takes them where it has them, and warns]
+    PyTorch uses deterministic operations if it has them, and warns if not]
     """
-    asked = hardware.deterministic and hardware.on_gpu
-    return "warn" if asked and not options.network.of_units else asked
+    is_needed = hardware.deterministic and hardware.on_gpu
+    return "warn" if is_needed and not options.network.of_units else is_needed
 
 
 def _ddp(world_size: int) -> DDPStrategy:
     return DDPStrategy(
-        # Batch norm sees its own device's images, as in the papers; `share_buffers` says whose statistics are kept.
+        # Batch norm sees the images of its own device, as in the papers; `share_buffers` keeps rank 0's statistics.
         broadcast_buffers=False,
-        # Else DDP arranges its buckets anew after the first step, also after the first of a run that goes on, and
-        # three numbers or more are then added in another order than without the interruption.
+        # Otherwise DDP rearranges its buckets after a process's first step. A resumed run would then add gradients of
+        # three or more ranks in another order than an uninterrupted run.
         find_unused_parameters=world_size > 2,
     )
 
 
 def _quiet() -> None:
-    """Turn off what Lightning says to the author of a script and nobody else: hints and its own advertisements."""
+    """Turn off Lightning's hints for authors of scripts and its advertisements."""
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="pytorch_lightning.*", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", module="pytorch_lightning.*", message=".*LeafSpec.*is deprecated.*")
     warnings.filterwarnings("ignore", message=".*`broadcast_buffers` is deprecated.*")  # its successor is too new
     warnings.filterwarnings("ignore", message=".*srun.*command is available.*")
-    warnings.filterwarnings("ignore", message=".*was called before the ``update`` method.*")  # sums were given
+    warnings.filterwarnings("ignore", message=".*was called before the ``update`` method.*")  # `set_sums` replaces it

@@ -1,4 +1,4 @@
-"""The learning rate as a function of the step; no optimiser and no state inside."""
+"""The learning rate as a function of the step, without an optimiser or state."""
 
 import math
 from bisect import bisect_right
@@ -8,15 +8,18 @@ from resnet_repro.runs.options import Hardware, Schedule
 
 
 def scaled(protocol_step: float, *, steps: int, protocol_steps: int) -> int:
-    """Where a step of the published recipe falls in a run of another length."""
+    """Return the step of a run that corresponds to a step of the published recipe, which may be longer or shorter."""
     return round(protocol_step * steps / protocol_steps)
 
 
 def in_warmup(step: int, schedule: Schedule, *, warmup_ended_at: int | None) -> bool:
-    """Whether the update after `step` finished ones still belongs to the warm-up.
+    """Return whether the update after `step` finished updates belongs to the warm-up.
 
-    A warm-up of v2 lasts a number of steps [v2 Appendix]; one of v1 lasts until the training error has fallen below a
-    threshold, which `warmup_ended_at` tells: the step at which it was seen, None before. [v1 Sec. 4.2]
+    v2's warm-up lasts a number of steps [v2 Appendix]. v1's lasts until the training error is below a threshold.
+    [v1 Sec. 4.2]
+
+    Args:
+        warmup_ended_at: the step at which the error was seen below v1's threshold; None before.
     """
     warmup = schedule.warmup
     if not warmup:
@@ -27,7 +30,7 @@ def in_warmup(step: int, schedule: Schedule, *, warmup_ended_at: int | None) -> 
 
 
 class Plateau(NamedTuple):
-    """How often a rate that falls when the error plateaus has fallen, and what decides when it falls next.
+    """How often the rate has dropped at a plateau of the error, and the state that decides the next drop.
 
     [v1 Sec. 3.4: "divided by 10 when the error plateaus"; open: when it does. Here as PyTorch's ReduceLROnPlateau: when
     more than `patience` evaluations on end were no better than the best by a share of `threshold`]
@@ -38,7 +41,7 @@ class Plateau(NamedTuple):
     num_drops: int = 0
 
     def after(self, error: float, *, patience: int, threshold: float) -> "Plateau":
-        """With an evaluation more."""
+        """Return the state after one more evaluation."""
         if error < self.best * (1 - threshold):
             return Plateau(error, 0, self.num_drops)
         if self.num_worse < patience:
@@ -47,15 +50,15 @@ class Plateau(NamedTuple):
 
 
 WARMUP_JUDGED_EVERY = 100
-"""Steps of v1's warm-up that "the training error" is measured over. [open: v1 does not say; these are 12,800 images]"""
+"""v1's warm-up measures "the training error" over this many steps. [open: v1 does not say; these are 12,800 images]"""
 MOST_AT_ONCE = 100
-"""Steps after which a run at least looks whether it is asked to stop."""
+"""A run looks at least this often, in steps, whether it is asked to stop."""
 
 
 def steps_at_once(schedule: Schedule, hardware: Hardware) -> int:
-    """Steps that are taken in a row, with nothing due between them; 1 where each is Lightning's own.
+    """Return how many steps to take in a row as CUDA graphs; 1 if Lightning takes every step.
 
-    Due are rows of numbers, evaluations, checkpoints that do not go by the clock, looks at the warm-up's error.
+    Nothing may be due in between: no row of numbers, evaluation, checkpoint by steps or look at the warm-up's error.
     """
     if not hardware.graph:
         return 1
@@ -69,11 +72,11 @@ def steps_at_once(schedule: Schedule, hardware: Hardware) -> int:
 
 
 def learning_rate(step: int, schedule: Schedule, *, warmup_ended_at: int | None = None, num_drops: int = 0) -> float:
-    """Rate of the update that follows `step` finished ones, 0 <= step < steps.
+    """Return the rate of the update after `step` finished updates, 0 <= step < steps.
 
-    The base rate, divided by 10 at every milestone [v1 Sec. 4.2], at every plateau of the error, of which there were
-    `num_drops`, or falling to 0 as half a cosine; the warm-up's rate while it lasts. Milestones and cosine count from
-    the start of training, warm-up included.
+    During a warm-up, this is the warm-up's rate. Otherwise the base rate is divided by 10 at every milestone
+    [v1 Sec. 4.2] or at every plateau of the error (`num_drops` so far), or falls to 0 as half a cosine. Milestones and
+    cosine count from the start of training, warm-up included.
     [open: v1 says only "then go back to 0.1 and continue training"]
     """
     if in_warmup(step, schedule, warmup_ended_at=warmup_ended_at):
@@ -88,15 +91,15 @@ def learning_rate(step: int, schedule: Schedule, *, warmup_ended_at: int | None 
 
 
 def last_rate(schedule: Schedule) -> float:
-    """Rate of a run's last update: the one at which a run that begins with its weights trains on, all the time."""
+    """Return the rate of a run's last update. A run that begins with another run's weights trains at this rate only."""
     return learning_rate(schedule.steps - 1, schedule.but(warmup=None))
 
 
 def log_every(schedule: Schedule) -> int:
-    """Steps between two rows of numbers: as the config says, but at least 20 rows a run, to see a curve."""
+    """Return the steps between two rows: as the config says, but at least 20 rows a run, enough for a curve."""
     return max(1, min(schedule.log_every, schedule.steps // 20))
 
 
 def eval_every(schedule: Schedule) -> int:
-    """Steps between two evaluations: as the config says, but at least 5 a run."""
+    """Return the steps between two evaluations: as the config says, but at least 5 evaluations a run."""
     return max(1, min(schedule.eval_every, schedule.steps // 5))
