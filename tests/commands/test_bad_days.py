@@ -229,7 +229,7 @@ def test_a_long_path_of_the_temporary_folder_is_no_matter(tmp_path: Path) -> Non
 def test_where_no_socket_can_lie_the_command_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / ("long" * 25)))
     monkeypatch.setattr("os.access", lambda folder, mode: False)
-    with pytest.raises(UserError, match=r"TMPDIR=.*long is too long a path for sockets: set TMPDIR to a shorter one"):
+    with pytest.raises(UserError, match=r"TMPDIR=.*long is too long a path for sockets: set TMPDIR to a shorter path"):
         make_room()
 
 

@@ -96,7 +96,7 @@ def test_the_table_at_the_end_of_a_sweep_takes_what_was_found_since(tmp_path: Pa
     (folder / "evaluations.json").unlink()
     assert "24.90, 1 run not comparable" in end()
     (folder / "evaluations.json").write_text('{"evaluations": [{')
-    assert end().endswith(f"left out, as files there are damaged: {FOLDER}")
+    assert end().endswith(f"left out because their files are damaged: {FOLDER}")
 
 
 def test_a_damaged_evaluations_file_is_told_as_a_damaged_run(tmp_path: Path) -> None:

@@ -99,12 +99,12 @@ def test_too_few_runs_are_said_to_be_too_few_with_a_command(tmp_path: Path) -> N
 
 
 def test_a_command_makes_runs_by_the_same_recipe_on_the_same_photographs(tmp_path: Path) -> None:
-    departs = {"num_train": 600, "num_classes": 10, "root": "my photos", "crop": 64, "shorter_side": [64, 120]}
+    departs = {"num_train": 600, "num_classes": 10, "root": "my photos", "crop": 64, "shorter_side": [256, 300]}
     data = {f"data__{key}": value for key, value in departs.items()}
     write_run(tmp_path, "plain", 34, data__name="imagenet", **data, schedule__batch_size=16, schedule__eval_every=7)
     assert shlex.split(claim(tmp_path, "degradation").command) == [
         *("python", "train.py", "-m", "depth=18,34", "arch=plain", "data=imagenet", "data.root=my photos"),
-        *("data.crop=64", "data.shorter_side=[64, 120]", "schedule.batch_size=16"),
+        *("data.crop=64", "data.shorter_side=[256, 300]", "schedule.batch_size=16"),
     ]
 
 

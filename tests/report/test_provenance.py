@@ -7,7 +7,7 @@ from resnet_repro.papers import rows
 from resnet_repro.report import page, run_sections
 from resnet_repro.runs import finished, groups
 from resnet_repro.runs.options import Run
-from tests.helpers.synthetic_runs import config, write_run
+from tests.helpers.synthetic_runs import config, write_comparator, write_run
 
 
 def test_every_table_of_the_papers_is_of_the_data_set_of_its_rows() -> None:
@@ -48,7 +48,12 @@ def test_a_network_is_of_the_papers_that_train_it_at_whatever_depth_and_on_whate
     assert papers_of("resnet_v2", 20) == ["v2"]
     assert papers_of("resnet_v1", 20, arch__mix="half_both") == ["v2"]
     assert papers_of("resnet_v1", 20, arch__mix="half_both", arch__order="full_preact") == []
-    assert run_sections.papers_of({"arch": {"source": "timm", "name": "resnet18"}, "depth": None}) == []
+
+
+def test_another_librarys_network_is_of_no_paper(tmp_path: Path) -> None:
+    write_comparator(tmp_path, "resnet18", source="timm")
+    ((comparator,), _) = finished.read(tmp_path)
+    assert run_sections.papers_of(comparator.options) == []
 
 
 def test_two_runs_of_one_label_have_sections_of_their_own(tmp_path: Path) -> None:

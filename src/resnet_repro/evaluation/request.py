@@ -43,7 +43,7 @@ def make_request(asked: Config) -> Request:
     run = _agreed(runs)
     _check_test(str(test), runs)
     for key in given:
-        if key not in type(run.data).model_fields:
+        if key not in run.data.record():
             raise UserError(f"data.{key} is not an option of data={run.data.name}; leave it out")
     schedule = run.schedule if batch_size is None else run.schedule.but(eval_batch_size=batch_size)
     run = run.but(
