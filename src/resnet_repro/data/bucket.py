@@ -156,37 +156,28 @@ class Bucket:
 
     @contextmanager
     def _errors_for_people(self, name: str) -> Iterator[None]:
-        from botocore.exceptions import (
-            BotoCoreError,
-            ClientError,
-            CredentialRetrievalError,
-            NoCredentialsError,
-            PartialCredentialsError,
-            ProfileNotFound,
-            SSOError,
-            TokenRetrievalError,
-        )
+        from botocore import exceptions as boto
 
-        no_login: tuple[type[Exception], ...] = (NoCredentialsError, PartialCredentialsError, ProfileNotFound)
-        no_login += (CredentialRetrievalError, SSOError, TokenRetrievalError)
-        logging_in = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+        no_login: tuple[Any, ...] = (boto.NoCredentialsError, boto.PartialCredentialsError, boto.ProfileNotFound)
+        no_login += (boto.CredentialRetrievalError, boto.SSOError, boto.TokenRetrievalError)
+        log_in = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
         try:
             yield
-        except ClientError as error:
+        except boto.ClientError as error:
             code = str(error.response.get("Error", {}).get("Code"))
             if code == "NoSuchBucket":
                 reason = f"there is no bucket {self.bucket}: make it, or give another"
             elif code in ("NoSuchKey", "404"):
                 raise _missing(self, name) from None
             elif code in REFUSALS:
-                reason = f"the credentials are refused ({code}): {logging_in}, to credentials that may read the bucket"
+                reason = f"the credentials are refused ({code}): {log_in}, to credentials that may read the bucket"
             else:
                 reason = f"the server says {first_words(error, at_most=200)}: try again later"
         except no_login as error:
-            reason = f"no credentials ({first_words(error)}): {logging_in}"
-        except BotoCoreError as error:
-            said = first_words(error, at_most=200)
-            reason = f"out of reach ({said}): check the network, and AWS_ENDPOINT_URL if the bucket is not Amazon's"
+            reason = f"no credentials ({first_words(error)}): {log_in}"
+        except boto.BotoCoreError as error:
+            message = first_words(error, at_most=200)
+            reason = f"out of reach ({message}): check the network, and AWS_ENDPOINT_URL if the bucket is not Amazon's"
         else:
             return
         raise UserError(f"data.root={self}: {reason}") from None

@@ -36,6 +36,7 @@ class ImageNetData(pl.LightningDataModule):
         self.crop, self.mode = data.crop, data.interpolation
         side = round(data.test_side * self.crop / augment.CROP)
         self.make_centre = partial(augment.centre_crop, side=side, size=self.crop, mode=self.mode)
+        self.normalisation = Normalisation(torch.zeros(3, self.crop, self.crop), 1.0)  # until it is measured
         self.normalisation = self._measure()
 
     def _find(self) -> tuple[Labelled, Labelled, str]:
@@ -83,10 +84,9 @@ class ImageNetData(pl.LightningDataModule):
         """Return images in a fixed random order: a batch of few classes has less variance than all images have."""
         return [images[position] for position in fixed_order(len(images)).tolist()]
 
-    def source(self, photos: Labelled, device: torch.device, like: Normalisation | None = None) -> Source:
-        """Return images of one split, normalised as in training unless `like` says otherwise."""
-        like = self.normalisation if like is None else like
-        return Source(photos, self.damage, like.to(device), device, self.num_threads)
+    def source(self, photos: Labelled, device: torch.device) -> Source:
+        """Return images of one split, normalised as in training."""
+        return Source(photos, self.damage, self.normalisation.to(device), device, self.num_threads)
 
     def _shared(self, photos: Labelled) -> Source:
         """Return this rank's share of images of one split."""
@@ -102,8 +102,7 @@ class ImageNetData(pl.LightningDataModule):
         which crops. Here: of centre crops and their mirrors] [deviates: of evenly spaced training images, 2,000 by
         default; all 1.28 million would take longer than an epoch's share of anything else]
         """
-        nothing = Normalisation(torch.zeros(3, self.crop, self.crop), 1.0)
-        source = self.source(self.train, torch.device("cpu"), nothing)
+        source = self.source(self.train, torch.device("cpu"))
         which = self._some(self.data.num_mean_images)
         total = torch.zeros((3, self.crop, self.crop), dtype=torch.int64)  # exact in any order
         squares, num = torch.zeros(3, dtype=torch.int64), 0

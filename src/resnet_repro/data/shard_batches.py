@@ -9,7 +9,6 @@ import torch
 from jaxtyping import Int
 
 from resnet_repro.data.bucket import PATIENCE, open_storage
-from resnet_repro.data.device_batches import Normalisation
 from resnet_repro.data.imagenet import ImageNetData
 from resnet_repro.data.options import Batching, Shards
 from resnet_repro.data.photo_batches import Labelled, Source
@@ -142,9 +141,9 @@ class StreamedImageNetData(ImageNetData):
         """Return the images as they are: they are packed in a fixed random order."""
         return images
 
-    def source(self, photos: Labelled, device: torch.device, like: Normalisation | None = None) -> Source:
-        like = self.normalisation if like is None else like
-        return StreamedSource(photos, self.damage, like.to(device), device, self.num_threads, window=self.data.shuffle)
+    def source(self, photos: Labelled, device: torch.device) -> Source:
+        like, window = self.normalisation.to(device), self.data.shuffle
+        return StreamedSource(photos, self.damage, like, device, self.num_threads, window=window)
 
 
 def _num_needed(shards: Sequence[Shard], *, window: int) -> int:
