@@ -1,4 +1,4 @@
-"""`python evaluate.py`: finished runs tested again, alone and together, on one process and on two."""
+"""`python evaluate.py`: finished runs tested again, alone and as ensembles, on one process and on two."""
 
 import shutil
 import signal
@@ -26,30 +26,30 @@ PLAIN, RESNET = (f"digits/{name}-8-s0__val_size=300__steps=33" for name in ("pla
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with two finished runs below outputs/."""
+def trained_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with two finished runs below outputs/."""
     home = tmp_path_factory.mktemp("evaluate")
     options = ("-m", "depth=8", "arch=plain,resnet_v2", "data=digits", "data.val_size=300", "schedule.steps=33")
-    status, said = run("train.py", *options, "logger=csv", home=home)
-    assert status == 0, said
+    status, output = run("train.py", *options, "logger=csv", home=home)
+    assert status == 0, output
     return home
 
 
 @pytest.fixture
-def home(made: Path, tmp_path: Path) -> Path:
-    """A copy of it for one test."""
-    return Path(shutil.copytree(made, tmp_path / "home"))
+def home(trained_home: Path, tmp_path: Path) -> Path:
+    """Return a copy of the folder for one test."""
+    return Path(shutil.copytree(trained_home, tmp_path / "home"))
 
 
 def evaluated(home: Path, *options: str, runs: tuple[str, ...] = (PLAIN,)) -> dict[str, dict[str, Any]]:
-    """What a test records in the first run, the newest entry by split; on several ranks as a person starts them."""
-    named = "run=" + ",".join(str(home / "outputs" / name) for name in runs)
+    """Return the newest entry for each split in the first run. Several ranks are started by the command."""
+    folders = "run=" + ",".join(str(home / "outputs" / name) for name in runs)
     if any("ddp" in option for option in options):
-        status, said = run("evaluate.py", named, *options, home=home)
-        assert status == 0, said
+        status, output = run("evaluate.py", folders, *options, home=home)
+        assert status == 0, output
     else:
         with initialize_config_dir(str(config_dir()), version_base="1.3"):
-            composed = compose("evaluate", [quoted(named), *options])
+            composed = compose("evaluate", [quoted(folders), *options])
         main({str(key): value for key, value in OmegaConf.to_container(composed, resolve=True).items()})
     entries = read_json(RunDir(home / "outputs" / runs[0]).evaluations)["evaluations"]
     return {entry["split"]: entry for entry in entries[-2:]}
@@ -71,19 +71,16 @@ def images(home: Path, *, split: str) -> tuple[Tensor, Tensor]:
     return x, labels
 
 
-def test_testing_one_view_gives_exactly_the_errors_that_the_run_ended_with(home: Path) -> None:
-    for name in (PLAIN, RESNET):
-        entries, results = evaluated(home, runs=(name,)), read_json(RunDir(home / "outputs" / name).manifest)["results"]
-        assert {split: entry["error"] for split, entry in entries.items()} == {
-            "val": results["val/error"],
-            "test": results["test/error"],
-        }
-        assert {split: entry["num_images"] for split, entry in entries.items()} == {"val": 300, "test": 297}
-        assert 0 < entries["val"]["error_top5"] < entries["val"]["error"]
+@pytest.mark.parametrize("name", [PLAIN, RESNET])
+def test_one_view_gives_the_last_errors_of_the_training(home: Path, name: str) -> None:
+    entries, results = evaluated(home, runs=(name,)), read_json(RunDir(home / "outputs" / name).manifest)["results"]
+    for split, num_images in (("val", 300), ("test", 297)):
+        assert (entries[split]["error"], entries[split]["num_images"]) == (results[f"{split}/error"], num_images)
+    assert 0 < entries["val"]["error_top5"] < entries["val"]["error"]
 
 
 @pytest.mark.parametrize("batch_size", [64, pytest.param(100_000, marks=pytest.mark.slow)])
-def test_two_ranks_count_every_image_once_and_find_what_one_finds(home: Path, batch_size: int) -> None:
+def test_two_ranks_find_the_errors_of_one(home: Path, batch_size: int) -> None:
     """With more batches than ranks and with fewer."""
     options = (f"batch_size={batch_size}", "recompute_bn=true")
     alone = evaluated(home, *options, runs=(PLAIN, RESNET))
@@ -93,29 +90,29 @@ def test_two_ranks_count_every_image_once_and_find_what_one_finds(home: Path, ba
     assert numbers(together) == numbers(alone)
 
 
-def test_an_ensemble_of_one_run_alone_or_twice_is_that_run(home: Path) -> None:
+def test_an_ensemble_of_the_same_run_twice_is_that_run(home: Path) -> None:
     alone = numbers(evaluated(home))
     assert numbers(evaluated(home, runs=(PLAIN, PLAIN))) == alone
     assert numbers(evaluated(home, runs=(RESNET,))) != alone
 
 
 def test_an_ensemble_is_the_average_of_its_networks_softmax(home: Path) -> None:
-    """Beside an average of one image at a time, ranked one class at a time."""
-    found = evaluated(home, "hardware.precision=32-true", runs=(PLAIN, RESNET))["val"]
+    """Compared with a plain average, in which each class of each image is ranked by counting."""
+    entry = evaluated(home, "hardware.precision=32-true", runs=(PLAIN, RESNET))["val"]
     x, labels = images(home, split="val")
     with torch.no_grad():
         average = sum(net(x).double().softmax(1) for net in networks(home, PLAIN, RESNET)) / 2
     place = [sum(float(p) > float(of[label]) for p in of) for of, label in zip(average, labels.tolist(), strict=True)]
-    assert found["error"] == 100 * sum(p >= 1 for p in place) / 300
-    assert found["error_top5"] == 100 * sum(p >= 5 for p in place) / 300
-    assert found["runs"] == [Path(PLAIN).name, Path(RESNET).name]
-    assert found["precision"] == "32-true"
+    assert entry["error"] == 100 * sum(p >= 1 for p in place) / 300
+    assert entry["error_top5"] == 100 * sum(p >= 5 for p in place) / 300
+    assert entry["runs"] == [Path(PLAIN).name, Path(RESNET).name]
+    assert entry["precision"] == "32-true"
     other = read_json(RunDir(home / "outputs" / RESNET).evaluations)["evaluations"]
-    assert found in other  # each run that took part tells
+    assert entry in other  # every run of the ensemble has the entry
 
 
-def test_recomputed_statistics_are_those_of_the_final_weights_on_the_training_images(home: Path) -> None:
-    """Of every batch norm, where one batch has all of them; of the first one, where several average to it."""
+def test_recomputed_statistics_are_those_of_the_final_weights(home: Path) -> None:
+    """For every batch norm if one batch has all images; for the first batch norm if several batches have them."""
     (net,), (x, _) = networks(home, RESNET), images(home, split="test")
     seen: dict[nn.Module, Tensor] = {}
     norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
@@ -133,21 +130,18 @@ def test_recomputed_statistics_are_those_of_the_final_weights_on_the_training_im
     assert not net.training
 
 
-def test_recomputing_statistics_changes_what_is_found_and_says_on_how_many_images(home: Path) -> None:
+def test_an_entry_has_the_number_of_recompute_bns_images(home: Path) -> None:
     before, after = evaluated(home), evaluated(home, "recompute_bn=true", "bn_images=400")
     assert numbers(after) != numbers(before)
     assert (before["val"]["num_bn_images"], after["val"]["num_bn_images"]) == (0, 400)
 
 
-def test_the_same_test_again_replaces_its_entry_and_another_is_added(home: Path) -> None:
+def test_a_repeated_test_replaces_its_entry(home: Path) -> None:
+    """Another test adds an entry."""
     evaluated(home), evaluated(home), evaluated(home, "recompute_bn=true")
     entries = read_json(RunDir(home / "outputs" / PLAIN).evaluations)["evaluations"]
-    assert [(entry["split"], entry["num_bn_images"] > 0) for entry in entries] == [
-        ("val", False),
-        ("test", False),
-        ("val", True),
-        ("test", True),
-    ]
+    tests = [(entry["split"], entry["num_bn_images"] > 0) for entry in entries]
+    assert tests == [("val", False), ("test", False), ("val", True), ("test", True)]
 
 
 @pytest.mark.parametrize(
@@ -155,8 +149,8 @@ def test_the_same_test_again_replaces_its_entry_and_another_is_added(home: Path)
     [
         ([], "no run was given; give run=outputs/"),
         (["run="], "no run was given; give run=outputs/"),
-        (["run=nowhere"], "nowhere holds no run, and finished runs are what is tested"),
-        (["run=RUN,nowhere"], "nowhere holds no run, and finished runs are what is tested"),
+        (["run=nowhere"], "nowhere holds no run, and only finished runs can be tested"),
+        (["run=RUN,nowhere"], "nowhere holds no run, and only finished runs can be tested"),
         (["run=RUN", "test=5crop"], "test=5crop is not known; use one of 1crop, 10crop, multiscale, 320"),
         (
             ["run=RUN", "test=10crop"],
@@ -173,47 +167,45 @@ def test_the_same_test_again_replaces_its_entry_and_another_is_added(home: Path)
         (["--run=RUN"], "options are written without dashes, run=VALUE"),
     ],
 )
-def test_a_mistake_is_told_in_one_line_before_torch_is_imported(made: Path, options: list[str], message: str) -> None:
+def test_mistakes_are_refused_before_torch_is_imported(trained_home: Path, options: list[str], message: str) -> None:
     options = [option.replace("RUN", f"outputs/{PLAIN}") for option in options]
-    status, said, modules = imported_modules(*options, home=made, script="evaluate.py")
-    assert (status, said.strip().count("\n")) == (2, 0), said
-    assert said.strip().startswith("error: ")
-    assert message in said
+    status, output, modules = imported_modules(*options, home=trained_home, script="evaluate.py")
+    assert (status, output.strip().count("\n")) == (2, 0), output
+    assert output.strip().startswith("error: ")
+    assert message in output
     assert "torch" not in modules
 
 
 @pytest.mark.parametrize("hardware", ["cpu", pytest.param("ddp_2cpu", marks=pytest.mark.slow)])
-def test_weights_that_are_not_the_runs_are_refused_in_one_line_on_any_number_of_ranks(
-    home: Path, hardware: str
-) -> None:
+def test_weights_that_do_not_match_their_manifest_are_refused(home: Path, hardware: str) -> None:
     folder = RunDir(home / "outputs" / PLAIN)
     for path in folder.checkpoint_files():
         content = torch.load(path, weights_only=True)
         content["state_dict"]["net.head.2.bias"] += 1
         torch.save(content, path)
-    status, said = run("evaluate.py", f"run={folder.path}", f"hardware={hardware}", home=home)
-    assert (status, said.count("\n")) == (2, 1), said
-    assert "does not hold the weights of the finished run" in said
+    status, output = run("evaluate.py", f"run={folder.path}", f"hardware={hardware}", home=home)
+    assert (status, output.count("\n")) == (2, 1), output
+    assert "does not hold the weights of the finished run" in output
 
 
-def test_a_run_that_is_not_finished_or_has_lost_its_checkpoints_is_refused(home: Path) -> None:
+def test_a_run_without_checkpoint_or_manifest_is_refused(home: Path) -> None:
     folder = RunDir(home / "outputs" / PLAIN)
     shutil.rmtree(folder.checkpoints)
-    with pytest.raises(UserError, match="holds no checkpoint, and its weights are what is tested"):
+    with pytest.raises(UserError, match="holds no checkpoint, so there are no weights to test"):
         evaluated(home)
     folder.manifest.unlink()
-    with pytest.raises(UserError, match="is not finished, and finished runs are what is tested"):
+    with pytest.raises(UserError, match="is not finished, and only finished runs can be tested"):
         evaluated(home)
 
 
-def test_a_damaged_record_of_earlier_tests_is_told_before_anything_is_tested(home: Path) -> None:
+def test_damaged_entries_are_refused_before_the_test(home: Path) -> None:
     RunDir(home / "outputs" / RESNET).evaluations.write_text('{"evaluations": [')
-    with pytest.raises(UserError, match=r"evaluations\.json is damaged; move it away, and test again what it held"):
+    with pytest.raises(UserError, match=r"evaluations\.json is damaged; move it away, and repeat the tests that it"):
         evaluated(home, runs=(PLAIN, RESNET))
     assert not RunDir(home / "outputs" / PLAIN).evaluations.exists()
 
 
-def test_networks_trained_on_other_data_make_no_ensemble(home: Path) -> None:
+def test_an_ensemble_of_runs_on_different_data_is_refused(home: Path) -> None:
     other = RunDir(home / "outputs" / RESNET)
     manifest = read_json(other.manifest)
     manifest["config"]["data"]["val_size"] = 0
@@ -222,13 +214,13 @@ def test_networks_trained_on_other_data_make_no_ensemble(home: Path) -> None:
         evaluated(home, runs=(PLAIN, RESNET))
 
 
-def test_ctrl_c_ends_both_ranks_and_leaves_no_word_of_theirs(home: Path) -> None:
+def test_ctrl_c_ends_both_ranks_without_output(home: Path) -> None:
     process = start("evaluate.py", f"run=outputs/{PLAIN}", "hardware=ddp_2cpu", "batch_size=1", home=home)
     deadline = time.monotonic() + 60
     while len(ranks := psutil.Process(process.pid).children(recursive=True)) < 3 and time.monotonic() < deadline:
-        time.sleep(0.05)  # two ranks and what looks after the resources of spawned processes
+        time.sleep(0.05)  # the children are two ranks and multiprocessing's resource tracker
     process.send_signal(signal.SIGINT)
-    said, _ = process.communicate(timeout=60)
-    assert (process.returncode, said) == (130, "")
+    output, _ = process.communicate(timeout=60)
+    assert (process.returncode, output) == (130, "")
     assert_gone(ranks)
     assert not RunDir(home / "outputs" / PLAIN).evaluations.exists()

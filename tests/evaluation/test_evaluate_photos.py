@@ -1,4 +1,4 @@
-"""Networks of the ImageNet family tested in the papers' four ways on real photographs, on one process and on two."""
+"""Networks of the ImageNet family in the papers' four tests on real photographs, on one process and on two."""
 
 import shutil
 from functools import partial
@@ -38,14 +38,14 @@ def options(run: Path, *overrides: str) -> dict[str, Any]:
 
 
 def evaluated(run: Path, *overrides: str) -> dict[str, Any]:
-    """What a test records, the newest entry."""
+    """Test a run, and return its newest entry."""
     main(options(run, *overrides))
     return dict(read_json(RunDir(run).evaluations)["evaluations"][-1])
 
 
 @pytest.fixture(scope="module")
 def mini(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A ResNet-18 trained for six steps on a fifth of `imagenet_mini`: 120 and 40 images of ten classes."""
+    """Train a ResNet-18 for six steps on a fifth of `imagenet_mini`: 120 and 40 images of ten classes."""
     root = tmp_path_factory.mktemp("photographs")
     for folder in MINI.glob("*/*/"):
         (root / folder.relative_to(MINI)).mkdir(parents=True)
@@ -58,43 +58,40 @@ def mini(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def small(tmp_path: Path) -> Path:
-    """A ResNet-18 that a test may spoil, trained a step on six images that it may spoil, too."""
+    """Train a ResNet-18 for one step on six images. A test may change the run and the images."""
     root = make_tree(tmp_path / "photographs")
     path = prepared(tmp_path / "outputs", root, "schedule.steps=1", "schedule.batch_size=4")
     train(path)
     return path
 
 
-def record(way: str, path: Path, job: Job, rank: Rank) -> None:
-    found = evaluate_runs(make_request(options(path, f"test={way}", "hardware=ddp_2cpu")), rank)
-    write_json(path / f"found-{rank.rank}.json", found)
+def write_errors(test: str, path: Path, job: Job, rank: Rank) -> None:
+    measured = evaluate_runs(make_request(options(path, f"test={test}", "hardware=ddp_2cpu")), rank)
+    write_json(path / f"errors-{rank.rank}.json", measured)
 
 
 @needs_mini
-@pytest.mark.parametrize("way", TESTS)
-def test_two_ranks_count_every_photograph_once_and_find_what_one_finds(mini: Path, way: str) -> None:
-    alone = evaluated(mini, f"test={way}")
-    assert (alone["test"], alone["split"], alone["num_images"]) == (way, "val", 40)
+@pytest.mark.parametrize("test", TESTS)
+def test_two_ranks_find_the_errors_of_one(mini: Path, test: str) -> None:
+    alone = evaluated(mini, f"test={test}")
+    assert (alone["test"], alone["split"], alone["num_images"]) == (test, "val", 40)
     assert 0 < alone["error_top5"] <= alone["error"] <= 100
-    (mini / "store").unlink(missing_ok=True)  # where the ranks of the way before have met
-    in_ranks(2, partial(record, way), mini)
+    (mini / "store").unlink(missing_ok=True)  # the meeting point of an earlier test's ranks
+    in_ranks(2, partial(write_errors, test), mini)
     for rank in range(2):
-        found = read_json(mini / f"found-{rank}.json")["splits"]["val"]
-        assert found == {key: alone[key] for key in ("num_images", "error", "error_top5")}
+        errors = read_json(mini / f"errors-{rank}.json")["splits"]["val"]
+        assert errors == {key: alone[key] for key in ("num_images", "error", "error_top5")}
 
 
 @needs_mini
-def test_one_crop_gives_exactly_the_errors_that_the_run_ended_with(mini: Path) -> None:
-    results = read_json(RunDir(mini).manifest)["results"]
-    found = evaluated(mini)
-    assert (found["error"], found["error_top5"]) == (results["val/error"], results["val/error_top5"])
+def test_one_crop_gives_the_last_errors_of_the_training(mini: Path) -> None:
+    results, entry = read_json(RunDir(mini).manifest)["results"], evaluated(mini)
+    assert (entry["error"], entry["error_top5"]) == (results["val/error"], results["val/error_top5"])
 
 
 @needs_mini
-def test_a_test_with_recompute_bn_uses_statistics_of_training_images(
-    mini: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """After six steps the running variance is still half of the 1 that it began as; the recomputed one is not."""
+def test_recompute_bn_uses_statistics_of_training_images(mini: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After six steps, half of the running variance is still its first value, 1, but not of a recomputed variance."""
     tested, original = list[nn.Module](), measure.count_errors
 
     def count_errors(nets: list[nn.Module], batches: Any) -> dict[str, float | int]:
@@ -108,12 +105,12 @@ def test_a_test_with_recompute_bn_uses_statistics_of_training_images(
     images = torch.cat([x for x, _ in data.unaugmented(torch.device("cpu"), at_most=60)])
     with torch.no_grad():
         expected = net.stem[0](images).var((0, 2, 3))
-    # batches of 15: their variances average to less than the variance of all 60 images
+    # in batches of 15, whose variances average to less than the variance of all 60 images
     torch.testing.assert_close(net.stem[1].running_var, expected, rtol=0.2, atol=0)
     assert not torch.allclose(running.stem[1].running_var, expected, rtol=0.5, atol=0)
 
 
-def test_one_crop_is_the_evaluation_of_the_training_bit_for_bit(small: Path) -> None:
+def test_one_crop_sees_the_pixels_of_the_trainings_evaluation(small: Path) -> None:
     data = photographs(recorded(small))
     (batch,) = PhotographViews(data, "1crop", torch.device("cpu"), Rank())
     ((x, _),) = batch.groups
@@ -123,12 +120,13 @@ def test_one_crop_is_the_evaluation_of_the_training_bit_for_bit(small: Path) -> 
     assert torch.equal(batch.labels, labels)
 
 
-def test_views_of_other_sizes_than_the_trainings_get_the_mean_of_each_channel_subtracted(small: Path) -> None:
+def test_views_of_other_sizes_are_normalised_by_channel(small: Path) -> None:
+    """Only views of the training's size have the mean of each pixel subtracted."""
     data = photographs(recorded(small))
     batch, *others = PhotographViews(data, "multiscale", torch.device("cpu"), Rank())
-    assert len(others) == 5  # so many crops has a batch of one image's views
+    assert len(others) == 5  # every batch has the views of one image
     mean = data.normalisation.mean
-    assert mean.std((1, 2)).max() > 0.1  # it is not the same everywhere
+    assert mean.std((1, 2)).max() > 0.1  # the mean differs from pixel to pixel
     for x, _ in batch.groups:
         by_channel = x + (mean if x.shape[2:] == mean.shape[1:] else mean.mean((1, 2))[:, None, None])
         pixels = by_channel * 255
@@ -136,7 +134,7 @@ def test_views_of_other_sizes_than_the_trainings_get_the_mean_of_each_channel_su
         assert -0.01 < pixels.min() < 128 < pixels.max() < 255.01
 
 
-def test_a_photograph_that_cannot_be_read_ends_the_test_by_its_name_or_is_left_out(small: Path) -> None:
+def test_an_unreadable_photograph_is_named_or_left_out(small: Path) -> None:
     root = Path(read_json(RunDir(small).manifest)["config"]["data"]["root"])
     path = root / "val" / "dog" / "1.JPEG"
     path.write_bytes(path.read_bytes()[:400])
@@ -145,7 +143,7 @@ def test_a_photograph_that_cannot_be_read_ends_the_test_by_its_name_or_is_left_o
     assert evaluated(small, "test=10crop", "data.skip_damaged=true")["num_images"] == 5
 
 
-def test_a_run_from_before_jitter_and_bicubic_is_tested_as_it_was(small: Path) -> None:
+def test_a_run_from_before_jitter_and_bicubic_gets_its_defaults(small: Path) -> None:
     now = evaluated(small, "test=320")
     manifest = read_json(RunDir(small).manifest)
     for key in ("jitter", "interpolation"):
@@ -157,7 +155,7 @@ def test_a_run_from_before_jitter_and_bicubic_is_tested_as_it_was(small: Path) -
     assert (run.options.data.jitter, run.options.data.interpolation) == (0, "bilinear")
 
 
-def test_another_folder_is_tested_where_its_classes_are_as_many(small: Path, tmp_path: Path) -> None:
+def test_another_folder_needs_the_same_number_of_classes(small: Path, tmp_path: Path) -> None:
     config = read_json(RunDir(small).manifest)["config"]
     moved = shutil.copytree(config["data"]["root"], tmp_path / "moved")
     first = evaluated(small)
@@ -167,34 +165,29 @@ def test_another_folder_is_tested_where_its_classes_are_as_many(small: Path, tmp
         evaluated(small, f"data.root={three}")
 
 
-def test_the_papers_tables_take_what_the_newest_test_of_a_run_alone_has_recorded(small: Path) -> None:
-    recorded = evaluated(small, "test=10crop")
-    main({**options(small, "test=10crop"), "run": [str(small), str(small)]})  # an ensemble, if of one network
+def test_tables_use_the_newest_test_of_the_run_alone(small: Path) -> None:
+    entry = evaluated(small, "test=10crop")
+    main({**options(small, "test=10crop"), "run": [str(small), str(small)]})  # an ensemble, although of one network
     evaluated(small, "test=10crop", "recompute_bn=true", "bn_images=6")
     run = read_record(small)
     assert run is not None
     assert len(run.evaluations) == 3
-    assert run.tested("10crop", "val") == recorded
+    assert run.tested("10crop", "val") == entry
     assert run.tested("multiscale", "val") is None
 
 
-@pytest.mark.parametrize("way", ["multiscale", "320"])
-def test_a_network_that_takes_one_size_only_is_not_tested_at_others(small: Path, way: str) -> None:
+@pytest.mark.parametrize("test", ["multiscale", "320"])
+def test_a_network_of_one_size_is_not_tested_at_others(small: Path, test: str) -> None:
     manifest = read_json(RunDir(small).manifest)
-    manifest["config"]["arch"] = {
-        "source": "torchvision",
-        "name": "alexnet",
-        "image_size": 64,
-        "protocol": "paper_v1",
-        "multiply_adds": 1,
-    }
+    alexnet = {"source": "torchvision", "name": "alexnet", "image_size": 64, "protocol": "paper_v1", "multiply_adds": 1}
+    manifest["config"]["arch"] = alexnet
     write_json(RunDir(small).manifest, manifest)
-    with pytest.raises(UserError, match=f"test={way} is for plain and residual networks, which take any size"):
-        evaluated(small, f"test={way}")
+    with pytest.raises(UserError, match=f"test={test} is for plain and residual networks, which take any size"):
+        evaluated(small, f"test={test}")
 
 
 @pytest.mark.parametrize(
-    ("network", "way", "top1", "top5"),
+    ("network", "test", "top1", "top5"),
     [
         ("arch=plain depth=34", "10crop", 28.54, 10.02),
         ("arch=resnet_v1 depth=18 arch.shortcut=A", "10crop", 27.88, None),
@@ -206,16 +199,16 @@ def test_a_network_that_takes_one_size_only_is_not_tested_at_others(small: Path,
         ("arch=resnet_v1 depth=50 schedule.steps=100", "10crop", None, None),
     ],
 )
-def test_the_papers_error_beside_a_test_is_of_the_same_network_and_way(
-    network: str, way: str, top1: float | None, top5: float | None
+def test_the_papers_error_is_of_the_same_network_and_test(
+    network: str, test: str, top1: float | None, top5: float | None
 ) -> None:
     words = ("data=imagenet", *network.split())
     usual = composed(*(word for word in words if word.split("=")[0] in ("data", "arch", "protocol")))
     job = make_job(composed(*words), usual=usual)
-    assert printed_errors(job.record, test=way) == {"paper_error": top1, "paper_error_top5": top5}
+    assert printed_errors(job.record, test=test) == {"paper_error": top1, "paper_error_top5": top5}
 
 
-def test_every_row_of_the_papers_is_tested_in_a_way_that_there_is() -> None:
+def test_the_papers_rows_use_exactly_the_known_tests() -> None:
     tests = {row.source: {other.test for other in registry() if other.source == row.source} for row in registry()}
     assert set().union(*tests.values()) == set(TESTS)
     assert (tests["v1 Table 3"], tests["v1 Table 4"]) == ({"10crop"}, {"multiscale"})

@@ -1,4 +1,4 @@
-"""Statistics of batch norm made anew: those of all training images, however these lie on the disk."""
+"""Recomputed statistics of batch norm: those of all training images, whatever their order on the disk."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ CPU, NUM, BATCH = torch.device("cpu"), 24, 24
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> ImageNetData:
-    """Images of four classes, each of its own brightness, that lie class by class: a batch holds as many as a class."""
+    """Return images of four classes of different brightness, sorted by class, with as many in a class as in a batch."""
     root, rng = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
     for split, num in (("train", NUM), ("val", 1)):
         for number in range(4):
@@ -35,17 +35,17 @@ def norms(net: nn.Module) -> list[nn.BatchNorm2d]:
 
 
 def exactly(net: nn.Module, x: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """Mean and variance of what each batch norm gets, with all images at once: the obvious way."""
-    seen: dict[nn.Module, Tensor] = {}
+    """Return mean and variance of each batch norm's inputs, computed on all images at once."""
+    by_norm: dict[nn.Module, Tensor] = {}
 
-    def see(norm: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
-        seen[norm] = inputs[0].double()
+    def keep(norm: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+        by_norm[norm] = inputs[0].double()
 
-    handles = [norm.register_forward_hook(see) for norm in norms(net)]
+    handles = [norm.register_forward_hook(keep) for norm in norms(net)]
     net.train()(x)
     for handle in handles:
         handle.remove()
-    return [(seen[norm].mean((0, 2, 3)), seen[norm].var((0, 2, 3))) for norm in norms(net)]
+    return [(by_norm[norm].mean((0, 2, 3)), by_norm[norm].var((0, 2, 3))) for norm in norms(net)]
 
 
 def test_statistics_keep_the_variance_between_sorted_classes(data: ImageNetData) -> None:
@@ -62,7 +62,7 @@ def test_statistics_keep_the_variance_between_sorted_classes(data: ImageNetData)
 
 
 def test_each_image_counts_once_in_the_statistics(data: ImageNetData) -> None:
-    """Also those of a last, smaller batch: by the rule for the mean of the first batch norm, which is exact."""
+    """The images of a smaller last batch too. The mean of the first batch norm shows it, because that mean is exact."""
     net = nn.Sequential(nn.BatchNorm2d(3), nn.Dropout(0.5), nn.BatchNorm2d(3, momentum=0.3)).eval()
     x = torch.randn(10, 3, 4, 4, generator=torch.Generator().manual_seed(0)) * torch.arange(1, 11)[:, None, None, None]
     with torch.no_grad():
@@ -70,7 +70,7 @@ def test_each_image_counts_once_in_the_statistics(data: ImageNetData) -> None:
     first, _, second = net
     torch.testing.assert_close(first.running_mean, x.mean((0, 2, 3)))
     assert (first.momentum, second.momentum, first.training) == (0.1, 0.3, False)
-    assert second.running_var.max() < 1.1  # with dropout it would be twice as much
+    assert second.running_var.max() < 1.1  # dropout would double the variance
 
 
 def test_the_order_is_random_and_the_same_every_time(data: ImageNetData) -> None:

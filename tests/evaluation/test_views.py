@@ -1,4 +1,4 @@
-"""What a network is shown of a tested image, beside a slow and obvious version of each."""
+"""The views of a tested image, compared with a slow and obvious version of each."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from resnet_repro.data.jpeg import shorter_side
 from resnet_repro.evaluation.views import Views, grouped, probabilities, ten_crops, views
 from resnet_repro.networks.resnet import ResNet
 
-CROP = 56  # a quarter of the papers' crop: sizes are a quarter of theirs
+CROP = 56  # a quarter of the papers' crop, so all sizes are a quarter of the papers'
 SCALES = (56, 64, 96, 120, 160)
 
 
@@ -21,7 +21,7 @@ def picture(height: int, width: int, *, seed: int = 0) -> Tensor:
 
 
 def network(**words: Any) -> ResNet:
-    """A small network of the ImageNet family with statistics that are not the first ones, in float64."""
+    """Return a small network of the ImageNet family in float64, with random running statistics."""
     torch.manual_seed(0)
     net = ResNet(**{"depth": 18, "family": "imagenet", "num_classes": 7} | words)
     for module in net.modules():
@@ -37,7 +37,7 @@ def floats(batch: Views) -> Views:
 
 
 @pytest.mark.parametrize("shape", [(60, 84), (84, 60), (64, 64), (56, 56)])
-def test_ten_crops_are_those_of_torchvision_where_margins_are_even(shape: tuple[int, int]) -> None:
+def test_ten_crops_equal_torchvisions_if_margins_are_even(shape: tuple[int, int]) -> None:
     image = picture(*shape)
     pairs = zip(ten_crops(image, CROP), ten_crop(image, [CROP, CROP]), strict=True)
     assert all(torch.equal(ours, theirs) for ours, theirs in pairs)
@@ -53,11 +53,11 @@ def centre(image: Tensor, size: int) -> Tensor:
 
 
 def slow_ten_crops(image: Tensor) -> list[Tensor]:
-    found = []
-    for seen in (image, image.flip(2)):
-        found += [seen[:, :CROP, :CROP], seen[:, :CROP, -CROP:], seen[:, -CROP:, :CROP], seen[:, -CROP:, -CROP:]]
-        found.append(centre(seen, CROP))
-    return found
+    crops = []
+    for each in (image, image.flip(2)):
+        crops += [each[:, :CROP, :CROP], each[:, :CROP, -CROP:], each[:, -CROP:, :CROP], each[:, -CROP:, -CROP:]]
+        crops.append(centre(each, CROP))
+    return crops
 
 
 @pytest.fixture(autouse=True)
@@ -76,9 +76,9 @@ def doubles() -> Any:
         ("multiscale", [(size, 2 * size) for size in SCALES] * 2),
     ],
 )
-def test_sizes_of_views_are_in_the_papers_proportion_to_the_crop(test: str, shapes: list[tuple[int, int]]) -> None:
-    found = views(picture(100, 200), test=test, crop=CROP, side=256)
-    assert [tuple(view.shape[1:]) for view in found] == shapes
+def test_sizes_of_views_are_in_proportion_to_the_crop(test: str, shapes: list[tuple[int, int]]) -> None:
+    whole_and_crops = views(picture(100, 200), test=test, crop=CROP, side=256)
+    assert [tuple(view.shape[1:]) for view in whole_and_crops] == shapes
 
 
 def test_at_the_papers_crop_sizes_are_the_papers() -> None:
@@ -89,31 +89,29 @@ def test_at_the_papers_crop_sizes_are_the_papers() -> None:
 
 
 @pytest.mark.parametrize("test", ["1crop", "10crop", "320", pytest.param("multiscale", marks=pytest.mark.slow)])
-def test_probabilities_are_those_of_one_view_at_a_time_averaged(test: str) -> None:
-    """Images of different shapes in one batch, each crop and scale written out."""
+def test_probabilities_are_the_mean_over_single_views(test: str) -> None:
+    """For images of different shapes in one batch, with each crop and scale written out."""
     net, images = network(), [picture(90, 70, seed=1), picture(70, 90, seed=2), picture(70, 90, seed=3)]
     batch = grouped([views(image, test=test, crop=CROP, side=256) for image in images], torch.tensor([0, 1, 2]))
     with torch.no_grad():
-        found = probabilities(net, floats(batch))
-        for image, ours in zip(images, found, strict=True):
+        averages = probabilities(net, floats(batch))
+        for image, ours in zip(images, averages, strict=True):
             if test == "multiscale":
-                seen = [shorter_side(image, size) for size in SCALES]
-                seen += [view.flip(-1) for view in seen]
+                singles = [shorter_side(image, size) for size in SCALES]
+                singles += [view.flip(-1) for view in singles]
             elif test == "320":
-                seen = [centre(shorter_side(image, 80), 80)]
+                singles = [centre(shorter_side(image, 80), 80)]
+            elif test == "1crop":
+                singles = [centre(shorter_side(image, 64), CROP)]
             else:
-                seen = (
-                    [centre(shorter_side(image, 64), CROP)]
-                    if test == "1crop"
-                    else slow_ten_crops(shorter_side(image, 64))
-                )
-            expected = sum(slow_softmax(net, view) for view in seen) / len(seen)
+                singles = slow_ten_crops(shorter_side(image, 64))
+            expected = sum(slow_softmax(net, view) for view in singles) / len(singles)
             torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-12)
-    assert (found[0] - found[1]).abs().max() > 1e-6  # so that equality means something
+    assert (averages[0] - averages[1]).abs().max() > 1e-6  # images differ, so equality is not a matter of course
 
 
 def score_map(net: ResNet, x: Tensor) -> Tensor:
-    """The fully convolutional form: the last layer as a 1 x 1 convolution, a map of class scores. [v1 Sec. 3.4]"""
+    """Return the map of class scores of the fully convolutional form: the last layer is 1 x 1. [v1 Sec. 3.4]"""
     *activations, _, _, linear = net.head
     features = nn.Sequential(*activations)(net.stages(net.stem(x)))
     return F.conv2d(features, linear.weight[..., None, None], linear.bias)
@@ -121,9 +119,7 @@ def score_map(net: ResNet, x: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("order", ["original", "full_preact"])
 @pytest.mark.parametrize("shape", [(56, 56), (70, 93), (160, 120)])
-def test_the_scores_of_a_whole_image_are_the_mean_of_its_map_of_class_scores(
-    shape: tuple[int, int], order: str
-) -> None:
+def test_scores_of_a_whole_image_are_the_mean_of_its_score_map(shape: tuple[int, int], order: str) -> None:
     net, x = network(order=order), picture(*shape)[None] / 255.0
     with torch.no_grad():
         scores = score_map(net, x)
@@ -131,7 +127,8 @@ def test_the_scores_of_a_whole_image_are_the_mean_of_its_map_of_class_scores(
         torch.testing.assert_close(net(x), scores.mean((2, 3)), rtol=1e-10, atol=1e-12)
 
 
-def test_fully_convolutional_testing_of_an_image_of_the_crops_size_is_plain_testing_bit_for_bit() -> None:
+def test_a_whole_image_of_the_crops_size_gives_plain_scores() -> None:
+    """Fully convolutional testing equals plain testing there, bit for bit."""
     net, image = network(), picture(CROP, CROP)
     whole, *_ = views(image, test="multiscale", crop=CROP, side=256)
     assert torch.equal(whole, image)

@@ -4,7 +4,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from resnet_repro.errors import UserError
 from resnet_repro.networks.costs import multiply_adds
-from resnet_repro.networks.depths import Stage, num_weighted_layers, stages, unit_for
+from resnet_repro.networks.depths import Stage, stages, unit_for
 from resnet_repro.networks.resnet import ResNet
 
 CIFAR = [  # depth, unit
@@ -14,6 +14,11 @@ CIFAR = [  # depth, unit
 ]
 IMAGENET = [18, 34, 50, 101, 152, 200]
 SHORTCUTS = ["none", "A", "B", "C", "dropout"]
+
+
+def num_weighted_layers(stages):
+    """Return the depth as the papers count it: stem, convolutions of the units and linear layer, without shortcuts."""
+    return 2 + sum(stage.num_units * len(stage.convs) for stage in stages)
 
 
 @pytest.mark.parametrize(

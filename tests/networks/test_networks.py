@@ -181,7 +181,7 @@ def test_a_comparator_has_no_depth_in_its_name() -> None:
     assert job_of("timm", "resnet18", "protocol=modern").name == "timm-resnet18-s0__modern"
 
 
-def test_networks_without_batch_norm_begin_at_a_tenth_of_the_rate() -> None:
+def test_networks_without_batch_norm_get_a_tenth_of_the_rate() -> None:
     """Unless the rate is given."""
     rates = {name: resolve(asked(source, name)).schedule.lr for source, name in PUBLISHED}
     assert {name for name, lr in rates.items() if lr == 0.01} == {

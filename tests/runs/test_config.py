@@ -1,4 +1,4 @@
-"""Options, their rules, and the folder that a run gets: as `python train.py` composes them."""
+"""Options as `python train.py` composes them: their rules, and the name of each run."""
 
 from typing import Any
 
@@ -16,40 +16,46 @@ def name(arch: str, data: str, *overrides: str) -> str:
     return make_job(composed(*groups, *overrides), usual=composed(*groups)).name
 
 
-def test_a_run_is_named_by_what_it_is() -> None:
-    assert name("plain", "cifar10", "depth=56") == "plain-56-s0"
-    assert name("resnet_v2", "digits", "depth=110", "seed=3") == "resnet_v2-110-s3"
+@pytest.mark.parametrize(
+    ("arch", "data", "overrides", "expected"),
+    [
+        ("plain", "cifar10", ["depth=56"], "plain-56-s0"),
+        ("resnet_v2", "digits", ["depth=110", "seed=3"], "resnet_v2-110-s3"),
+        # departures from the defaults
+        ("resnet_v1", "cifar10", ["arch.shortcut=B"], "resnet_v1-20-s0__shortcut=B"),
+        ("plain", "cifar10", ["schedule.steps=9", "data.val_size=50"], "plain-20-s0__val_size=50__steps=9"),
+        ("plain", "cifar10", ["schedule.milestones=[100,200]"], "plain-20-s0__milestones=100-200"),
+        ("resnet_v1", "cifar10", ["arch.gate_bias=-5"], "resnet_v1-20-s0__gate_bias=-5"),
+        ("resnet_v1", "cifar10", ["arch.gate_bias=5"], "resnet_v1-20-s0__gate_bias=5"),
+        # a default given explicitly
+        ("resnet_v1", "cifar10", ["arch.shortcut=A", "arch.unit=basic", "hardware=auto"], "resnet_v1-20-s0"),
+        ("resnet_v1", "cifar10", ["schedule.lr=0.1"], "resnet_v1-20-s0"),
+        # a protocol is one word, and no word if it is the architecture's own
+        ("resnet_v2", "cifar10", ["depth=1001", "protocol=official_lua"], "resnet_v2-1001-s0__official_lua"),
+        (
+            "resnet_v1",
+            "cifar10",
+            ["protocol=paper_v2", "arch.unit=one_layer"],
+            "resnet_v1-20-s0__paper_v2__unit=one_layer",
+        ),
+        ("resnet_v1", "digits", ["protocol=modern", "schedule.steps=22"], "resnet_v1-20-s0__modern__steps=22"),
+        ("resnet_v2", "cifar10", ["depth=110", "protocol=paper_v2"], "resnet_v2-110-s0"),
+        ("plain", "cifar10", ["depth=56", "protocol=paper_v1"], "plain-56-s0"),
+        # the recipe's rate is in proportion to the batch, so only a rate given by hand departs
+        ("resnet_v1", "imagenet", ["depth=50", "schedule.batch_size=64"], "resnet_v1-50-s0__batch_size=64"),
+        (
+            "resnet_v1",
+            "imagenet",
+            ["depth=50", "schedule.batch_size=64", "schedule.lr=0.1"],
+            "resnet_v1-50-s0__batch_size=64__lr=0.1",
+        ),
+    ],
+)
+def test_a_name_has_all_departures_from_the_defaults(arch: str, data: str, overrides: list[str], expected: str) -> None:
+    assert name(arch, data, *overrides) == expected
 
 
-def test_every_departure_from_the_defaults_shows_in_the_name() -> None:
-    assert name("resnet_v1", "cifar10", "arch.shortcut=B") == "resnet_v1-20-s0__shortcut=B"
-    assert (
-        name("plain", "cifar10", "schedule.steps=400", "data.val_size=5000") == "plain-20-s0__val_size=5000__steps=400"
-    )
-
-
-def test_two_runs_have_two_names() -> None:
-    biases = [name("resnet_v1", "cifar10", "arch.mix=exclusive_gate", f"arch.gate_bias={bias}") for bias in (-5, 5)]
-    assert biases == [f"resnet_v1-20-s0__mix=exclusive_gate__gate_bias={bias}" for bias in ("-5", "5")]
-    assert name("plain", "cifar10", "schedule.milestones=[100,200]") == "plain-20-s0__milestones=100-200"
-
-
-def test_saying_a_default_aloud_is_the_same_run() -> None:
-    said = name("resnet_v1", "cifar10", "arch.shortcut=A", "arch.unit=basic", "schedule.lr=0.1", "hardware=auto")
-    assert said == name("resnet_v1", "cifar10")
-
-
-def test_a_protocol_is_one_word_of_the_name_and_none_where_it_is_the_architectures_own() -> None:
-    assert name("resnet_v2", "cifar10", "depth=1001", "protocol=official_lua") == "resnet_v2-1001-s0__official_lua"
-    assert name("resnet_v1", "cifar10", "protocol=paper_v2", "arch.mix=half_both") == (
-        "resnet_v1-20-s0__paper_v2__mix=half_both"
-    )
-    assert name("resnet_v1", "digits", "protocol=modern", "schedule.steps=22") == "resnet_v1-20-s0__modern__steps=22"
-    assert name("resnet_v2", "cifar10", "depth=110", "protocol=paper_v2") == "resnet_v2-110-s0"
-    assert name("plain", "cifar10", "depth=56", "protocol=paper_v1") == "plain-56-s0"
-
-
-def test_where_and_how_many_at_a_time_is_no_part_of_a_run() -> None:
+def test_results_do_not_depend_on_folders_loggers_or_jobs() -> None:
     usual = composed()
     other = composed("outputs=elsewhere", "jobs=2", "data.root=/data", "logger=csv", "resume=false")
     assert result_keys(resolve(other)) == result_keys(resolve(usual))
@@ -65,7 +71,7 @@ def test_where_and_how_many_at_a_time_is_no_part_of_a_run() -> None:
         (["depth=20", "arch=plain"], "basic", "none"),
     ],
 )
-def test_auto_means_what_the_papers_used(overrides: list[str], unit: str, shortcut: str) -> None:
+def test_auto_is_the_papers_choice(overrides: list[str], unit: str, shortcut: str) -> None:
     network = resolved(*overrides).network
     assert isinstance(network, Residual)
     assert (network.unit, network.shortcut) == (unit, shortcut)
@@ -123,7 +129,7 @@ def test_the_warmup_is_the_papers(overrides: list[str], warmup: dict[str, float]
         ),
     ],
 )
-def test_a_protocol_changes_what_its_file_says_and_nothing_else(protocol: str, changes: dict[str, Any]) -> None:
+def test_a_protocol_changes_only_what_its_file_says(protocol: str, changes: dict[str, Any]) -> None:
     before = result_keys(resolve(composed("arch=resnet_v1")))
     after = result_keys(resolve(composed("arch=resnet_v1", f"protocol={protocol}")))
     changed = {key: value for key, value in after.items() if value != before.get(key)}
@@ -163,10 +169,7 @@ def test_the_recipe_is_v1_section_4_2() -> None:
         ("data.normalise=batch", "data.normalise=batch is not one of pixel, channel"),
         ("seed=-1", "seed=-1 is not a whole number from 0 on"),
         ("jobs=0", "jobs=0 is not auto or a whole number"),
-        (
-            "hardware.checkpoint_steps=0",
-            "checkpoint_steps=0 is not a whole number of steps, at least 1, or null",
-        ),
+        ("hardware.checkpoint_steps=0", "checkpoint_steps=0 is not a whole number of steps, at least 1, or null"),
         ("logger.upload_seconds=0", "logger.upload_seconds=0 is not a number of seconds, at least 1"),
         ("arch.shortcut=D", "arch.shortcut=D is not one of auto, A, B, C, dropout, none"),
         ("hardware.precision=16", "hardware.precision=16 is not one of auto, 32-true, bf16-mixed"),
@@ -188,23 +191,23 @@ def choices(group: str) -> list[str]:
 def test_every_config_choice_composes_and_resolves() -> None:
     for arch in choices("arch"):
         for data in choices("data"):
-            named = ["arch.name=resnet18"] if arch in COMPARATORS else []
-            depth = ["depth=18"] if data.startswith("imagenet") else []
-            config = resolve(composed(f"arch={arch}", f"data={data}", *named, *depth))
-            assert getattr(config.network, "source", config.network.name) == arch
-            assert config.data.name == data
+            options = ["arch.name=resnet18"] if arch in COMPARATORS else []
+            options += ["depth=18"] if data.startswith("imagenet") else []
+            run = resolved(f"arch={arch}", f"data={data}", *options)
+            assert getattr(run.network, "source", run.network.name) == arch
+            assert run.data.name == data
     for hardware in choices("hardware"):
         assert resolved(f"hardware={hardware}").hardware.devices >= 1
 
 
-def test_the_linear_rule_keeps_rate_an_image_and_epochs() -> None:
-    asked = ("schedule.lr=auto", "schedule.steps=auto", "+schedule.protocol_batch_size=128")
+def test_the_linear_rule_keeps_the_rate_per_image_and_epochs() -> None:
+    auto = ("schedule.lr=auto", "schedule.steps=auto", "+schedule.protocol_batch_size=128")
     for batch_size, lr, steps in ((128, 0.1, 64_000), (256, 0.2, 32_000), (32, 0.025, 256_000)):
-        schedule = resolved(*asked, f"schedule.batch_size={batch_size}").schedule
+        schedule = resolved(*auto, f"schedule.batch_size={batch_size}").schedule
         assert (schedule.lr, schedule.steps) == (lr, steps)
         assert learning_rate(steps // 2, schedule) == pytest.approx(lr / 10)
     usual = resolved("schedule.batch_size=256").schedule
-    assert (usual.lr, usual.steps) == (0.1, 64_000)  # nothing changes unasked
+    assert (usual.lr, usual.steps) == (0.1, 64_000)  # the rule applies only to `auto`
 
 
 IMAGENET = {
@@ -217,15 +220,16 @@ IMAGENET = {
 
 @pytest.mark.parametrize("protocol", IMAGENET)
 def test_on_imagenet_each_paper_has_its_own_schedule(protocol: str) -> None:
-    config = resolve(composed("data=imagenet", "depth=50", f"protocol={protocol}"))
-    schedule = config.schedule
+    run = resolved("data=imagenet", "depth=50", f"protocol={protocol}")
+    schedule = run.schedule
     assert (schedule.shape, schedule.steps) == IMAGENET[protocol]
     assert (schedule.lr, schedule.batch_size, schedule.warmup) == (0.1, 256, None)
     if protocol != "modern":
-        assert schedule.batch_size // config.protocol.devices == 32
+        assert schedule.batch_size // run.protocol.devices == 32
 
 
-def test_v2_divides_the_rate_of_imagenet_after_30_and_60_epochs_whatever_the_batch() -> None:
+def test_v2_drops_imagenets_rate_after_30_and_60_epochs() -> None:
+    """At any batch size."""
     for batch_size, lr in ((256, 0.1), (512, 0.2), (32, 0.0125)):
         options = ("data=imagenet", "depth=200", "arch=resnet_v2", f"schedule.batch_size={batch_size}")
         schedule = resolved(*options).schedule
@@ -244,12 +248,6 @@ def test_every_imagenet_network_of_the_papers_composes(arch: str, depth: int) ->
     assert config.network.unit == ("basic" if depth < 50 else "bottleneck")
 
 
-def test_what_follows_from_the_batch_shows_in_no_name() -> None:
-    assert name("resnet_v1", "imagenet", "depth=50", "schedule.batch_size=64") == "resnet_v1-50-s0__batch_size=64"
-    asked = ("depth=50", "schedule.batch_size=64", "schedule.lr=0.1")
-    assert name("resnet_v1", "imagenet", *asked) == "resnet_v1-50-s0__batch_size=64__lr=0.1"
-
-
-def test_the_recipe_of_cifar_alone_is_refused_on_imagenet() -> None:
+def test_a_recipe_for_cifar_is_refused_on_imagenet() -> None:
     with pytest.raises(UserError, match="official_lua is a recipe for CIFAR; on ImageNet use paper_v1"):
         resolve(composed("data=imagenet", "depth=50", "protocol=official_lua"))

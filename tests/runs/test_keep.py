@@ -1,4 +1,4 @@
-"""Finished runs are kept as evidence: their record and curves, read like those in outputs/."""
+"""`keep`: records and curves of finished runs in results/, which reports read like those in outputs/."""
 
 import io
 import re
@@ -23,37 +23,37 @@ from tests.helpers.synthetic_runs import write_run
 COMMIT = {"git_commit": "0" * 40}
 
 
-def made(folder: Path, **given: Any) -> RunDir:
-    return RunDir(write_run(folder, **{"manifest": COMMIT, **given}))
+def finished_run(folder: Path, **options: Any) -> RunDir:
+    return RunDir(write_run(folder, **{"manifest": COMMIT, **options}))
 
 
-def test_what_a_benchmark_has_left_is_no_run_of_the_report(tmp_path: Path) -> None:
-    made(tmp_path / "outputs")
-    left = made(tmp_path / "results", name="probe").path
-    left.parent.rename(left.parents[1] / "benchmarks")
+def test_reports_leave_out_the_runs_of_benchmarks(tmp_path: Path) -> None:
+    finished_run(tmp_path / "outputs")
+    probe = finished_run(tmp_path / "results", name="probe").path
+    probe.parent.rename(probe.parents[1] / "benchmarks")
     runs, unfinished = read(tmp_path / "outputs", tmp_path / "results")
     assert (len(runs), unfinished) == (1, [])
 
 
-def test_a_kept_run_is_read_as_the_run_itself_and_has_no_weights(tmp_path: Path) -> None:
-    run = made(tmp_path / "outputs")
+def test_a_kept_run_reads_as_the_run_itself_without_weights(tmp_path: Path) -> None:
+    run = finished_run(tmp_path / "outputs")
     kept = keep(run, tmp_path / "results")
     assert kept == tmp_path / "results" / "digits" / "plain-20-s0"
     assert {file.name for file in kept.iterdir()} == {"manifest.json", "metrics.csv"}
     (from_results,), (from_outputs,) = read(tmp_path / "results")[0], read(tmp_path / "outputs")[0]
     assert from_results.manifest == from_outputs.manifest
     assert from_results.curves.keys() == from_outputs.curves.keys()
-    assert keep(run, tmp_path / "results") == kept  # twice is once
+    assert keep(run, tmp_path / "results") == kept  # a second time changes nothing
 
 
-def test_a_run_that_lies_in_both_folders_counts_once(tmp_path: Path) -> None:
-    keep(made(tmp_path / "outputs"), tmp_path / "results")
+def test_a_run_in_both_folders_counts_once(tmp_path: Path) -> None:
+    keep(finished_run(tmp_path / "outputs"), tmp_path / "results")
     runs, unfinished = read(tmp_path / "outputs", tmp_path / "results")
     assert (len(runs), unfinished) == (1, [])
 
 
 def test_a_fresh_checkout_reports_the_kept_runs(tmp_path: Path) -> None:
-    keep(made(tmp_path / "elsewhere"), tmp_path / "results")
+    keep(finished_run(tmp_path / "elsewhere"), tmp_path / "results")
     status, output = command("report.py", home=tmp_path)
     assert status == 0, output
     assert "plain-20" in output
@@ -61,9 +61,9 @@ def test_a_fresh_checkout_reports_the_kept_runs(tmp_path: Path) -> None:
     assert (tmp_path / "outputs" / "report" / "index.html").exists()
 
 
-def test_runs_made_anew_stand_for_the_kept_ones_which_are_named(tmp_path: Path) -> None:
-    keep(made(tmp_path / "elsewhere", train=50.0), tmp_path / "results")
-    made(tmp_path / "outputs", train=2.0, manifest=COMMIT | {"finished": "2099-01-01T00:00:00+00:00"})
+def test_newer_runs_replace_kept_runs_which_are_named(tmp_path: Path) -> None:
+    keep(finished_run(tmp_path / "elsewhere", train=50.0), tmp_path / "results")
+    finished_run(tmp_path / "outputs", train=2.0, manifest=COMMIT | {"finished": "2099-01-01T00:00:00+00:00"})
     console = Console(file=io.StringIO(), width=200)
     report.write(tmp_path / "outputs", console, kept=[tmp_path / "results"])
     assert isinstance(console.file, io.StringIO)
@@ -81,18 +81,16 @@ def test_runs_made_anew_stand_for_the_kept_ones_which_are_named(tmp_path: Path) 
         ({"git_commit": "0123456789abcdef+"}, "changed files beside commit 0123456789ab: commit them"),
     ],
 )
-def test_what_no_commit_has_made_is_not_kept_and_the_line_says_why(
-    tmp_path: Path, facts: dict[str, Any], why: str
-) -> None:
-    run = made(tmp_path / "outputs", manifest=facts)
-    said = f"was made by code that no commit has ({why}); then make it anew with resume=false"
-    with pytest.raises(UserError, match=re.escape(said)):
+def test_a_run_of_uncommitted_code_is_not_kept(tmp_path: Path, facts: dict[str, Any], why: str) -> None:
+    run = finished_run(tmp_path / "outputs", manifest=facts)
+    refusal = f"was made by code in no commit ({why}); then make the run anew with resume=false"
+    with pytest.raises(UserError, match=re.escape(refusal)):
         keep(run, tmp_path / "results")
     assert not (tmp_path / "results").exists()
 
 
-def test_an_unfinished_run_is_not_kept_and_another_one_is_not_overwritten(tmp_path: Path) -> None:
-    first, second = made(tmp_path / "a"), made(tmp_path / "b", train=3.0)
+def test_keep_refuses_unfinished_runs_and_overwrites_none(tmp_path: Path) -> None:
+    first, second = finished_run(tmp_path / "a"), finished_run(tmp_path / "b", train=3.0)
     kept = keep(first, tmp_path / "results")
     before = (kept / "manifest.json").read_bytes()
     with pytest.raises(UserError, match="holds another run of this name"):
@@ -103,18 +101,18 @@ def test_an_unfinished_run_is_not_kept_and_another_one_is_not_overwritten(tmp_pa
         keep(second, tmp_path / "results")
 
 
-def test_the_command_says_in_one_line_what_it_needs(tmp_path: Path) -> None:
+def test_the_command_prints_one_line(tmp_path: Path) -> None:
     shutil.copytree(write_run(tmp_path / "outputs", manifest=COMMIT), tmp_path / "run")
-    for arguments, status, said in (([], 2, "no run was given"), (["run"], 0, "results/digits/plain-20-s0")):
-        result = subprocess.run(
-            [sys.executable, "-m", "resnet_repro", "keep", *arguments], cwd=tmp_path, capture_output=True, text=True
-        )
+    for arguments, status, words in (([], 2, "no run was given"), (["run"], 0, "results/digits/plain-20-s0")):
+        command = [sys.executable, "-m", "resnet_repro", "keep", *arguments]
+        result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
         assert result.returncode == status, result.stderr
-        assert said in result.stdout + result.stderr
-        assert len((result.stdout + result.stderr).strip().splitlines()) == 1
+        output = result.stdout + result.stderr
+        assert words in output
+        assert len(output.strip().splitlines()) == 1
 
 
-def test_the_readmes_numbers_are_those_of_the_kept_runs() -> None:
+def test_the_readmes_numbers_are_the_kept_runs() -> None:
     runs, unfinished = read(ROOT / "results")
     assert unfinished == []
     kept = {(run.options.network.name, run.depth): run.results for run in runs if run.options.data.name == "cifar10"}

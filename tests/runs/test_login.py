@@ -1,4 +1,4 @@
-"""Whether the package sees that somebody is logged in to W&B as W&B sees it."""
+"""The package finds a login to W&B where W&B finds it."""
 
 import os
 import subprocess
@@ -13,7 +13,7 @@ from tests.helpers.commands import environment
 from tests.helpers.wandb_server import WandbServer
 
 
-def test_a_login_to_an_own_server_is_found_where_wandb_writes_it(
+def test_a_login_to_a_users_own_server_is_found(
     wandb_server: Callable[..., WandbServer], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
@@ -30,7 +30,7 @@ def test_a_login_to_an_own_server_is_found_where_wandb_writes_it(
 
 
 @pytest.mark.parametrize("host", ["api.wandb.ai", "api.forge.coreweave.com"])
-def test_a_login_to_wandbs_own_server_is_found_under_both_of_its_names(
+def test_a_login_to_wandbs_server_is_found_under_both_names(
     host: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     for name in ("WANDB_API_KEY", "WANDB_BASE_URL", "WANDB_CONFIG_DIR", "NETRC"):

@@ -1,4 +1,4 @@
-"""Names and types of options: what is refused of a command before any work, and what a mistyped name may mean."""
+"""Names and types of options: refusals before any work, and hints for mistyped names."""
 
 import inspect
 import re
@@ -25,9 +25,9 @@ from tests.helpers.runs import composed, composed_with_choices
         ("lr", "lr is schedule.lr"),
         ("steps", "steps is schedule.steps"),
         ("precision", "precision is hardware.precision here"),
-        ("schedule.depth", "depth stands alone, depth=..."),
-        ("arch.depth", "depth stands alone, depth=..."),
-        ("Depth", "depth stands alone, depth=..."),
+        ("schedule.depth", "write depth=... without a group"),
+        ("arch.depth", "write depth=... without a group"),
+        ("Depth", "write depth=... without a group"),
         ("epochs", "epochs is schedule.steps here, a number of steps"),
         ("trainer.max_epochs", "max_epochs is schedule.steps here, a number of steps"),
         ("model", "model is arch here"),
@@ -47,33 +47,33 @@ from tests.helpers.runs import composed, composed_with_choices
         ("recompute_bn", "evaluate.py has it"),
     ],
 )
-def test_an_unknown_option_is_told_by_its_whole_name(key: str, hint: str) -> None:
+def test_an_unknown_option_gets_a_hint(key: str, hint: str) -> None:
     assert about_unknown(key, "config") == f"{key} is not an option; {hint}"
 
 
-def test_every_argument_of_lightnings_trainer_is_told_by_name() -> None:
+def test_every_argument_of_lightnings_trainer_gets_a_hint() -> None:
     arguments = set(inspect.signature(pl.Trainer.__init__).parameters) - {"self"}
     assert arguments == TRAINER_ARGUMENTS.keys()
-    named = re.findall(r"[a-z]\w+\.\w+|\w+(?==)", " ".join(TRAINER_ARGUMENTS.values()))
-    assert {name for name in named if not name.endswith(".py")} <= {*option_names.option_names()}
+    options = re.findall(r"[a-z]\w+\.\w+|\w+(?==)", " ".join(TRAINER_ARGUMENTS.values()))
+    assert {name for name in options if not name.endswith(".py")} <= {*option_names.option_names()}
 
 
-def test_a_part_of_a_null_option_is_told_with_what_the_whole_takes() -> None:
-    told = "schedule.warmup.lr is not an option here; schedule.warmup takes null, {lr: 0.01, steps: 400} or {lr: 0.01, "
-    assert about_unknown("schedule.warmup.lr", "config").startswith(told)
+def test_a_part_of_a_null_option_gets_the_rule_of_the_whole() -> None:
+    rule = "schedule.warmup.lr is not an option here; schedule.warmup takes null, {lr: 0.01, steps: 400} or {lr: 0.01, "
+    assert about_unknown("schedule.warmup.lr", "config").startswith(rule)
 
 
 @pytest.mark.parametrize(
     ("command", "key", "hint"),
     [
-        ("evaluate", "schedule.batch_size", "batch_size stands alone, batch_size=..."),
+        ("evaluate", "schedule.batch_size", "write batch_size=... without a group"),
         ("evaluate", "depth", "train.py has it"),
         ("evaluate", "tset", "did you mean test?"),
         ("report", "depth", "train.py has it"),
         ("report", "outpts", "did you mean outputs?"),
     ],
 )
-def test_every_command_tells_of_its_own_options(command: str, key: str, hint: str) -> None:
+def test_every_command_hints_at_its_own_options(command: str, key: str, hint: str) -> None:
     assert about_unknown(key, command) == f"{key} is not an option; {hint}"
 
 
@@ -86,7 +86,7 @@ def test_every_command_tells_of_its_own_options(command: str, key: str, hint: st
         ("arch", "alexnet", "give arch=torchvision arch.name=alexnet"),
     ],
 )
-def test_an_unknown_choice_of_a_group_is_told_where_it_belongs(group: str, choice: str, hint: str) -> None:
+def test_an_unknown_choice_gets_a_hint(group: str, choice: str, hint: str) -> None:
     assert hint in about_unknown_choice(group, choice, option_names.choices(group))
 
 
@@ -108,11 +108,11 @@ def test_an_unknown_choice_of_a_group_is_told_where_it_belongs(group: str, choic
             "schedule.lr={a: 1}",
             "schedule.lr takes one value, and schedule.lr.a=1 gives it parts; write schedule.lr=VALUE",
         ),
-        ("~schedule.momentum", "schedule.momentum was taken away, and is needed; leave ~schedule... out"),
-        ("~logger", "logger.name was taken away, and is needed; leave ~logger... out"),
+        ("~schedule.momentum", "schedule.momentum was removed, but is needed; leave ~schedule... out"),
+        ("~logger", "logger.name was removed, but is needed; leave ~logger... out"),
         ("data.num_classes=ten", "data.num_classes=ten is not a whole number of classes, at least 1"),
-        ("data.num_classes=20", "data.num_classes=20 is no choice: this data has 10; leave it out"),
-        ("data.name=cifar10", "data.name=cifar10 is no choice: this data has digits; give another data="),
+        ("data.num_classes=20", "data.num_classes=20 cannot be chosen: this data has 10; leave it out"),
+        ("data.name=cifar10", "data.name=cifar10 cannot be chosen: this data has digits; give another data="),
         ("data.image=3", "data.image=3 is not channels, height and width, [3,32,32]"),
         ("schedule.milestones=5", "schedule.milestones=5 is not a rising list of steps, [32000,48000]"),
         ("schedule.nesterov=1", "schedule.nesterov=1 is not one of true, false"),
@@ -124,7 +124,7 @@ def test_an_unknown_choice_of_a_group_is_told_where_it_belongs(group: str, choic
         ("hardware.num_threads=two", "hardware.num_threads=two is not a whole number of CPU threads a job, at least 1"),
     ],
 )
-def test_what_no_run_reads_and_wrong_types_are_refused(override: str, line: str) -> None:
+def test_unknown_options_and_wrong_values_are_refused(override: str, line: str) -> None:
     with pytest.raises(UserError) as error:
         make_jobs(composed_with_choices, [["data=digits", override]])
     assert str(error.value).startswith(line)
@@ -132,7 +132,7 @@ def test_what_no_run_reads_and_wrong_types_are_refused(override: str, line: str)
 
 
 @pytest.mark.parametrize("option", ["+data.crop=28", "+experiment.sedes=[0]"])
-def test_an_experiment_takes_no_unknown_option_either(option: str) -> None:
+def test_an_experiment_refuses_unknown_options_too(option: str) -> None:
     with pytest.raises(UserError, match="is not an option"):
         make_jobs(composed_with_choices, [["experiment=v1_fig1", "data=digits", option]])
 
@@ -141,7 +141,7 @@ def test_an_experiment_takes_no_unknown_option_either(option: str) -> None:
     "option",
     ["+data.top5=true", "+schedule.plateau={patience: 5, threshold: 0.1}", "+schedule.protocol_batch_size=128"],
 )
-def test_what_any_config_may_add_is_taken(option: str) -> None:
+def test_any_config_takes_the_optional_options(option: str) -> None:
     (job,) = make_jobs(composed_with_choices, [["data=digits", option]]).jobs
     assert job.name.startswith("resnet_v1-20-s0__")
 
@@ -164,13 +164,13 @@ def test_a_group_has_one_choice(argument: str, line: str) -> None:
     assert str(error.value).startswith(line)
 
 
-SEEN_TO_ELSEWHERE = ("depth", "name", "same_as")
-"""Last or second words of keys: depths.py judges depths, `option_names.check` the names."""
+CHECKED_ELSEWHERE = {"depth", "name", "same_as"}
+"""First or second words of keys: depths.py checks depths, `option_names.check` the names."""
 
 
 def test_every_option_has_a_rule_for_its_values() -> None:
     for group in option_names.groups("config"):
         for choice in option_names.choices(group) if group != "experiment" else ():
             flat: dict[str, Any] = dict(flatten(composed(f"{group}={choice}")))
-            left = [key for key in flat if not rule_of(key) and not {*key.split(".")[:2]} & {*SEEN_TO_ELSEWHERE}]
-            assert left == [], choice
+            unchecked = [key for key in flat if not rule_of(key) and not {*key.split(".")[:2]} & CHECKED_ELSEWHERE]
+            assert unchecked == [], choice

@@ -1,4 +1,4 @@
-"""The ranks of one run: one that ends badly ends the others, and is the one that is told."""
+"""The ranks of one run: a rank that fails ends the others, and its reason is reported."""
 
 import os
 import subprocess
@@ -22,7 +22,7 @@ from tests.helpers.runs import prepared
 
 
 class Ending(BaseProcess):
-    """A process as multiprocessing has them, whose exit code is there some looks after its sentinel says it ends."""
+    """A process of multiprocessing whose exit code comes some looks later than its sentinel's signal."""
 
     def __init__(self, *, exitcode: int | None, looks: int = 0) -> None:
         self._ready, self._end = os.pipe()
@@ -47,9 +47,7 @@ class Ending(BaseProcess):
 
 @pytest.mark.timeout(20)
 @pytest.mark.parametrize("looks", range(5))
-def test_a_rank_whose_exit_code_comes_late_ends_the_others_all_the_same(
-    looks: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_rank_with_a_late_exit_code_ends_the_others(looks: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rank_processes, "GRACE_S", 0.1)
     processes: list[BaseProcess] = [Ending(exitcode=IN_USE, looks=looks), Ending(exitcode=None)]
     assert rank_processes._wait_for(processes) == (0, IN_USE)
@@ -58,7 +56,7 @@ def test_a_rank_whose_exit_code_comes_late_ends_the_others_all_the_same(
 
 @pytest.mark.timeout(20)
 @pytest.mark.parametrize("looks", range(3))
-def test_the_rank_that_was_killed_is_the_one_that_is_told(looks: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_killed_rank_is_reported(looks: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rank_processes, "GRACE_S", 0.1)
     processes: list[BaseProcess] = [Ending(exitcode=1), Ending(exitcode=-9)]
     assert rank_processes._wait_for(processes) == (1, -9)
@@ -67,14 +65,14 @@ def test_the_rank_that_was_killed_is_the_one_that_is_told(looks: int, monkeypatc
 
 
 def ranks_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
-    """The processes of the one job that runs, rank 0 first."""
+    """Return the processes of the only running job, rank 0 first."""
     (job,) = (p for p in descendants(process) if len(p.children()) == 2 and p.children()[0].children() == [])
     return sorted(job.children(), key=lambda p: p.pid)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
-def test_killing_one_rank_ends_the_job_on_all_within_seconds(victim: int, tmp_path: Path) -> None:
+def test_killing_one_rank_ends_the_job_within_seconds(victim: int, tmp_path: Path) -> None:
     options = ("depth=8", "data=digits", "schedule.steps=20000", "hardware=ddp_2cpu", "logger=csv")
     process = start("train.py", *options, home=tmp_path)
     wait_for_step(tmp_path / "outputs", 5, num_runs=1)
@@ -106,7 +104,7 @@ def test_the_first_rank_that_fails_gives_the_reason(tmp_path: Path) -> None:
     assert RunDir(path).read_status()["reason"] == "rank 1: ValueError: a broken disk"
 
 
-# --- variables that another launcher has left in the shell ------------------------------------------------------------
+# --- variables that another launcher left in the shell ----------------------------------------------------------------
 
 LEFT_IN_A_SHELL = dict.fromkeys((*LEFT_OVER, "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID"), "1")
 
@@ -120,7 +118,7 @@ def test_rank_variables_of_another_launcher_change_nothing(tmp_path: Path) -> No
     assert len(list(tmp_path.glob("outputs/wandb/offline-run-*"))) == 1
 
 
-def test_rank_variables_that_are_no_numbers_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rank_variables_that_are_not_numbers_are_removed(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in (*LEFT_OVER, "SLURM_STEP_NUM_TASKS"):
         monkeypatch.setenv(name, "")
     forget_left_over()
@@ -130,7 +128,7 @@ def test_rank_variables_that_are_no_numbers_are_forgotten(monkeypatch: pytest.Mo
 
 @pytest.mark.slow
 @pytest.mark.parametrize("devices", [1, 2])
-def test_ranks_of_a_sweep_are_its_own_and_not_the_shells(devices: int, tmp_path: Path) -> None:
+def test_a_sweep_ignores_the_shells_rank_variables(devices: int, tmp_path: Path) -> None:
     options = ("depth=8", *DIGITS, "logger=csv", "hardware=ddp_2cpu", f"hardware.devices={devices}")
     status, output = run("train.py", *options, home=tmp_path, variables=LEFT_IN_A_SHELL)
     assert status == 0, output
@@ -138,12 +136,12 @@ def test_ranks_of_a_sweep_are_its_own_and_not_the_shells(devices: int, tmp_path:
 
 
 @pytest.mark.parametrize("variables", [{"RANK": "1", "LOCAL_RANK": "1"}, {"SLURM_PROCID": "1"}])
-def test_the_rank_that_lightning_knows_is_the_runs_own(
+def test_lightning_gets_the_runs_own_rank(
     variables: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(rank_zero_only, "rank", 1)  # as when Lightning is imported with these
+    monkeypatch.setattr(rank_zero_only, "rank", 1)  # as if Lightning had been imported with these variables
     path = prepared(tmp_path)
     train(path)
     assert len(RunDir(path).metrics.read_text().splitlines()) == 25

@@ -1,4 +1,4 @@
-"""Reading runs: what they are called, which are averaged, which are kept apart."""
+"""Finished runs: their labels, which of them are averaged, and which are kept apart."""
 
 import io
 import statistics
@@ -34,21 +34,21 @@ def outputs(tmp_path: Path) -> Path:
         ({"data__name": "cifar10", "schedule__warmup": {"lr": 0.5}}, "resnet_v1 warmup={'lr': 0.5}"),
     ],
 )
-def test_label_names_only_what_departs_from_the_architecture(change: dict[str, Any], label: str) -> None:
+def test_a_label_has_only_departures_from_the_architecture(change: dict[str, Any], label: str) -> None:
     manifest = {"config": config("resnet_v1", 56, **change), "departures": departures(change)}
     assert arch_label(manifest) == label
 
 
 @pytest.mark.parametrize("arch", ["plain", "resnet_v1", "resnet_v2"])
 @pytest.mark.parametrize("data", ["digits", "cifar10"])
-def test_label_of_an_architecture_as_composed_by_hydra_is_its_name(arch: str, data: str) -> None:
+def test_the_label_without_departures_is_the_architecture(arch: str, data: str) -> None:
     for depth in (20, 110, 164, 1001):
         usual = composed(f"arch={arch}", f"data={data}")
         job = make_job(usual | {"depth": depth}, usual=usual)
         assert arch_label({"config": job.run.record(), "departures": job.departures}) == arch
 
 
-def test_seeds_are_averaged_as_statistics_would(outputs: Path) -> None:
+def test_seeds_have_a_mean_and_a_sample_deviation(outputs: Path) -> None:
     cifar, _digits = group(read(outputs)[0])
     (cell,) = cifar.cells
     error = cell.error("test")
@@ -62,22 +62,19 @@ def test_runs_of_different_protocols_are_never_averaged(tmp_path: Path, change: 
     write_run(tmp_path, seed=1, **change)
     comparisons = group(read(tmp_path)[0])
     assert [len(comparison.runs) for comparison in comparisons] == [1, 1]
-    assert (
-        len({comparison.title for comparison in comparisons})
-        == len({comparison.slug for comparison in comparisons})
-        == 2
-    )
+    for names in ([c.title for c in comparisons], [c.slug for c in comparisons]):
+        assert len(set(names)) == 2
 
 
 @pytest.mark.parametrize("change", [{"data__root": "elsewhere"}, {"hardware__precision": "bf16-mixed"}])
-def test_where_a_run_was_made_does_not_part_it_from_other_seeds(tmp_path: Path, change: dict[str, Any]) -> None:
+def test_seeds_from_different_machines_share_a_cell(tmp_path: Path, change: dict[str, Any]) -> None:
     write_run(tmp_path, seed=0)
     write_run(tmp_path, seed=1, **change)
     (comparison,) = group(read(tmp_path)[0])
     assert [len(cell.runs) for cell in comparison.cells] == [2]
 
 
-def test_warmups_of_the_architectures_do_not_part_them_on_cifar(tmp_path: Path) -> None:
+def test_architectures_with_own_warmups_are_compared_on_cifar(tmp_path: Path) -> None:
     for arch in ("plain", "resnet_v1", "resnet_v2"):
         write_run(tmp_path, arch, 110, data__name="cifar10")
         write_run(tmp_path, arch, 20, data__name="cifar10")
@@ -87,42 +84,42 @@ def test_warmups_of_the_architectures_do_not_part_them_on_cifar(tmp_path: Path) 
     ]
 
 
-def test_the_two_papers_recipes_stand_side_by_side_and_another_protocol_apart(tmp_path: Path) -> None:
+def test_the_two_papers_recipes_are_compared_and_others_apart(tmp_path: Path) -> None:
     for protocol in ("paper_v1", "paper_v2", "modern"):
         made = config("resnet_v1", 110, data__name="cifar10")
         made["protocol"]["name"] = protocol
         departs = {} if protocol == "paper_v1" else {"protocol": protocol}
         changes = {"config": made, "departures": departs}
         write_run(tmp_path, "resnet_v1", 110, name=protocol, data__name="cifar10", manifest=changes)
-    found = {comparison.title: [cell.name for cell in comparison.cells] for comparison in group(read(tmp_path)[0])}
-    assert found == {
+    names = {comparison.title: [cell.name for cell in comparison.cells] for comparison in group(read(tmp_path)[0])}
+    assert names == {
         "CIFAR-10, 64,000 steps": ["resnet_v1-110", "resnet_v1-110 paper_v2"],
         "CIFAR-10, modern, 64,000 steps": ["resnet_v1-110"],
     }
 
 
-def test_no_finished_run_is_an_error_of_one_line_with_a_command(tmp_path: Path) -> None:
+def test_a_report_without_runs_is_refused_with_a_command(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "absent"):
         with pytest.raises(UserError, match=r"holds no finished run.*python train\.py") as caught:
             report.write(folder, Console(file=io.StringIO()))
         assert "\n" not in str(caught.value)
 
 
-def test_what_tells_runs_apart_elsewhere_is_the_reports_own_grouping(tmp_path: Path) -> None:
+def test_labels_group_runs_as_the_report_does(tmp_path: Path) -> None:
     write_example(tmp_path)
     comparisons = group(read(tmp_path)[0])
-    told = {
+    labels = {
         (comparison.title, cell.name): [identity(run.manifest) for run in cell.runs]
         for comparison in comparisons
         for cell in comparison.cells
     }
-    assert len({str(each) for runs in told.values() for each in runs}) == len(told)
-    assert all(run["network"] == name for (_, name), runs in told.items() for run in runs)
-    by_title = {(title, run["comparable"]) for (title, _), runs in told.items() for run in runs}
+    assert len({str(each) for runs in labels.values() for each in runs}) == len(labels)
+    assert all(run["network"] == name for (_, name), runs in labels.items() for run in runs)
+    by_title = {(title, run["comparable"]) for (title, _), runs in labels.items() for run in runs}
     assert len(by_title) == len(comparisons)
 
 
-def test_another_tree_of_photographs_is_not_called_imagenet(tmp_path: Path) -> None:
+def test_only_the_full_imagenet_is_called_imagenet(tmp_path: Path) -> None:
     write_run(tmp_path, "resnet_v1", 18, data__name="imagenet", data__num_train=1_281_167, data__num_classes=1_000)
     write_run(tmp_path, "resnet_v1", 18, 1, data__name="imagenet", data__num_train=9_469, data__num_classes=10)
     titles = {comparison.title for comparison in group(read(tmp_path)[0])}

@@ -43,7 +43,7 @@ def outputs(net: ResNet, images: Tensor) -> Tensor:
         ("full_preact", "A", "one_layer"),
     ],
 )
-def test_a_constructed_residual_net_gives_the_same_outputs_bitwise(order: str, shortcut: str, unit: str) -> None:
+def test_a_constructed_residual_net_has_the_same_outputs(order: str, shortcut: str, unit: str) -> None:
     shallow, deep = (seeded_cifar(depth, order=order, shortcut=shortcut, unit=unit) for depth in (20, 38))
     (images, _), *_ = data = image_batches(4)
     assert not torch.equal(outputs(deep, images), outputs(shallow, images))
@@ -52,7 +52,7 @@ def test_a_constructed_residual_net_gives_the_same_outputs_bitwise(order: str, s
 
 
 @pytest.mark.parametrize("unit", ["basic", "one_layer"])
-def test_a_constructed_plain_net_gives_the_same_outputs_rounded(unit: str) -> None:
+def test_a_constructed_plain_net_has_nearly_the_same_outputs(unit: str) -> None:
     shallow, deep = (seeded_cifar(depth, shortcut="none", unit=unit) for depth in (8, 56))
     data = image_batches(16)
     construct(deep, shallow, data)

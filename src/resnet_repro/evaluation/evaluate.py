@@ -1,4 +1,4 @@
-"""Test finished runs as the papers do: `python evaluate.py run=FOLDER test=10crop`. Imports no torch itself."""
+"""Test finished runs as the papers do: `python evaluate.py run=FOLDER test=10crop`."""
 
 import signal
 import sys
@@ -21,14 +21,12 @@ from resnet_repro.output import make_lenient
 from resnet_repro.runs.job import Config, Job
 from resnet_repro.runs.ranks import Rank, rank_from_environment
 
-# --- on one process or several ----------------------------------------------------------------------------------------
-
 
 def main(options: Config) -> None:
-    """What `python evaluate.py` does.
+    """Run `python evaluate.py` with these options, on one process or several.
 
     Raises:
-        UserError: where options, runs, data or device are not what they should be.
+        UserError: if options, runs, data or devices do not allow the test.
     """
     request, rank = make_request(options), rank_from_environment()
     hardware = request.options.hardware
@@ -47,11 +45,11 @@ def main(options: Config) -> None:
     if rank is None and num_ranks > 1:
         _start_ranks(request, num_ranks)
     else:
-        _examine(request, rank or Rank())
+        _evaluate(request, rank or Rank())
 
 
 def _start_ranks(request: Request, num_ranks: int) -> None:
-    """Have that many processes share the images, and tell why where one of them fails."""
+    """Start processes that share the images. Report the reason if a process fails."""
     start_tracker()
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     with tempfile.TemporaryDirectory(prefix="resnet_repro-") as scratch:
@@ -68,27 +66,25 @@ def _start_ranks(request: Request, num_ranks: int) -> None:
 
 def _run_rank(request: Request, failure: Path, rank: Rank) -> None:
     make_lenient()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C comes here too, and the launching process tells
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the launching process reacts to a terminal's Ctrl-C
     follow_parent()
     try:
-        _examine(request, rank)
+        _evaluate(request, rank)
     except Exception as error:
-        with (
-            suppress(FileExistsError),
-            failure.open("x", encoding="utf-8", errors="replace") as file,
-        ):  # the first has the reason
+        # only the first rank to fail has the reason: its failure makes the others fail
+        with suppress(FileExistsError), failure.open("x", encoding="utf-8", errors="replace") as file:
             if not isinstance(error, UserError):
                 traceback.print_exc()
             file.write(f"rank {rank.rank}: {error}")
         sys.exit(FAILED)
 
 
-def _examine(request: Request, rank: Rank) -> None:
+def _evaluate(request: Request, rank: Rank) -> None:
     from resnet_repro.evaluation.measure import evaluate_runs
 
     start = time.monotonic()
-    found = evaluate_runs(request, rank)
+    measured = evaluate_runs(request, rank)
     if rank.is_first:
-        entries = [entry(request, found, split) for split in found["splits"]]
+        entries = [entry(request, measured, split) for split in measured["splits"]]
         show(request, entries, Console(soft_wrap=True), seconds=time.monotonic() - start)
         record(request, entries)

@@ -1,4 +1,4 @@
-"""Finished runs on all images of every evaluated split: how many the networks, averaged, get wrong."""
+"""Count the errors of finished runs, alone or averaged, on all images of every evaluated split."""
 
 import os
 import sys
@@ -27,14 +27,14 @@ from resnet_repro.training.metrics import num_wrong
 from resnet_repro.training.process_group import check_same, gather, joined
 
 FOR_TRAINING = {"fused": False, "compile": False, "graph": False}
-"""Settings of hardware that a test does without."""
+"""Hardware options for training that a test does not need."""
 
 
 class WholeImages:
-    """Batches of small images, one view each: the image as it is.
+    """Batches of small images. Each image has one view, the image itself.
 
-    A rank takes whole batches, every `world_size`th of them: an image is computed with the same others on any number of
-    ranks, so that not even rounding tells them apart.
+    A rank takes every `world_size`th batch as a whole. So an image shares a batch with the same images on any number of
+    ranks, and the results are equal down to rounding.
     """
 
     def __init__(self, batches: EvalBatches, rank: Rank) -> None:
@@ -49,15 +49,15 @@ class WholeImages:
 
 
 CROPS = {"1crop": 1, "10crop": 10, "320": 2, "multiscale": 50}
-"""About how many training crops an image's views have the pixels of: the number by which batches are smaller."""
+"""About how many training crops have as many pixels as an image's views. Batches are smaller by this factor."""
 
 
 class PhotographViews:
-    """Batches of a test's views of the validation images, which threads read and cut out.
+    """Batches of a test's views of the validation images. Threads read the images and cut out the views.
 
-    Views of the training's size get the mean of each pixel subtracted, where that is what the training does, others the
-    mean of each channel. [open: the papers do not say what becomes of the mean image at other sizes]
-    A rank takes whole batches, as of `WholeImages`.
+    Views of the training's size have the mean of each pixel subtracted, if the training does that. Other views have the
+    mean of each channel subtracted. [open: the papers do not say what becomes of the mean image at other sizes]
+    A rank takes whole batches, as with `WholeImages`.
     """
 
     def __init__(self, data: ImageNetData, test: str, device: torch.device, rank: Rank) -> None:
@@ -86,7 +86,7 @@ class PhotographViews:
         )
 
     def _send(self, batch: Views) -> Views:
-        """To the device as uint8, and there as the network takes it."""
+        """Send a batch to the device as uint8, and normalise it there."""
         groups = []
         for pixels, of in batch.groups:
             is_crop = pixels.shape[2:] == self.by_pixel.mean.shape[1:]
@@ -97,27 +97,25 @@ class PhotographViews:
 
 
 def evaluate_runs(request: Request, rank: Rank) -> dict[str, Any]:
-    """Do what was asked for; every rank makes this call, takes its share of the batches, and gets the whole result.
+    """Evaluate the runs of a request. All ranks make this call; each takes its share of batches and gets all results.
 
     Returns:
-        `splits`: for each evaluated split the number of images and the errors in %; `precision` and `data_checksum`.
+        `splits`: the number of images and the errors in % for each evaluated split; `precision`; `data_checksum`.
 
     Raises:
-        UserError: where data, device or weights are not what is asked for.
+        UserError: if data, device or weights do not fit the request.
     """
     hardware = settle(request.options.hardware.but(**FOR_TRAINING))
     torch.set_num_threads(hardware.num_threads)
-    on_gpu = hardware.on_gpu
-    if on_gpu and hardware.deterministic:
+    if hardware.on_gpu and hardware.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
-    device = torch.device("cuda", rank.local_rank) if on_gpu else torch.device("cpu")
+    device = torch.device("cuda", rank.local_rank) if hardware.on_gpu else torch.device("cpu")
     data = open_data(request.options.data, request.options.but(hardware=hardware).batching())
     if rank.is_first and data.about_files:
         print(data.about_files, file=sys.stderr, flush=True)
     layout = torch.channels_last if hardware.channels_last else torch.contiguous_format
-    runs = map(RunDir, request.runs)
-    nets = [trained(run).to(device).to(memory_format=layout).eval() for run in runs]
+    nets = [trained(RunDir(path)).to(device).to(memory_format=layout).eval() for path in request.runs]
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=hardware.precision == "bf16-mixed")
     with joined(rank, accelerator=hardware.accelerator), autocast, torch.inference_mode():
         check_same({"data": data.checksum, "weights": request.weights})
@@ -129,31 +127,31 @@ def evaluate_runs(request: Request, rank: Rank) -> dict[str, Any]:
             shares = [WholeImages(batches, rank) for batches in data.evaluation(device)]
         else:
             shares = [PhotographViews(data, request.test, device, rank)]
-        hidden = not (rank.is_first and sys.stdout.isatty())
+        no_bar = not (rank.is_first and sys.stdout.isatty())
         splits = {
-            split: count_errors(nets, track(share, split, disable=hidden, transient=True))
+            split: count_errors(nets, track(share, split, disable=no_bar, transient=True))
             for split, share in zip(data.splits, shares, strict=True)
         }
     return {"splits": splits, "precision": hardware.precision, "data_checksum": data.checksum}
 
 
 def recompute_bn(net: nn.Module, images: Iterable[tuple[Tensor, Tensor]]) -> None:
-    """Give each batch norm the mean and variance, over training images, of what it gets from the final weights.
+    """Recompute the mean and variance of each batch norm's inputs with the final weights, over training images.
 
-    The running ones are of the last weights on the way there. [v1: as its authors did, by the notes to their release]
-    [open: on which images; without augmentation] Means over batches, so their images are to come in a random order:
-    what differs between batches of few classes is in none of their variances. Each counts by its number of images.
-    Every rank does the same, so the same comes out.
+    The running statistics come from the last weights before the final ones. [v1: as its authors did, by the notes to
+    their release] [open: on which images; without augmentation] The new statistics are means over batches, weighted by
+    the number of images. Images must come in random order: with few classes in a batch, its variance lacks the
+    differences between classes. All ranks compute the same.
     """
     norms = [module for module in net.modules() if isinstance(module, _BatchNorm)]
     momenta, num_seen = [norm.momentum for norm in norms], 0
     for norm in norms:
         norm.reset_running_stats()
-        norm.train()  # and no dropout
+        norm.train()  # only the batch norms: dropout stays off
     for x, _ in images:
         num_seen += len(x)
         for norm in norms:
-            norm.momentum = len(x) / num_seen  # of the newest batch in the average
+            norm.momentum = len(x) / num_seen  # the newest batch's weight in the average
         net(x)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
@@ -161,9 +159,12 @@ def recompute_bn(net: nn.Module, images: Iterable[tuple[Tensor, Tensor]]) -> Non
 
 
 def count_errors(nets: list[nn.Module], batches: Iterable[Views]) -> dict[str, float | int]:
-    """Number of images, and the top-1 and top-5 errors in %, over all ranks; the softmax of the networks is averaged.
+    """Return the number of images and the top-1 and top-5 errors in % of the networks' average softmax, over all ranks.
 
-    Sums of whole numbers, so exact.
+    The sums are whole numbers, so they are exact.
+
+    Raises:
+        UserError: if no image can be read.
     """
     mine = torch.zeros(3, dtype=torch.int64)
     for batch in batches:
@@ -171,5 +172,5 @@ def count_errors(nets: list[nn.Module], batches: Iterable[Views]) -> dict[str, f
         mine += torch.tensor([len(batch.labels), *(num_wrong(average, batch.labels, k=k) for k in (1, 5))])
     num_images, top1, top5 = torch.stack(gather(mine)).sum(0).tolist()
     if not num_images:
-        raise UserError("no image can be read; mend what was named above, or give another data.root")
+        raise UserError("no image can be read; mend the files named above, or give another data.root")
     return {"num_images": num_images, "error": 100 * top1 / num_images, "error_top5": 100 * top5 / num_images}

@@ -1,4 +1,4 @@
-"""What is asked of `python evaluate.py`, and what it records and shows. Imports no torch."""
+"""A request to `python evaluate.py`, and the entries that it records and shows."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -20,15 +20,15 @@ from resnet_repro.runs.records import upgraded
 
 @dataclass(frozen=True)
 class Request:
-    """What a command asks for, checked."""
+    """A checked request."""
 
     runs: tuple[Path, ...]
-    """Folders of finished runs; the softmax of several is averaged."""
+    """Folders of finished runs; the softmax of several runs is averaged."""
     test: str
     options: Run
-    """Data and schedule of the runs, hardware and data folder of this command."""
+    """The runs' data and schedule, with the hardware and data folder of this command."""
     num_bn_images: int
-    """Training images that batch-norm statistics are computed anew on; 0 keeps the old ones."""
+    """Number of training images on which to recompute batch-norm statistics; 0 keeps the trained statistics."""
 
     @property
     def manifests(self) -> list[dict[str, Any]]:
@@ -39,47 +39,47 @@ class Request:
         return [manifest["weights_sha256"] for manifest in self.manifests]
 
 
-def entry(request: Request, found: dict[str, Any], split: str) -> dict[str, Any]:
-    """What is recorded of a split: how it was tested, what `evaluate_runs` has found, the paper's errors beside it."""
+def entry(request: Request, measured: dict[str, Any], split: str) -> dict[str, Any]:
+    """Return the record of a split: the test, the errors from `evaluate_runs`, and the paper's errors beside them."""
     manifests = request.manifests
-    alone = manifests[0] if len(manifests) == 1 and found["data_checksum"] == manifests[0]["data_checksum"] else None
+    alone = manifests[0] if len(manifests) == 1 and measured["data_checksum"] == manifests[0]["data_checksum"] else None
     return {
         "test": request.test,
         "split": split,
         "runs": [manifest["name"] for manifest in manifests],
         "num_bn_images": request.num_bn_images,
-        **found["splits"][split],
+        **measured["splits"][split],
         **rows.printed_errors(alone, test=request.test),
-        "precision": found["precision"],
+        "precision": measured["precision"],
         "weights_sha256": request.weights,
-        "data_checksum": found["data_checksum"],
+        "data_checksum": measured["data_checksum"],
         "tested": datetime.now().astimezone().isoformat(timespec="seconds"),
     }
 
 
 def recorded(run: RunDir) -> list[dict[str, Any]]:
-    """What was found of a run before.
+    """Return the entries of earlier tests of a run.
 
     Raises:
-        UserError: where the file is damaged.
+        UserError: if the file is damaged.
     """
     try:
         return run.read_evaluations()
     except (ValueError, KeyError, TypeError):
-        raise UserError(f"{run.evaluations} is damaged; move it away, and test again what it held") from None
+        raise UserError(f"{run.evaluations} is damaged; move it away, and repeat the tests that it held") from None
 
 
 def record(request: Request, entries: list[dict[str, Any]]) -> None:
-    """Add to the evaluations.json of every run that took part; of two of the same kind the later one stays."""
-    kind = ("test", "split", "runs", "num_bn_images", "precision", "weights_sha256", "data_checksum")
+    """Add the entries to the evaluations.json of every run in the request. A repeated test replaces its old entry."""
+    keys = ("test", "split", "runs", "num_bn_images", "precision", "weights_sha256", "data_checksum")
+    tests = [[entry[key] for key in keys] for entry in entries]
     for run in map(RunDir, request.runs):
-        new = [[each[key] for key in kind] for each in entries]
-        kept = [each for each in recorded(run) if [each[key] for key in kind] not in new]
-        write_json(run.evaluations, {"evaluations": kept + entries})
+        others = [old for old in recorded(run) if [old[key] for key in keys] not in tests]
+        write_json(run.evaluations, {"evaluations": others + entries})
 
 
 def show(request: Request, entries: list[dict[str, Any]], console: Console, *, seconds: float) -> None:
-    """Print the errors, and the paper's beside them where the same network was tested in the same way."""
+    """Print the errors, and beside them the paper's errors of the same network in the same test."""
     names = [manifest["name"] for manifest in request.manifests]
     console.print(f"{' + '.join(map(escape, names))}, test={request.test}: {TESTS[request.test]}", highlight=False)
     data = request.options.data
@@ -87,13 +87,13 @@ def show(request: Request, entries: list[dict[str, Any]], console: Console, *, s
         console.print(f"sizes in proportion to the training's crops of {crop} pixels, not 224", highlight=False)
     if request.num_bn_images:
         console.print("batch-norm statistics computed anew on training images")
-    drawn = Table()
+    table = Table()
     for heading in ("split", "images", "top-1 error", "top-5 error", "paper"):
-        drawn.add_column(heading, justify="left" if heading == "split" else "right")
-    for each in entries:
-        errors = [f"{each[key]:.2f} %" for key in ("error", "error_top5")]
-        theirs = [f"{each[key]:.2f} %" for key in ("paper_error", "paper_error_top5") if each[key] is not None]
-        drawn.add_row(each["split"], f"{each['num_images']:,}", *errors, ", top-5 ".join(theirs))
-    console.print(drawn)
-    where = request.runs[0] / RunDir(request.runs[0]).evaluations.name
-    console.print(f"{seconds:.0f} s. Recorded in {escape(str(where))}", highlight=False)
+        table.add_column(heading, justify="left" if heading == "split" else "right")
+    for entry in entries:
+        ours = [f"{entry[key]:.2f} %" for key in ("error", "error_top5")]
+        papers = [f"{entry[key]:.2f} %" for key in ("paper_error", "paper_error_top5") if entry[key] is not None]
+        table.add_row(entry["split"], f"{entry['num_images']:,}", *ours, ", top-5 ".join(papers))
+    console.print(table)
+    file = RunDir(request.runs[0]).evaluations
+    console.print(f"{seconds:.0f} s. Recorded in {escape(str(file))}", highlight=False)

@@ -1,4 +1,4 @@
-"""What `python evaluate.py` is asked for, checked. Imports no torch."""
+"""Check the options of `python evaluate.py`."""
 
 from pathlib import Path
 from typing import Any
@@ -15,44 +15,44 @@ from resnet_repro.runs.options import Csv, Hardware, Run, check_values
 GIVE_RUN = "give run=outputs/cifar10/plain-20-s0, or several as an ensemble, run=FOLDER,FOLDER"
 
 SEEN = ("name", "num_classes", "image", "val_size", "normalise", "num_mean_images", "test_side", "interpolation")
-"""Of a data config: what a tested network sees depends on it."""
+"""Options of data that decide what a tested network sees."""
 
 
-def make_request(asked: Config) -> Request:
-    """Check what the command line asks for.
+def make_request(config: Config) -> Request:
+    """Return the request of a command.
 
     Args:
-        asked: conf/evaluate.yaml as composed.
+        config: the composed conf/evaluate.yaml.
 
     Raises:
-        UserError: one line that says what to do.
+        UserError: if an option breaks a rule, or a run cannot be tested like that.
     """
-    hardware = Hardware.parse(asked["hardware"], group="hardware.")
-    given = {key: value for key, value in asked["data"].items() if value is not None}
-    check_values({f"data.{key}": value for key, value in given.items()})
-    test, batch_size, num_bn_images = (asked[key] for key in ("test", "batch_size", "bn_images"))
-    if str(test) not in TESTS:
+    hardware = Hardware.parse(config["hardware"], group="hardware.")
+    data = {key: value for key, value in config["data"].items() if value is not None}
+    check_values({f"data.{key}": value for key, value in data.items()})
+    test, batch_size, num_bn_images = str(config["test"]), config["batch_size"], config["bn_images"]
+    if test not in TESTS:
         raise UserError(f"test={test} is not known; use one of {', '.join(TESTS)}")
     for name, number in (("batch_size", batch_size), ("bn_images", num_bn_images)):
         if not (number is None and name == "batch_size") and not (type(number) is int and number > 0):
             raise UserError(f"{name}={number} is not a whole number of images, at least 1")
-    if asked["recompute_bn"] not in (True, False):
-        raise UserError(f"recompute_bn={asked['recompute_bn']} is not true or false")
-    folders = tuple(Path(folder("run", name)) for name in _listed(asked["run"]))
+    if config["recompute_bn"] not in (True, False):
+        raise UserError(f"recompute_bn={config['recompute_bn']} is not true or false")
+    folders = tuple(Path(folder("run", name)) for name in _listed(config["run"]))
     runs = [_options_of(RunDir(path)) for path in folders]
-    run = _agreed(runs)
-    _check_test(str(test), runs)
-    for key in given:
+    _check_same_data(runs)
+    _check_test(test, runs)
+    run = runs[0]
+    for key in data:
         if key not in run.data.record():
             raise UserError(f"data.{key} is not an option of data={run.data.name}; leave it out")
-    schedule = run.schedule if batch_size is None else run.schedule.but(eval_batch_size=batch_size)
     run = run.but(
-        data=run.data.but(**given),
-        schedule=schedule,
+        data=run.data.but(**data),
+        schedule=run.schedule if batch_size is None else run.schedule.but(eval_batch_size=batch_size),
         hardware=hardware.but(**_number_format(hardware, runs)),
         logger=Csv(name="csv"),
     )
-    return Request(folders, str(test), run, num_bn_images if asked["recompute_bn"] else 0)
+    return Request(folders, test, run, num_bn_images if config["recompute_bn"] else 0)
 
 
 def _listed(run: Any) -> list[str]:
@@ -64,32 +64,27 @@ def _listed(run: Any) -> list[str]:
 
 def _options_of(run: RunDir) -> Run:
     if not run.is_done:
-        what = "is not finished" if run.job.exists() else "holds no run"
-        raise UserError(f"{run.path} {what}, and finished runs are what is tested; {GIVE_RUN}")
+        state = "is not finished" if run.job.exists() else "holds no run"
+        raise UserError(f"{run.path} {state}, and only finished runs can be tested; {GIVE_RUN}")
     if not run.checkpoint_files():
-        raise UserError(f"{run.path} holds no checkpoint, and its weights are what is tested; {GIVE_RUN}")
-    recorded(run)  # what is there is added to in the end: not then is it to turn out damaged
+        raise UserError(f"{run.path} holds no checkpoint, so there are no weights to test; {GIVE_RUN}")
+    recorded(run)  # refuse a damaged evaluations.json now, not when the test adds to it at its end
     return Run.of_record(read_json(run.manifest)["config"])
 
 
-def _agreed(runs: list[Run]) -> Run:
-    """Return the first run, where all have the same data.
-
-    Raises:
-        UserError: names what differs.
-    """
+def _check_same_data(runs: list[Run]) -> None:
+    """Refuse an ensemble of runs with different data."""
     first = runs[0].data
     for other in (run.data for run in runs[1:]):
-        seen = [(key, getattr(first, key, None), getattr(other, key, None)) for key in SEEN]
-        if differ := [f"data.{key} is {one} and {another}" for key, one, another in seen if one != another]:
+        values = [(key, getattr(first, key, None), getattr(other, key, None)) for key in SEEN]
+        if differ := [f"data.{key} is {one} and {another}" for key, one, another in values if one != another]:
             raise UserError(
-                f"an ensemble's runs must be trained on the same data: {', '.join(differ)}; give runs that are"
+                f"an ensemble's runs must be trained on the same data: {', '.join(differ)}; give runs that agree"
             )
-    return runs[0]
 
 
 def _check_test(test: str, runs: list[Run]) -> None:
-    """Refuse what the data cannot have, as its images are no larger than what a network sees, or a network cannot."""
+    """Refuse a test for which the images are too small, or a network takes only one size."""
     data = runs[0].data
     if test != "1crop" and not isinstance(data, Photographs):
         raise UserError(
@@ -101,25 +96,25 @@ def _check_test(test: str, runs: list[Run]) -> None:
 
 
 def _number_format(asked: Hardware, runs: list[Run]) -> dict[str, object]:
-    """Return that of the training, unless another is asked for."""
-    settled: dict[str, object] = {}
+    """Return the training's values for each `auto`."""
+    trained: dict[str, object] = {}
     for key in ("precision", "channels_last"):
         if getattr(asked, key) == "auto":
-            trained = [getattr(run.hardware, key) for run in runs]
-            values = sorted({str(value).lower() for value in trained})
-            if len(values) > 1:
-                raise UserError(f"the runs were trained with hardware.{key}={' and '.join(values)}; give one of them")
-            settled[key] = trained[0]
-    return settled
+            values = [getattr(run.hardware, key) for run in runs]
+            words = sorted({str(value).lower() for value in values})
+            if len(words) > 1:
+                raise UserError(f"the runs were trained with hardware.{key}={' and '.join(words)}; give one of them")
+            trained[key] = values[0]
+    return trained
 
 
 def check_classes(data: Data) -> None:
-    """Refuse another folder of photographs whose classes are not the network's, by their number."""
+    """Refuse a folder of photographs that has another number of classes than the network."""
     if not isinstance(data, Photographs):
         return
-    found = (shards if isinstance(data, Shards) else photos).count_there(data.root)
-    if found and found.num_classes != data.num_classes:
+    count = (shards if isinstance(data, Shards) else photos).count_there(data.root)
+    if count and count.num_classes != data.num_classes:
         raise UserError(
-            f"data.root={data.root} has {found.num_classes} classes and the run was trained on "
-            f"{data.num_classes}; give the folder that it was trained with"
+            f"data.root={data.root} has {count.num_classes} classes and the run was trained on "
+            f"{data.num_classes}; give the folder that the run was trained with"
         )

@@ -1,7 +1,7 @@
-"""The papers' four ways to look at an image that is tested, and what a network makes of them. [v1 Sec. 3.4]
+"""The views of an image in the papers' four tests, and a network's average probabilities over them. [v1 Sec. 3.4]
 
-A view is a uint8 image, cropped or whole. Sizes are the papers' for networks that were trained on crops of 224 pixels;
-for others they grow or shrink in proportion: crops of 112 are tested at half of every size.
+A view is a uint8 image, cropped or whole. Sizes are the papers' for networks trained on crops of 224 pixels. For other
+networks, sizes are in proportion to the crop: a network trained on crops of 112 is tested at half of every size.
 """
 
 from collections.abc import Iterable
@@ -23,17 +23,17 @@ LARGE = 320
 
 
 def views(image: Image, *, test: str, crop: int, side: int, mode: str = "bilinear") -> list[Image]:
-    """What a test has a network look at.
+    """Return the views of an image in a test.
 
     Args:
-        image: as it is stored.
+        image: the stored image.
         test: `1crop`, `10crop`, `multiscale` or `320`.
-        crop: pixels of the crops that the network was trained on.
-        side: shorter side of what one and ten crops are taken of, at a crop of 224.
-        mode: how images are resized, bilinear or bicubic.
+        crop: width and height in pixels of the crops that the network was trained on.
+        side: shorter side in pixels of the image from which one or ten crops are taken, at a crop of 224.
+        mode: `bilinear` or `bicubic`, for resizing.
 
-    [open: whether v1's several scales are those of the image alone or of its mirror image, too: both, as in its
-    reference 41, whose form of testing it takes]
+    [open: v1 does not say whether its several scales are of the image only or of its mirror image, too: here both, as
+    in its reference 41, whose form of testing it takes]
     """
     if test == "multiscale":
         whole = [shorter_side(image, in_proportion(scale, crop), mode=mode) for scale in SCALES]
@@ -47,47 +47,47 @@ def views(image: Image, *, test: str, crop: int, side: int, mode: str = "bilinea
 
 
 def in_proportion(size: int, crop: int) -> int:
-    """A size of the papers, in pixels, for a network that was trained on crops of `crop` pixels."""
+    """Return a size of the papers, in pixels, for a network trained on crops of `crop` pixels."""
     return round(size * crop / CROP)
 
 
 def ten_crops(image: Image, size: int) -> list[Image]:
-    """The four corners and the centre, then the same of the mirror image. [v1 Sec. 3.4, its reference 21]"""
-    found = []
-    for seen in (image, image.flip(-1)):
-        found += [seen[:, :size, :size], seen[:, :size, -size:], seen[:, -size:, :size], seen[:, -size:, -size:]]
-        found.append(centre_crop(seen, side=min(seen.shape[1:]), size=size))
-    return found
+    """Return the four corners and the centre, then those of the mirror image. [v1 Sec. 3.4, its reference 21]"""
+    crops = []
+    for each in (image, image.flip(-1)):
+        crops += [each[:, :size, :size], each[:, :size, -size:], each[:, -size:, :size], each[:, -size:, -size:]]
+        crops.append(centre_crop(each, side=min(each.shape[1:]), size=size))
+    return crops
 
 
 class Views(NamedTuple):
-    """The views of a batch of images, those of one shape together, as a network takes them."""
+    """The views of a batch of images, grouped by shape."""
 
     groups: list[tuple[Tensor, Int[Tensor, " views"]]]
-    """[views, c, h, w] of one shape, and which image of the batch each is of."""
+    """For each shape, the views [views, c, h, w], and for each view the number of its image in the batch."""
     labels: Int[Tensor, " images"]
 
 
 def grouped(images: Iterable[list[Image]], labels: Int[Tensor, " images"]) -> Views:
-    """The views of each image, by their shapes."""
+    """Return the views of a batch, given the list of views of each image."""
     by_shape: dict[torch.Size, list[tuple[Image, int]]] = {}
-    for number, of_image in enumerate(images):
-        for view in of_image:
+    for number, image_views in enumerate(images):
+        for view in image_views:
             by_shape.setdefault(view.shape, []).append((view, number))
     groups = []
     for group in by_shape.values():
-        of_one_shape, numbers = zip(*group, strict=True)
-        groups.append((torch.stack(of_one_shape), torch.tensor(numbers)))
+        same_shape, numbers = zip(*group, strict=True)
+        groups.append((torch.stack(same_shape), torch.tensor(numbers)))
     return Views(groups, labels)
 
 
 def probabilities(net: nn.Module, batch: Views) -> Float64[Tensor, "images classes"]:
-    """Softmax of the network's scores, averaged over the views of each image. [v1 Sec. 3.4]
+    """Return the softmax of the network's scores, averaged over the views of each image. [v1 Sec. 3.4]
 
-    A whole image needs no other network: `net` pools over all positions and then has its linear layer, which is, but
-    for rounding, the mean over the positions of what that layer makes of each as a 1 x 1 convolution. So positions are
-    averaged before the softmax, scales and mirror images after it, as in v1's reference 41. [open: v1 says "average the
-    scores"] In float64, where the order of the scores is that of their softmax.
+    A whole image needs no other network. `net` pools over all positions before its linear layer. Up to rounding, that
+    equals the linear layer as a 1 x 1 convolution, averaged over all positions. So positions are averaged before the
+    softmax, scales and mirror images after the softmax, as in v1's reference 41. [open: v1 says "average the scores"]
+    The softmax is in float64, so that it keeps the order of the scores.
     [open: v1 pools over all positions ("global average pooling"), but its released networks average windows of 7 x 7.
     On an image larger than a crop, these windows overlap, and positions at the border weigh less than here]
     """

@@ -88,11 +88,6 @@ def stages(depth: object, *, family: str, unit: str = "auto") -> list[Stage]:
     ]
 
 
-def num_weighted_layers(stages: list[Stage]) -> int:
-    """Return the depth as the papers count it: stem, convolutions of the units and linear layer, without shortcuts."""
-    return 2 + sum(stage.num_units * len(stage.convs) for stage in stages)
-
-
 def strides(convs: list[tuple[int, int]], stride: int, stride_on: str) -> list[int]:
     """Return the stride of each convolution of a unit; `stride_on` is "first" (the papers) or "3x3" ("v1.5")."""
     strided = 0 if stride_on == "first" else [kernel for kernel, _ in convs].index(3)

@@ -1,9 +1,9 @@
-// Batch norm, the addition of a shortcut and ReLU, in training, as two passes over the activations instead of six.
-// Statistics are of groups of rows: `group` of them, the last group may be smaller.
+// Batch norm, addition of a shortcut and ReLU in training, as two passes over the activations instead of six.
+// Statistics are over groups of `group` rows; the last group may be smaller.
 //
-// A tensor [n, c, h, w] in channels_last is a matrix here: a row a pixel, n h w of them, and a column a channel, c of
-// them, a multiple of LANES. Activations are float32 or bfloat16, arithmetic is float32, sums over rows are float64.
-// Compiled when a run starts (fused.py), by GCC or Clang, for the processor at hand.
+// A tensor [n, c, h, w] in channels_last is a matrix here: n h w rows, one for each pixel, and c columns, one for each
+// channel; c is a multiple of LANES. Activations are float32 or bfloat16, arithmetic is float32, sums over rows are
+// float64. fused.py compiles this file for the machine's processor when a run starts, with GCC or Clang.
 
 #include <math.h>
 #include <stddef.h>
@@ -14,18 +14,18 @@
 #endif
 
 #if defined(__AVX512F__)
-enum { LANES = 16 };  // columns in a vector: GCC makes scalars of a vector that is wider than the processor's
+enum { LANES = 16 };  // columns in a vector: GCC splits a vector that is wider than the processor's into scalars
 #elif defined(__AVX__)
 enum { LANES = 8 };
 #else
 enum { LANES = 4 };
 #endif
-enum { BLOCK = 64 };  // rows that are summed in float32
+enum { BLOCK = 64 };  // rows summed in float32
 typedef float f32 __attribute__((vector_size(4 * LANES)));
 typedef uint32_t u32 __attribute__((vector_size(4 * LANES)));
 typedef uint16_t u16 __attribute__((vector_size(2 * LANES)));
 
-#define INLINE static inline __attribute__((always_inline))  // so that `bf16`, a constant, costs nothing
+#define INLINE static inline __attribute__((always_inline))  // so that the constant `bf16` costs nothing
 #define FOR_BLOCKS                                       \
     for (size_t top = 0; top < rows; top += BLOCK)       \
         for (size_t col = 0; col < c; col += LANES)
@@ -56,15 +56,15 @@ INLINE void store(void *to, size_t i, f32 values, int bf16) {
     }
 }
 
-// Zero where `test` is zero or less; not where it is NaN: a run that diverges must not look like one of zeros.
+// Zero if `test` is zero or less, but not if `test` is NaN: activations of a diverging run must not turn into zeros.
 INLINE f32 relu_of(f32 test, f32 values) { return (f32)((u32)values & ~(u32)(test <= 0)); }
 
 INLINE void add_to(double *sums, f32 values) {
     for (int lane = 0; lane < LANES; lane++) sums[lane] += values[lane];
 }
 
-// y = relu(weight (x - mean) / sqrt(var + eps) + bias + h), with `relu` and `h` each only where asked for. `saved` is
-// 4 c floats: mean, biased variance, and what they make of weight and bias: scale, shift.
+// y = relu(weight (x - mean) / sqrt(var + eps) + bias + h), where ReLU and h are optional. `saved` is 4 c floats: mean,
+// biased variance, and the scale and shift that follow from these, weight and bias.
 INLINE void forward(const void *x, const void *h, void *y, const float *weight, const float *bias, float *saved,
                     size_t rows, size_t c, float eps, int relu, int bf16) {
     float *mean = saved, *var = saved + c, *scale = saved + 2 * c, *shift = saved + 3 * c;
@@ -72,7 +72,7 @@ INLINE void forward(const void *x, const void *h, void *y, const float *weight, 
     memset(sum, 0, sizeof sum);
     memset(sum_of_squares, 0, sizeof sum_of_squares);
     for (size_t col = 0; col < c; col += LANES) store(mean, col, load(x, col, bf16), 0);
-    FOR_BLOCKS {  // of x less its first row: the square of a large mean would swallow the variance
+    FOR_BLOCKS {  // sum x less its first row, because the square of a large mean would swallow the variance
         f32 origin = load(mean, col, 0), s = {0}, s2 = {0};
         FOR_ROWS {
             f32 v = load(x, i, bf16) - origin;
@@ -100,8 +100,8 @@ INLINE void forward(const void *x, const void *h, void *y, const float *weight, 
     }
 }
 
-// From dy: dx, dh where it is not null, and what is added to dweight and dbias. ReLU's mask is y's sign, or, where y is null (and there was
-// no h), that of the sum that made y.
+// Compute dx, and dh unless null, from dy; add to dweight and dbias. ReLU's mask is the sign of y or, if y is null
+// (there was no h), the sign of the sum before ReLU.
 INLINE void backward(const void *dy, const void *y, const void *x, const float *saved, void *dx, void *dh,
                      float *dweight, float *dbias, size_t rows, size_t c, float eps, int relu, int bf16) {
     const float *mean = saved, *var = saved + c, *scale = saved + 2 * c, *shift = saved + 3 * c;
@@ -139,7 +139,7 @@ INLINE void backward(const void *dy, const void *y, const void *x, const float *
     }
 }
 
-// Address of a row, or null where there is no tensor.
+// The address of a row, or null if there is no tensor.
 INLINE void *at(const void *tensor, size_t row, size_t c, int bf16) {
     return tensor ? (char *)tensor + row * c * (bf16 ? sizeof(uint16_t) : sizeof(float)) : NULL;
 }

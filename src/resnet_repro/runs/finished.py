@@ -1,4 +1,4 @@
-"""Finished runs, as they lie on the disk: a record, curves, and what they are called."""
+"""Finished runs on the disk: their records, curves and labels."""
 
 import csv
 import json
@@ -13,11 +13,11 @@ from resnet_repro.runs.folder import RunDir, read_json
 from resnet_repro.runs.job import flatten
 from resnet_repro.runs.records import upgraded
 
-# What changes no result, or is a coordinate of a cell. All else in a config is the protocol.
+# Options that change no result or are a coordinate of a cell. All other options of a config are its protocol.
 NOT_PROTOCOL = {"arch", "depth", "seed", "init_from", "hardware", "logger", "resume", "jobs", "outputs", "protocol"}
 NOT_DATA = {"root", "download", "loader", "num_workers", "num_threads", "skip_damaged", "cache_gb", "cache_dir"}
 NOT_SCHEDULE = {"warmup", "log_every", "eval_every", "eval_batch_size"}  # a warm-up belongs to an architecture
-PAPERS = ("paper_v1", "paper_v2")  # on CIFAR their recipes differ in the warm-up alone: their runs stand side by side
+PAPERS = ("paper_v1", "paper_v2")  # on CIFAR these recipes differ only in the warm-up, so their runs are compared
 DATA_TITLES = {
     "digits": "Digits",
     "cifar10": "CIFAR-10",
@@ -25,7 +25,7 @@ DATA_TITLES = {
     "imagenet": "ImageNet",
     "imagenet_streaming": "ImageNet from shards",
 }
-IMAGENET_IMAGES = 1_281_167  # to train on; a tree with other numbers is other data
+IMAGENET_IMAGES = 1_281_167  # training images; photographs of another number are other data
 FIRST_COMMAND = "python train.py -m depth=20,56,110 arch=plain,resnet_v2 data=digits"
 
 
@@ -33,8 +33,8 @@ FIRST_COMMAND = "python train.py -m depth=20,56,110 arch=plain,resnet_v2 data=di
 class FinishedRun:
     """One finished run. `curves` holds the columns of metrics.csv; an empty cell is nan.
 
-    `evaluations` is what `python evaluate.py` has found of its weights since, alone or in an ensemble, newest last.
-    `has_weights`: a checkpoint is there to be tested, which runs that were kept in results/ lack.
+    `evaluations` holds the entries of `python evaluate.py` for its weights, alone or in an ensemble, newest last.
+    `has_weights`: there is a checkpoint to test; runs kept in results/ have none.
     """
 
     directory: Path
@@ -45,7 +45,7 @@ class FinishedRun:
 
     @cached_property
     def options(self) -> options.Run:
-        """What was asked, decided on the machine that trained."""
+        """The run's options, with the hardware decided on the machine that trained."""
         return options.Run.of_record(self.manifest["config"])
 
     @property
@@ -54,7 +54,7 @@ class FinishedRun:
 
     @property
     def depth(self) -> int | None:
-        """None of a comparator: another library's network."""
+        """The depth; None of a comparator, another library's network."""
         return self.options.depth
 
     @property
@@ -63,12 +63,12 @@ class FinishedRun:
 
     @property
     def has_diverged(self) -> bool:
-        """Whether its loss was no number at some step: what it has after that is no result."""
+        """Whether the loss was not a number at some step. Numbers after that step are not results."""
         return self.results.get("diverged_at") is not None
 
     @property
     def label(self) -> str:
-        """Data and name: where the run lies below outputs/."""
+        """Data and name, which are also the run's path below outputs/."""
         return f"{self.directory.parent.name}/{self.directory.name}"
 
     @property
@@ -76,39 +76,40 @@ class FinishedRun:
         return arch_label(self.manifest)
 
     def tested(self, test: str, split: str, *, batch_norm: str = "running") -> dict[str, Any] | None:
-        """The `error` and `error_top5` in % on the `num_images` of a split, by one of the papers' ways to test.
+        """Return `error` and `error_top5` in % on the `num_images` of a split, by one of the papers' ways to test.
 
-        One crop is how a run measures its own errors. Of the other ways the newest evaluation counts that is of this
-        run alone and on the same data; None where there is none.
+        With one crop, these are the errors that the run measured itself. For other tests, they are the newest
+        evaluation of this run alone on the same data; None if there is none.
 
         Args:
-            batch_norm: `running`: only with the statistics of batch norms as trained. `average`: rather with those
-                that `recompute_bn` makes, as the paper's are, and else with the former.
+            batch_norm: `running`: only evaluations with the trained statistics of batch norms. `average`: preferably
+                evaluations with `recompute_bn`, as in the paper, otherwise with the trained statistics.
         """
         if test == "1crop":
             own = {key: self.results.get(f"{split}/{key}") for key in ("error", "error_top5")}
             return {**own, "num_images": self.results.get(f"num_{split}_images")}
-        wanted = {
+        conditions = {
             "test": test,
             "split": split,
             "weights_sha256": [self.manifest.get("weights_sha256")],
             "data_checksum": self.manifest.get("data_checksum"),
         }
-        alone = [each for each in reversed(self.evaluations) if wanted.items() <= each.items()]
-        running = [each for each in alone if not each["num_bn_images"]]
-        average = [each for each in alone if each["num_bn_images"]] if batch_norm == "average" else []
+        alone = [entry for entry in reversed(self.evaluations) if conditions.items() <= entry.items()]
+        running = [entry for entry in alone if not entry["num_bn_images"]]
+        average = [entry for entry in alone if entry["num_bn_images"]] if batch_norm == "average" else []
         return next(iter(average + running), None)
 
     @property
     def protocol(self) -> str:
-        """Data, schedule and all else that must be equal before two runs may be averaged or compared."""
-        rest = _without(self.options.record(), NOT_PROTOCOL)
-        rest["data"] = _without(rest["data"], NOT_DATA)
-        usual = set() if "schedule.lr" in self.manifest["departures"] else {"lr"}  # may belong to the architecture, too
-        rest["schedule"] = _without(rest["schedule"], NOT_SCHEDULE | usual)
+        """Data, schedule and all other options that must be equal before runs are averaged or compared, as JSON."""
+        options = _without(self.options.record(), NOT_PROTOCOL)
+        options["data"] = _without(options["data"], NOT_DATA)
+        # the rate counts only if it was given: otherwise it may follow from the architecture
+        ignored = NOT_SCHEDULE if "schedule.lr" in self.manifest["departures"] else NOT_SCHEDULE | {"lr"}
+        options["schedule"] = _without(options["schedule"], ignored)
         if (name := self.options.protocol.name) not in PAPERS:
-            rest["protocol"] = name
-        return json.dumps(rest, sort_keys=True)
+            options["protocol"] = name
+        return json.dumps(options, sort_keys=True)
 
 
 def _without(mapping: dict[str, Any], keys: set[str]) -> dict[str, Any]:
@@ -116,8 +117,9 @@ def _without(mapping: dict[str, Any], keys: set[str]) -> dict[str, Any]:
 
 
 def arch_label(manifest: dict[str, Any]) -> str:
-    """Name of an architecture: `resnet_v1`, and what departs from it: `resnet_v1 B`, `resnet_v1 paper_v2`; a
-    comparator's with the library that it is from: `alexnet (torchvision) image_size=64`.
+    """Return the name of an architecture and its departures: `resnet_v1`, `resnet_v1 B`, `resnet_v1 paper_v2`.
+
+    A comparator's name has its library: `alexnet (torchvision) image_size=64`.
     """
     extra = {
         key.split(".")[-1]: value
@@ -133,7 +135,7 @@ def arch_label(manifest: dict[str, Any]) -> str:
 
 
 def title(config: dict[str, Any]) -> str:
-    """`CIFAR-10, 400 steps, 5,000 images held out`, of a flat config or of a run's flat protocol."""
+    """Return the title of a flat config or protocol, such as `CIFAR-10, 400 steps, 5,000 images held out`."""
     data = DATA_TITLES.get(config["data.name"], config["data.name"])
     if (num_train := config.get("data.num_train", IMAGENET_IMAGES)) != IMAGENET_IMAGES:
         data = data.replace("ImageNet", f"{num_train:,} photographs of {config['data.num_classes']} classes")
@@ -145,13 +147,13 @@ def title(config: dict[str, Any]) -> str:
 
 
 DAMAGED = (OSError, ValueError, KeyError, TypeError, AttributeError)
-"""Whatever reading a run raises whose files are not what a run writes."""
+"""Exceptions from reading a run whose files are damaged."""
 
 
 def read(*folders: Path) -> tuple[list[FinishedRun], list[str]]:
-    """All finished runs below `folders`, and the labels of those that are not finished; a copied run counts once.
+    """Return all finished runs below `folders`, and the labels of unfinished runs. A copied run counts once.
 
-    Raises UserError where no run is finished.
+    Raises UserError if no run is finished.
     """
     runs: list[FinishedRun] = []
     unfinished: list[str] = []
@@ -168,39 +170,39 @@ def read(*folders: Path) -> tuple[list[FinishedRun], list[str]]:
         elif all(run.manifest != other.manifest for other in runs):
             runs.append(run)
     if not runs:
-        raise UserError(f"{folders[0]} holds no finished run, and a report needs one: run `{FIRST_COMMAND}` first.")
+        raise UserError(f"{folders[0]} holds no finished run for a report: run `{FIRST_COMMAND}` first")
     return runs, unfinished
 
 
 def read_record(directory: Path) -> FinishedRun | None:
-    """The run in a directory without its curves, None where it is not finished. A damaged one raises one of DAMAGED."""
+    """Return the run in a directory without its curves; None if it is not finished. Raise one of DAMAGED if damaged."""
     folder = RunDir(directory)
     if not folder.is_done:
         return None
     manifest = upgraded(read_json(folder.manifest))
     if manifest["state"] != "done":
         return None
-    ours = [each for each in folder.read_evaluations() if manifest.get("weights_sha256") in each["weights_sha256"]]
-    return FinishedRun(directory, manifest, evaluations=ours, has_weights=bool(folder.checkpoint_files()))
+    weights = manifest.get("weights_sha256")
+    evaluations = [entry for entry in folder.read_evaluations() if weights in entry["weights_sha256"]]
+    return FinishedRun(directory, manifest, evaluations=evaluations, has_weights=bool(folder.checkpoint_files()))
 
 
 def _load(directory: Path) -> FinishedRun | None:
-    """The run in a directory, None where it is not finished. A damaged one raises one of DAMAGED."""
+    """Return the run in a directory; None if it is not finished. Raise one of DAMAGED if damaged."""
     run = read_record(directory)
     if run is None:
         return None
-    with (directory / "metrics.csv").open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    curves = {key: [float(row[key] or "nan") for row in rows] for key in (rows[0] if rows else ())}
+    table = _read_table(directory / "metrics.csv")
+    curves = {key: [float(cell or "nan") for cell in column] for key, column in table.items()}
     run = replace(run, curves=curves)
-    # What the report rests on is asked for here, so that a manifest that lacks it is damaged and not a traceback.
+    # Read here what reports need, so that a manifest without it counts as damaged instead of ending in a traceback.
     run.arch, run.protocol, run.seed, run.results, run.manifest["num_parameters"], curves["step"]
     title(dict(flatten(run.options.record())))
     return run
 
 
 def duration(seconds: float) -> str:
-    """`9.5 s`, `12 s`, `3 min 05 s`, `2 h 40 min`, `4 days`."""
+    """Return a duration in words: `9.5 s`, `12 s`, `3 min 05 s`, `2 h 40 min`, `4 days`."""
     whole = round(seconds)
     if whole < 60:
         return f"{seconds:.1f} s" if seconds < 9.95 else f"{whole} s"
@@ -213,10 +215,15 @@ SPLITS = {"train": "training", "test": "test", "val": "validation"}
 
 
 def layer_table(run: FinishedRun, name: str) -> dict[str, list[float]]:
-    """The columns of responses.csv or gradients.csv, less the layers' names; empty where the run has none."""
+    """Return the columns of responses.csv or gradients.csv except the layers' names; empty if there is no file."""
     path = run.directory / name
     if not path.exists():
         return {}
+    return {key: [float(cell) for cell in column] for key, column in _read_table(path).items() if key != "name"}
+
+
+def _read_table(path: Path) -> dict[str, list[str]]:
+    """Return the columns of a CSV file; none if the file has no rows."""
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    return {key: [float(row[key]) for row in rows] for key in (rows[0] if rows else ()) if key != "name"}
+    return {key: [row[key] for row in rows] for key in (rows[0] if rows else ())}

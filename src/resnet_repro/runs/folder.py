@@ -1,4 +1,4 @@
-"""The folder that one run owns, and the files in it. Imports no torch: the launching process reads it too."""
+"""The folder that one run owns, and the files in it."""
 
 import errno
 import fcntl
@@ -14,11 +14,11 @@ from typing import IO, Any
 import psutil
 
 NO_FLOCK = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL)
-"""How a file system says that it cannot lock a file."""
+"""Errors by which a file system says that it cannot lock a file."""
 
 
 class InUse(Exception):
-    """Another process is writing this run."""
+    """Another process owns this run's folder."""
 
     def __init__(self, path: Path, who: str) -> None:
         super().__init__(f"{path} is in use by {who}")
@@ -28,11 +28,11 @@ class InUse(Exception):
 class RunDir:
     """Paths and small files of a run.
 
-    `job.json` is what was asked, `begun.json` with which code and data, `slurm.json` as which SLURM job, `status.json`
-    how far it is, `failure.txt` why it failed, `train.log` what its processes printed, `metrics.csv` and `timing.csv`
-    its curves, `checkpoints/` its newest states, `responses.csv` and `gradients.csv` how strong each layer's are,
-    `wandb.json` which rows W&B has, and `manifest.json`, written last, its result; `evaluations.json` what
-    `evaluate.py` has found of it since.
+    - `job.json`: the options; `begun.json`: the code and data that it began with; `slurm.json`: its SLURM job.
+    - `status.json`: the progress; `failure.txt`: why it failed; `train.log`: what its processes printed.
+    - `metrics.csv`, `timing.csv`: the curves; `checkpoints/`: the newest states; `wandb.json`: the rows that W&B has.
+    - `responses.csv`, `gradients.csv`: the strengths of each layer's responses and gradients.
+    - `manifest.json`: the result, written last; `evaluations.json`: the tests by `evaluate.py` since then.
     """
 
     def __init__(self, path: Path) -> None:
@@ -50,33 +50,33 @@ class RunDir:
         return self.manifest.exists()
 
     def read_status(self) -> dict[str, Any]:
-        """The last status written, empty where there is none yet."""
+        """Return the last status, empty if there is none yet."""
         return read_json(self.status) if self.status.exists() else {}
 
     def read_evaluations(self) -> list[dict[str, Any]]:
-        """What `evaluate.py` has found, oldest first, empty where there is nothing yet."""
+        """Return the entries of `evaluate.py`, oldest first, empty if there are none yet."""
         return list(read_json(self.evaluations)["evaluations"]) if self.evaluations.exists() else []
 
     def checkpoint_files(self) -> list[Path]:
-        """Newest first."""
+        """Return the checkpoints, newest first."""
         return sorted(self.checkpoints.glob("step-*.ckpt"), reverse=True)
 
     def remove_parts(self) -> None:
-        """Remove what a process of this run that was killed had begun to write; only for who owns the run."""
-        measured = (self.metrics, self.timing, self.responses, self.gradients)
-        names = [file.name for file in (self.begun, self.status, *measured, self.wandb, self.manifest)]
-        parts = [part for name in names for part in self.path.glob(f"{name}.*.part")]
+        """Remove the incomplete files of a killed process of this run. Only the owner of the folder may do so."""
+        tables = (self.metrics, self.timing, self.responses, self.gradients)
+        files = (self.begun, self.status, *tables, self.wandb, self.manifest)
+        parts = [part for file in files for part in self.path.glob(f"{file.name}.*.part")]
         for part in [*parts, *self.checkpoints.glob("*.part")]:
             part.unlink(missing_ok=True)
 
     @contextmanager
     def owned(self, *, patience_s: float = 0.0) -> Iterator[str]:
-        """Hold the folder while a run writes it; the system lets go of it when the process ends, however it ends.
+        """Hold the folder while a run writes it. The system releases the lock when the process ends, however it ends.
 
-        Where the file system has no locks, a file says who holds it. Yields a line on that, else an empty one.
+        If the file system has no locks, a file says who holds the folder. Yield a note about that, else an empty text.
 
         Raises:
-            InUse: where another process holds it, after `patience_s`.
+            InUse: if another process still holds the folder after `patience_s`.
         """
         give_up = time.monotonic() + patience_s
         held, how = self.path / ".held", ""
@@ -105,10 +105,10 @@ class RunDir:
 
 
 def _hold(held: Path) -> str:
-    """Make the file that says that this process holds a folder, also in the place of one that is gone.
+    """Write the file that says that this process holds a folder, unless another process that still runs has one there.
 
     Returns:
-        Who holds the folder where that is another process, else an empty text.
+        The other process that holds the folder, or an empty text.
     """
     mine = {"host": socket.gethostname(), "pid": os.getpid(), "begun": psutil.Process().create_time()}
     while True:
@@ -118,18 +118,18 @@ def _hold(held: Path) -> str:
         try:
             text = held.read_text()
         except FileNotFoundError:
-            continue  # it has just ended
+            continue  # the other process has just ended
         try:
             theirs = json.loads(text)
         except ValueError:
-            theirs = {}  # it is being written, or its process was killed in between
+            theirs = {}  # the other process is just writing the file, or was killed while writing
         if theirs.get("host") != mine["host"] or _runs(theirs["pid"], theirs["begun"]):
             who = f"process {theirs.get('pid', '(not known)')} on {theirs.get('host', 'another machine')}"
             return f"{who} (where it is gone, remove {held})"
         aside = held.with_name(f".held.{os.getpid()}")
         with suppress(FileNotFoundError):
-            held.rename(aside)  # one of those that want it at this moment does, and it may be a newer one by now
-            if aside.read_text() != text:
+            held.rename(aside)  # of several processes that try this, one succeeds
+            if aside.read_text() != text:  # by now the file is that of a newer owner
                 aside.rename(held)
             aside.unlink(missing_ok=True)
 
@@ -142,7 +142,7 @@ def _runs(pid: int, begun: float) -> bool:
 
 
 def write_failure(path: Path, reason: str) -> None:
-    """Raises FileExistsError where another rank of the run was first."""
+    """Write the reason of a failure. Raise FileExistsError if another rank of the run was first."""
     with path.open("x", encoding="utf-8", errors="backslashreplace") as file:
         file.write(reason)
 
@@ -152,9 +152,9 @@ def read_failure(path: Path) -> str:
 
 
 def write_json(path: Path, content: dict[str, Any], *, durable: bool = True) -> None:
-    """Replace a file in one step, so that no reader and no crash ever sees half of it.
+    """Replace a file in one step, so that neither readers nor crashes leave half of it.
 
-    `durable` waits until it is on the disk, milliseconds: for what must not be lost when the machine fails.
+    `durable` waits some milliseconds until the file is on the disk, so that it survives a failure of the machine.
     """
     with replacing(path, durable=durable) as file:
         json.dump(content, file, indent=1)
@@ -163,7 +163,7 @@ def write_json(path: Path, content: dict[str, Any], *, durable: bool = True) -> 
 
 @contextmanager
 def replacing(path: Path, *, durable: bool = True) -> Iterator[IO[str]]:
-    """A text file that takes the place of `path` when it is complete."""
+    """Yield a text file that replaces `path` once it is complete."""
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         with part.open("w", encoding="utf-8") as file:
@@ -173,14 +173,14 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[IO[str]]:
                 os.fsync(file.fileno())
         part.replace(path)
     except OSError as error:
-        error.filename = error.filename or str(path)  # a full disk's error does not name the file
+        error.filename = error.filename or str(path)  # the error of a full disk does not name the file
         raise
     finally:
         part.unlink(missing_ok=True)
 
 
 def flush(path: Path) -> None:
-    """Have what was written to a file on the disk, where it is there."""
+    """Have the content of a file on the disk, if the file exists."""
     if path.exists():
         with path.open("rb") as file:
             os.fsync(file.fileno())

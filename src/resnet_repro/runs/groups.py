@@ -1,4 +1,4 @@
-"""Finished runs in groups that may be compared, averaged over seeds."""
+"""Groups of finished runs that may be compared, and statistics over seeds."""
 
 import hashlib
 import json
@@ -66,18 +66,18 @@ class Error(NamedTuple):
 
 
 def identity(manifest: dict[str, Any]) -> dict[str, str]:
-    """By what runs are told apart and put together outside of here, where a config's groups cannot say it.
+    """Return the labels by which W&B can group runs as reports do.
 
-    `network` and `architecture` as the report names them; runs may be compared where `comparable` is the same.
+    `network` and `architecture` are the report's names. Runs with the same `comparable` may be compared.
     """
-    run = FinishedRun(Path(), manifest, {})
+    run = FinishedRun(Path(), manifest)
     comparable = hashlib.sha256(run.protocol.encode()).hexdigest()[:8]
     return {"network": Cell(run.arch, run.depth, [run]).name, "architecture": run.arch, "comparable": comparable}
 
 
 @dataclass(frozen=True)
 class Cell:
-    """The runs that differ in their seed only: one architecture and depth (None: a comparator) by one recipe."""
+    """The runs that differ only in their seed: one architecture and depth (None: a comparator) by one recipe."""
 
     arch: str
     depth: int | None
@@ -92,12 +92,12 @@ class Cell:
 
     @property
     def num_layers(self) -> int:
-        """The depth, or 0 of a comparator: to sort by."""
+        """The depth as a sort key, 0 for a comparator."""
         return self.depth or 0
 
     @property
     def init_from(self) -> int | None:
-        """Depth of the run whose weights these began with, None for random weights."""
+        """Depth of the run whose weights these runs began with, None for random weights."""
         return self.runs[0].options.init_from
 
     @property
@@ -106,7 +106,7 @@ class Cell:
 
     @property
     def measured(self) -> list[FinishedRun]:
-        """The runs that did not diverge: those that are averaged."""
+        """The runs that did not diverge, over which means are taken."""
         return [run for run in self.runs if not run.has_diverged]
 
     def errors(self, split: str) -> list[float]:
@@ -115,21 +115,20 @@ class Cell:
 
     def error(self, split: str) -> Error | None:
         """Return mean and spread of the errors; None if there is none."""
-        found = over_seeds(self.errors(split))
-        return Error(found.mean, found.std, found.n) if found.n else None
+        seeds = over_seeds(self.errors(split))
+        return Error(seeds.mean, seeds.std, seeds.n) if seeds.n else None
 
     def mean(self, key: str) -> float | None:
-        """Mean of a measured quantity of the manifest; None where one is missing or the machines differ."""
-        values = [run.manifest.get(key) for run in self.runs]
-        machines = {
-            json.dumps([run.manifest.get("machine"), run.manifest["config"].get("hardware")]) for run in self.runs
-        }
+        """Return the mean of a quantity in the manifests; None if a run lacks it or the machines differ."""
+        manifests = [run.manifest for run in self.runs]
+        values = [manifest.get(key) for manifest in manifests]
+        machines = {json.dumps([m.get("machine"), m["config"].get("hardware")]) for m in manifests}
         return None if None in values or len(machines) > 1 else statistics.fmean(map(float, values))  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Runs that may be compared with each other: same data, same schedule."""
+    """Runs that may be compared with each other, because they share data and schedule."""
 
     title: str
     cells: list[Cell]
@@ -165,13 +164,13 @@ class Comparison:
 
 
 def differences(dicts: list[dict[str, Any]]) -> set[str]:
-    """The keys whose values are not the same in all flat dictionaries."""
+    """Return the keys whose values are not the same in all flat dictionaries."""
     keys = {key for each in dicts for key in each}
     return {key for key in keys if any(each.get(key) != dicts[0].get(key) for each in dicts)}
 
 
 def group(runs: Iterable[FinishedRun]) -> list[Comparison]:
-    """Group runs into comparisons and cells; of two runs of a cell with the same seed only the last finished counts."""
+    """Group runs into comparisons and cells. Of several runs with the same cell and seed, only the newest counts."""
     cells: dict[str, dict[tuple[str, int | None], dict[int, FinishedRun]]] = {}
     for run in sorted(runs, key=lambda run: str(run.manifest.get("finished"))):
         cells.setdefault(run.protocol, {}).setdefault((run.arch, run.depth), {})[run.seed] = run
@@ -183,7 +182,7 @@ def group(runs: Iterable[FinishedRun]) -> list[Comparison]:
     ):
         twins = [configs[other] for other in cells if titles[other] == titles[key]]
         extra = "".join(f", {name}={configs[key][name]}" for name in sorted(differences(twins)) if name in configs[key])
-        # plain first: the figure's panels stand as in v1 Fig. 6; comparators last
+        # plain first, as the panels of v1 Fig. 6; comparators last
         order = sorted(
             cells[key], key=lambda cell: (cell[1] is None, not cell[0].startswith("plain"), cell[0], cell[1])
         )
@@ -193,5 +192,5 @@ def group(runs: Iterable[FinishedRun]) -> list[Comparison]:
 
 
 def held_out(comparison: Comparison) -> str:
-    """The split that no network has seen: test, where that is not there val."""
+    """Return the split that no network has seen: `test`, or `val` if there is no test split."""
     return "val" if "test" not in comparison.splits and "val" in comparison.splits else "test"

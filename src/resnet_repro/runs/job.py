@@ -1,4 +1,4 @@
-"""From a composed Hydra config to a checked job with a run directory. Imports no torch: a mistake shows at once."""
+"""Turn a composed Hydra config into a checked job with a run folder."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -15,11 +15,11 @@ from resnet_repro.runs import rules
 from resnet_repro.runs.options import (
     AskedProtocol,
     AskedSchedule,
-    Choices,
     Hardware,
     Protocol,
     Run,
     Schedule,
+    TopLevel,
     logger,
     rule_of,
 )
@@ -27,11 +27,11 @@ from resnet_repro.runs.recipes import LR, LR_WITHOUT_BATCH_NORM, Recipe, recipe
 from resnet_repro.runs.records import upgraded
 
 Config = dict[str, Any]
-"""What Hydra composed, as plain containers."""
+"""A config composed by Hydra, as plain containers."""
 Flat = dict[str, Any]
 """Options by their names on the command line: {"arch.shortcut": "B"}."""
 
-# What a result depends on; the rest (folders, loggers, how many at a time) may differ between two commands for a run.
+# A result depends on these options. The others (folders, loggers, runs at a time) may change when a run is resumed.
 RESULT_GROUPS = ("arch", "data", "schedule")
 RESULT_HARDWARE = ("precision", "channels_last", "fused", "compile", "graph", "num_threads", "devices", "num_nodes")
 RESULT_KEYS = ("depth", "seed", "init_from", "protocol.name", *(f"hardware.{key}" for key in RESULT_HARDWARE))
@@ -39,30 +39,30 @@ NOT_RESULT_KEYS = (
     *("data.root", "data.download", "data.num_workers", "data.num_threads", "data.skip_damaged"),
     *("data.cache_gb", "data.cache_dir"),
     "data.image",  # follows from the data, and from data.crop
-    *("arch.protocol", "arch.multiply_adds"),  # protocol.name is what is used
+    *("arch.protocol", "arch.multiply_adds"),  # protocol.name is the recipe in use
 )
 
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """One run to make, checked, and the folder that it owns."""
+    """A checked run to make, and the folder that it owns."""
 
     run: Run
     name: str
     dir: Path
     departures: Flat
-    """What departs from the defaults of its architecture, data and protocol: {"arch.shortcut": "B"}; the protocol
-    itself, where it is not the one of the architecture's paper: {"protocol": "official_lua"}."""
+    """Options that depart from the defaults of architecture, data and protocol: {"arch.shortcut": "B"}. The protocol is
+    among them if it is not that of the architecture's paper: {"protocol": "official_lua"}."""
     begins_with: str | None = None
-    """Name of the run beside it whose weights it begins with, None where it begins with random ones."""
+    """Name of the run, in the same parent folder, whose weights this run begins with; None for random weights."""
     group: str = ""
-    """The sweep that began it."""
+    """The sweep that began the run."""
     command: str = ""
-    """The command line of the sweep that began it."""
+    """The command line of that sweep."""
     labels: Mapping[str, str] = field(default_factory=dict)
-    """What reports say of such a run, for W&B (`resnet_repro.runs.groups.identity`)."""
+    """The run's labels in W&B (`resnet_repro.runs.groups.identity`)."""
     paper_error: float | None = None
-    """The printed error in % to set beside its own."""
+    """The paper's error in %, to compare the run's error with."""
 
     @classmethod
     def of_record(cls, record: Mapping[str, Any], folder: Path) -> "Job":
@@ -72,11 +72,18 @@ class Job:
 
     @property
     def record(self) -> dict[str, Any]:
-        """What job.json holds."""
-        parts: dict[str, Any] = {"group": self.group, "command": self.command}
-        parts |= {"name": self.name, "config": self.run.record()}
-        parts |= {"departures": self.departures, "labels": dict(self.labels), "paper_error": self.paper_error}
-        return parts if self.begins_with is None else parts | {"begins_with": self.begins_with}
+        """The content of job.json."""
+        begins_with = {} if self.begins_with is None else {"begins_with": self.begins_with}
+        return {
+            "group": self.group,
+            "command": self.command,
+            "name": self.name,
+            "config": self.run.record(),
+            "departures": self.departures,
+            "labels": dict(self.labels),
+            "paper_error": self.paper_error,
+            **begins_with,
+        }
 
     @property
     def steps(self) -> int:
@@ -84,19 +91,17 @@ class Job:
 
     @property
     def waits_for(self) -> Path | None:
-        """Folder of the run whose weights it begins with."""
+        """Folder of the run whose weights this run begins with."""
         return None if self.begins_with is None else self.dir.with_name(self.begins_with)
 
     @property
     def num_devices(self) -> int:
-        """Of one node; a process each."""
+        """Devices, and so processes, on each node."""
         return self.run.hardware.devices
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the leaves of a nested mapping as ("schedule.lr", 0.1); `warmup` and `plateau` are a leaf each, as each is
-    one choice.
-    """
+    """Yield the leaves of a nested mapping as ("schedule.lr", 0.1). `warmup` and `plateau` are one leaf each."""
     for key, value in config.items():
         if isinstance(value, Mapping) and key not in ("warmup", "plateau"):
             yield from flatten(value, f"{prefix}{key}.")
@@ -113,32 +118,31 @@ def result_keys(run: Run) -> Flat:
     }
 
 
-# --- what a command asks for, decided ---------------------------------------------------------------------------------
+# --- options, checked and decided -------------------------------------------------------------------------------------
 
 
 def resolve(config: Config) -> Run:
-    """Check what Hydra composed, and decide what is `auto` by the papers and the linear rule.
+    """Check a composed config, and decide each `auto` by the papers and the linear rule.
 
     Raises:
-        UserError: at the first value that breaks a rule.
+        UserError: if a value breaks a rule; names the first such value.
     """
-    choices = Choices.parse({key: config[key] for key in Choices.model_fields})
-    asked = asked_kind_of(config["data"]).parse(config["data"], group="data.")
+    top_level = TopLevel.parse({key: config[key] for key in TopLevel.model_fields})
+    data = asked_kind_of(config["data"]).parse(config["data"], group="data.")
     schedule = AskedSchedule.parse(config["schedule"], group="schedule.")
     hardware = Hardware.parse(config["hardware"], group="hardware.")
-    words = kind_of(config["arch"]).asked.parse(config["arch"], group="arch.")
+    arch = kind_of(config["arch"]).asked.parse(config["arch"], group="arch.")
     protocol = AskedProtocol.parse(config["protocol"], group="protocol.").name
-    protocol = words.protocol if protocol == "auto" else protocol
-    usual = recipe(protocol, asked.family)
-    if isinstance(words, AskedComparator):
-        rules.check_comparator(words, init_from=choices.init_from, hardware=hardware)
-    images = Images(asked.image, asked.num_classes, asked.family)
-    network, has_batch_norm = words.decided(config["depth"], images)
+    protocol = arch.protocol if protocol == "auto" else protocol
+    usual = recipe(protocol, data.family)
+    if isinstance(arch, AskedComparator):
+        rules.check_comparator(arch, init_from=top_level.init_from, hardware=hardware)
+    network, has_batch_norm = arch.decided(config["depth"], Images(data.image, data.num_classes, data.family))
     lr = LR if has_batch_norm else LR_WITHOUT_BATCH_NORM
     run = Run(
-        **choices.record(),
+        **top_level.record(),
         network=network,
-        data=_decided_data(asked, usual),
+        data=_decided_data(data, usual),
         schedule=_decided_schedule(schedule, usual, lr=lr, depth=network.depth),
         protocol=Protocol(name=protocol, devices=usual.devices),
         hardware=hardware if network.of_units else hardware.but(fused=False),
@@ -146,7 +150,7 @@ def resolve(config: Config) -> Run:
     )
     rules.check(run)
     if run.init_from is not None and run.init_from == network.depth:
-        return run.but(init_from=None)  # nothing to insert
+        return run.but(init_from=None)  # no layers to insert
     if isinstance(network, Residual) and run.init_from is not None:
         rules.check_construction(run.init_from, network, asked_unit=config["arch"]["unit"])
     return run
@@ -161,19 +165,22 @@ def _decided_data(asked: InMemory | AskedPhotographs, usual: Recipe) -> Any:
 
 
 def _decided_schedule(asked: AskedSchedule, usual: Recipe, *, lr: float, depth: int | None) -> Schedule:
-    """Return the schedule by the linear rule: the rate is in proportion to the batch, the steps are those of as many
-    epochs as the recipe has.
+    """Return the schedule. By the linear rule, the rate is in proportion to the batch, and the epochs are the recipe's.
 
     Args:
         lr: rate for the recipe's batch.
-        depth: None of a comparator, which gets no warm-up that depends on the depth.
+        depth: None for a comparator, which has no warm-up that depends on the depth.
     """
     values = asked.record()
     if values["protocol_steps"] == "auto":
         values["protocol_steps"] = usual.protocol_steps
-    times = asked.batch_size / (asked.protocol_batch_size or asked.batch_size)
-    auto = {"lr": lr * times, "steps": round(values["protocol_steps"] / times), "shape": usual.shape}
-    auto["warmup"] = usual.warmup and usual.warmup.record()
+    factor = asked.batch_size / (asked.protocol_batch_size or asked.batch_size)
+    auto = {
+        "lr": lr * factor,
+        "steps": round(values["protocol_steps"] / factor),
+        "shape": usual.shape,
+        "warmup": usual.warmup and usual.warmup.record(),
+    }
     values |= {key: value for key, value in auto.items() if values[key] == "auto"}
     warmup = values["warmup"]
     if warmup and "min_depth" in warmup and (depth is None or depth < warmup["min_depth"]):
@@ -188,28 +195,29 @@ FOLDERS = ("outputs", "results", "data.root", "data.cache_dir")
 
 
 def expanded(config: Config, *, may_be_null: tuple[str, ...] = ("data.cache_dir",)) -> Config:
-    """Return the config of any command, with home directories written out in the folders that it names.
+    """Return the config of any command, with each `~` in its folders replaced by the home directory.
 
     Raises:
-        UserError: as `folder` does.
+        UserError: if a folder is not a text or its home directory is unknown.
     """
 
-    def walked(config: Config, prefix: str) -> Config:
-        values = ((name, prefix + name, value) for name, value in config.items())
-        return {name: folder(key, value) if is_folder(key, value) else value for name, key, value in values}
+    def expand(values: Config, prefix: str) -> Config:
+        keys = {name: prefix + name for name in values if prefix + name in FOLDERS}
+        return values | {
+            name: folder(key, values[name])
+            for name, key in keys.items()
+            if values[name] is not None or key not in may_be_null
+        }
 
-    def is_folder(key: str, value: Any) -> bool:
-        return key in FOLDERS and not (value is None and key in may_be_null)
-
-    nested = {"data": walked(config["data"], "data.")} if "data" in config else {}
-    return walked(config, "") | nested
+    nested = {"data": expand(config["data"], "data.")} if "data" in config else {}
+    return expand(config, "") | nested
 
 
 def folder(key: str, value: Any) -> str:
-    """Return what an option says of a folder, its `~` written out.
+    """Return the folder that an option names, with `~` replaced by the home directory.
 
     Raises:
-        UserError: where it is no text, or somebody's home directory is not known.
+        UserError: if the value is not a text, or the home directory is unknown.
     """
     if not isinstance(value, str) or not value:
         raise UserError(f"{key}={value} is not {rule_of(key) or 'a folder'}")
@@ -223,13 +231,14 @@ def folder(key: str, value: Any) -> str:
 
 
 def make_job(config: Config, *, usual: Config, only_tells: bool = False) -> Job:
-    """Return the job of a composed config; `usual` is what its architecture, data and protocol alone compose to.
+    """Return the job of a composed config.
 
     Args:
-        only_tells: whether the job is not run, so that its data need not be within reach.
+        usual: the config that its architecture, data and protocol compose to without other options.
+        only_tells: whether the command only describes the job, so that its data need not be within reach.
 
     Raises:
-        UserError: where the config breaks a rule.
+        UserError: if the config breaks a rule.
     """
     config = expanded(config)
     run = resolve({**config, "data": _counted(config["data"], only_tells=only_tells)})
@@ -243,14 +252,14 @@ def make_job(config: Config, *, usual: Config, only_tells: bool = False) -> Job:
 
 
 def _departures(run: Run, config: Config, usual: Config) -> Flat:
-    """Return what departs from the defaults of the run's architecture, data and protocol."""
-    batch_size = {"batch_size": run.schedule.batch_size}  # what is in proportion to it departs from nothing
-    like = {**usual, "depth": config["depth"], "schedule": usual["schedule"] | batch_size}
-    if isinstance(run.network, Comparator):
-        like["arch"] = config["arch"]
-    expected = result_keys(resolve(like))
+    """Return the options that depart from the defaults of the run's architecture, data and protocol."""
+    is_comparator = isinstance(run.network, Comparator)
+    # values in proportion to the batch are no departures, so the defaults are taken for the run's own batch size
+    schedule = usual["schedule"] | {"batch_size": run.schedule.batch_size}
+    arch = config["arch"] if is_comparator else usual["arch"]
+    expected = result_keys(resolve({**usual, "depth": config["depth"], "schedule": schedule, "arch": arch}))
     expected["schedule.batch_size"] = usual["schedule"]["batch_size"]
-    if isinstance(run.network, Comparator):
+    if is_comparator:
         expected["arch.image_size"] = usual["arch"]["image_size"]
     departures = {
         key: value
@@ -267,23 +276,21 @@ def _counted(data: Config, *, only_tells: bool) -> Config:
     if not issubclass(kind, AskedPhotographs):
         return data
     try:
-        found = (shards if issubclass(kind, AskedShards) else photos).count_there(data["root"])
+        count = (shards if issubclass(kind, AskedShards) else photos).count_there(data["root"])
     except UserError:
         if not only_tells or "://" not in data["root"]:
             raise
-        found = None  # a bucket that is out of reach here
-    if found is None:
-        return data
-    return {**data, "num_train": found.num_train, "num_classes": found.num_classes}
+        count = None  # a bucket that is out of reach here
+    return data if count is None else {**data, "num_train": count.num_train, "num_classes": count.num_classes}
 
 
 def run_name(network: Network, seed: int, departures: Flat) -> str:
-    """Return `plain-56-s0`, and what departs from the defaults: `plain-56-s0__steps=400`, `plain-56-s0__official_lua`;
-    `torchvision-alexnet-s0__image_size=64`.
+    """Return the name of a run from network, seed and departures: `plain-56-s0`, `plain-56-s0__official_lua`,
+    `plain-56-s0__steps=400`, `torchvision-alexnet-s0__image_size=64`.
     """
-    words = (f"{key.split('.')[-1]}={_plain(value)}" for key, value in departures.items() if key != "protocol")
-    extra = "".join(f"__{word}" for word in ([departures["protocol"]] if "protocol" in departures else []) + [*words])
-    return f"{network.label}-s{seed}{extra}"[:180]
+    protocol = [departures["protocol"]] if "protocol" in departures else []
+    words = [f"{key.split('.')[-1]}={_plain(value)}" for key, value in departures.items() if key != "protocol"]
+    return "__".join([f"{network.label}-s{seed}", *protocol, *words])[:180]
 
 
 def _plain(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""`python -m resnet_repro keep RUN ...`: keep finished runs as evidence in results/, record and curves, no weights."""
+"""`python -m resnet_repro keep RUN ...`: copy records and curves of finished runs to results/, without weights."""
 
 import shutil
 from pathlib import Path
@@ -10,10 +10,10 @@ USAGE = "give the folders of finished runs: python -m resnet_repro keep outputs/
 
 
 def keep(run: RunDir, results: Path) -> Path:
-    """Copy what a report reads of a run, some 20 kB, to `results/DATA/NAME`; the copy's folder.
+    """Copy the files of a run that reports read, some 20 kB, to `results/DATA/NAME`. Return the copy's folder.
 
     Raises:
-        UserError: where the run is not finished, was made by code that no commit has, or another one is kept as this.
+        UserError: if the run is not finished, its code is in no commit, or another run of this name is kept.
     """
     if not run.is_done:
         raise UserError(f"{run.path} holds no finished run; {USAGE}")
@@ -23,10 +23,10 @@ def keep(run: RunDir, results: Path) -> Path:
         why = manifest.get("why_no_commit", "the reason is not on record")
         if commit is not None:
             why = f"changed files beside commit {commit[:12]}: commit them"
-        raise UserError(f"{run.path} was made by code that no commit has ({why}); then make it anew with resume=false")
+        raise UserError(f"{run.path} was made by code in no commit ({why}); then make the run anew with resume=false")
     kept = RunDir(results / manifest["config"]["data"]["name"] / manifest["name"])
     if kept.is_done and read_json(kept.manifest) != manifest:
-        raise UserError(f"{kept.path} holds another run of this name; remove it first, if this one is to stand for it")
+        raise UserError(f"{kept.path} holds another run of this name; remove that folder first to replace the run")
     kept.path.mkdir(parents=True, exist_ok=True)
     for file in (run.metrics, run.responses, run.gradients, run.evaluations, run.manifest):
         if file.exists():

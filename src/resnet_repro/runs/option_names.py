@@ -1,8 +1,10 @@
-"""Which options a command has, what a mistyped one may mean, and what is refused of a composed config. No torch."""
+"""The options of each command, hints for mistyped options, and checks of a composed config."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from resnet_repro.conf_dir import config_dir
 from resnet_repro.data.options import AskedPhotographs, asked_kind_of
@@ -12,11 +14,14 @@ from resnet_repro.runs.job import Config, flatten
 from resnet_repro.runs.options import check_values, rule_of
 from resnet_repro.runs.trainer_arguments import about_trainer_argument
 
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
 SCRIPTS = {"config": "train.py", "evaluate": "evaluate.py", "report": "report.py"}
-"""The command of each file in conf/ that says which options there are."""
+"""The command that each of these files in conf/ lists the options of."""
 
 OPTIONAL = {"data.top5", "schedule.plateau", "schedule.protocol_batch_size"}
-"""Options that any config takes, added with +, though few files in conf/ have them."""
+"""Options that + adds to any config, although few files in conf/ have them."""
 
 OTHER_WORDS = {
     "arch": ("architecture", "model", "net", "network"),
@@ -32,29 +37,33 @@ OTHER_WORDS = {
     "schedule.steps": ("epochs", "iterations", "max_epochs", "max_steps", "num_epochs", "num_steps"),
     "schedule.weight_decay": ("wd",),
 }
-"""What other programs call our options."""
+"""Other programs' names for our options."""
 
 FACTS = ("data.name", "data.same_as", "protocol.name", "logger.name", "arch.source")
 FACTS_OF_IMAGES = ("data.num_train", "data.num_classes", "data.image")
-"""What a choice says of itself, and no option changes; photographs are counted."""
+"""Keys that describe a choice, so that no option may change them. Those of photographs are counted."""
 
 
 def choices(group: str) -> list[str]:
-    """Names of the files of a group in conf/."""
+    """Return the names of a group's files in conf/."""
     return sorted(path.stem for path in (config_dir() / group).glob("*.yaml"))
+
+
+def _load(path: Path) -> "DictConfig":
+    from omegaconf import DictConfig, OmegaConf
+
+    content = OmegaConf.load(path)
+    assert isinstance(content, DictConfig)
+    return content
 
 
 @cache
 def option_names(config_name: str = "config") -> list[str]:
-    """Every key of a command's config and of its groups in conf/, as it is written on the command line."""
-    from omegaconf import DictConfig, OmegaConf
-
-    main = OmegaConf.load(config_dir() / f"{config_name}.yaml")
-    assert isinstance(main, DictConfig)
+    """Return every key of a command's config and of its groups in conf/, as on the command line."""
     names = []
-    for key, value in ((str(key), value) for key, value in main.items()):
+    for key, value in _load(config_dir() / f"{config_name}.yaml").items():
         if key not in ("defaults", "hydra"):
-            names += [f"{key}.{inner!s}" for inner in value] if isinstance(value, DictConfig) else [key]
+            names += [f"{key!s}.{inner!s}" for inner in value] if isinstance(value, Mapping) else [str(key)]
     for group in groups(config_name):
         names += [group, *(f"{group}.{key}" for choice in choices(group) for key in _keys(group, choice))]
     return sorted(set(names))
@@ -62,41 +71,37 @@ def option_names(config_name: str = "config") -> list[str]:
 
 @cache
 def groups(config_name: str) -> list[str]:
-    """The config groups of a command, as they stand in its defaults."""
-    from omegaconf import DictConfig, OmegaConf
-
-    main = OmegaConf.load(config_dir() / f"{config_name}.yaml")
-    assert isinstance(main, DictConfig)
-    named = (str(key) for entry in main.defaults if isinstance(entry, DictConfig) for key in entry)
-    return [group for group in named if choices(group)]
+    """Return the config groups of a command, in the order of its defaults."""
+    defaults = _load(config_dir() / f"{config_name}.yaml").defaults
+    names = (str(key) for entry in defaults if isinstance(entry, Mapping) for key in entry)
+    return [group for group in names if choices(group)]
 
 
 @cache
 def _keys(group: str, choice: str) -> list[str]:
-    """The keys of a file of conf/, those that it has from others of its group among them."""
-    from omegaconf import DictConfig, OmegaConf
-
+    """Return the keys of a file in conf/, with those inherited from other files of its group."""
     path = config_dir() / group / f"{choice}.yaml"
-    content = OmegaConf.load(path)
-    assert isinstance(content, DictConfig)
+    content = _load(path)
     files = [str(entry).split("@")[0] for entry in content.get("defaults", [])]
     inherited = [key for other in files if other in choices(group) for key in _keys(group, other)]
     if path.read_text(encoding="utf-8").startswith("# @package _global_"):
         content = content.get(group, {})
     own = [str(key) for key in content if key != "defaults"]
-    return [
-        key for key in own if group != "experiment" or key == "seeds"
-    ] + inherited  # what a paper prints is no option
+    if group == "experiment":  # its other keys are a paper's printed numbers
+        own = [key for key in own if key == "seeds"]
+    return own + inherited
 
 
-# --- a name that is none ----------------------------------------------------------------------------------------------
+# --- hints for mistyped options ---------------------------------------------------------------------------------------
 
 
 def about_unknown(key: str, config_name: str) -> str:
-    """One line on an option that a command, or what it chose of a group, does not have."""
+    """Return one line about an option that a command, or the chosen file of a group, does not have."""
     names = option_names(config_name)
     if key in names:
-        return f"{key} is not an option here; {_who_has(key)} has it"
+        group, owners = key.partition(".")[0], _choices_with(key)
+        shown = " | ".join(owners if len(owners) <= 5 else [*owners[:5], "..."])
+        return f"{key} is not an option here; {group}={shown} has it"
     if config_name == "config" and (hint := about_trainer_argument(key)):
         return f"{key} is not an option; {hint}"
     whole, _, leaf = key.lower().rpartition(".")
@@ -104,8 +109,8 @@ def about_unknown(key: str, config_name: str) -> str:
         return f"{key} is not an option here; {whole} takes {rule}"
     word = next((name for name, others in OTHER_WORDS.items() if leaf in others and name in names), None)
     elsewhere = [script for other, script in SCRIPTS.items() if other != config_name and key in option_names(other)]
-    if same := _of_this_name(leaf, names):
-        hint = f"{leaf} is {' or '.join(same)}" if same != [leaf] else f"{leaf} stands alone, {leaf}=..."
+    if options := _ending_in(leaf, names):
+        hint = f"write {leaf}=... without a group" if options == [leaf] else f"{leaf} is {' or '.join(options)}"
     elif word is not None:
         hint = f"{leaf} is {word} here" + ", a number of steps" * ("epochs" in leaf)
     elif elsewhere:
@@ -117,23 +122,27 @@ def about_unknown(key: str, config_name: str) -> str:
     return f"{key} is not an option; {hint}"
 
 
-def _of_this_name(leaf: str, names: list[str]) -> list[str]:
-    """The options of a name, whatever their group: those that most choices of the group have."""
-    found = {
-        name: _share(name) for name in names if name.rpartition(".")[2] == leaf and not name.startswith("protocol.")
-    }
-    return [name for name, share in found.items() if share == max(found.values())]
+def _choices_with(name: str) -> list[str]:
+    """Return the choices of an option's group that have the option."""
+    group, _, key = name.partition(".")
+    return [choice for choice in choices(group) if key in _keys(group, choice)]
+
+
+def _ending_in(leaf: str, names: list[str]) -> list[str]:
+    """Return the options with this name in any group; of several, those that most choices of their group have."""
+    shares = {name: _share(name) for name in names if name.rpartition(".")[2] == leaf}
+    shares = {name: share for name, share in shares.items() if not name.startswith("protocol.")}
+    return [name for name, share in shares.items() if share == max(shares.values())]
 
 
 def _share(name: str) -> float:
-    """Of the choices of an option's group, the part that has it."""
-    group, _, key = name.partition(".")
-    having = [key in _keys(group, choice) for choice in choices(group)] if key else []
-    return sum(having) / len(having) if having else 1.0
+    """Return the share of its group's choices that have an option; 1 for an option without a group."""
+    num_choices = len(choices(name.partition(".")[0])) if "." in name else 0
+    return len(_choices_with(name)) / num_choices if num_choices else 1.0
 
 
 def _nearest(key: str, leaf: str, names: list[str]) -> str | None:
-    """The option whose own name is the most like a leaf, best one of the same group."""
+    """Return the option whose last word is most like `leaf`, preferably of the same group; None if none is alike."""
 
     def likeness(name: str) -> tuple[float, bool]:
         group, _, own = name.rpartition(".")
@@ -143,20 +152,12 @@ def _nearest(key: str, leaf: str, names: list[str]) -> str | None:
     return best if likeness(best)[0] > 0.65 else None
 
 
-def _who_has(key: str) -> str:
-    """Which choices of its group have an option."""
-    group, _, name = key.partition(".")
-    having = [choice for choice in choices(group) if name in _keys(group, choice)]
-    return f"{group}={' | '.join(having[:5])}{' | ...' if len(having) > 5 else ''}"
-
-
 def about_unknown_choice(group: str, choice: str, known: Iterable[str]) -> str:
-    """One line on a choice that a group does not have."""
+    """Return one line about a choice that a group does not have."""
     known = list(known)
     near = difflib.get_close_matches(choice.lower(), known, n=1)
-    others = [
-        other for other in ("arch", "data", "protocol", "hardware", "logger", "experiment") if choice in choices(other)
-    ]
+    groups = ("arch", "data", "protocol", "hardware", "logger", "experiment")
+    others = [other for other in groups if choice in choices(other)]
     library = next((library for library, names in COMPARATORS.items() if choice in names), None)
     hint = f"; did you mean {near[0]}?" if near else f"; {others[0]}={choice} is one" if others else ""
     if group == "arch" and library:
@@ -165,7 +166,7 @@ def about_unknown_choice(group: str, choice: str, known: Iterable[str]) -> str:
 
 
 def about_launcher(option: str) -> str:
-    """One line on an option that asks Hydra for another launcher."""
+    """Return one line about an option that asks Hydra for another launcher."""
     return (
         f"{option}: this program has its own launcher; leave it out: hardware=cpu or gpu runs jobs on this machine, "
         f"hardware=slurm_8gpu through SLURM"
@@ -173,10 +174,12 @@ def about_launcher(option: str) -> str:
 
 
 def refuse_no_choice(argument: str, config_name: str) -> None:
-    """Refuse a group without a choice, with several that are no sweep, or added to where it stands already.
+    """Refuse a group with no choice, with a list of choices, or added a second time.
+
+    Hydra would refuse it too, but with a stack trace, or in terms of Hydra's own files.
 
     Raises:
-        UserError: before Hydra, which raises pages, or speaks of its own files.
+        UserError: if the argument is such a choice of a group.
     """
     group, _, choice = argument.lstrip("+~").partition("=")
     if group not in groups(config_name):
@@ -189,18 +192,18 @@ def refuse_no_choice(argument: str, config_name: str) -> None:
         raise UserError(f"{argument} chooses nothing; use one of {', '.join(choices(group))}, or leave it out")
 
 
-# --- a composed config ------------------------------------------------------------------------------------------------
+# --- checks of a composed config --------------------------------------------------------------------------------------
 
 
 def check(config: Config, own: Config, config_name: str = "config") -> None:
-    """Refuse keys that nothing reads, or that were taken away, and values of a wrong type.
+    """Refuse keys that nothing reads, missing keys, and values of a wrong type.
 
     Args:
-        config: as composed.
-        own: what its choices of groups alone compose to.
+        config: the composed config.
+        own: the config that its choices of groups compose to without other options.
 
     Raises:
-        UserError: at the first.
+        UserError: names the first mistake.
     """
     flat, usual = dict(flatten(config)), dict(flatten(own))
     known = {*usual, *OPTIONAL}
@@ -210,16 +213,14 @@ def check(config: Config, own: Config, config_name: str = "config") -> None:
             raise UserError(f"{whole} takes one value, and {key}={flat[key]} gives it parts; write {whole}=VALUE")
         raise UserError(about_unknown(key, config_name))
     names = {*option_names(config_name), *OPTIONAL}
-    for key in (key for key in flat if ".".join(key.split(".")[:2]) not in names):  # of a file of one's own
+    for key in (key for key in flat if ".".join(key.split(".")[:2]) not in names):  # from a user's own file
         raise UserError(about_unknown(key, config_name))
-    if gone := [key for key in usual if key not in flat]:
-        raise UserError(f"{gone[0]} was taken away, and is needed; leave ~{gone[0].partition('.')[0]}... out")
+    if missing := [key for key in usual if key not in flat]:
+        raise UserError(f"{missing[0]} was removed, but is needed; leave ~{missing[0].partition('.')[0]}... out")
     check_values({key: value for key, value in flat.items() if value != usual.get(key)})
-    counts = issubclass(asked_kind_of(config.get("data", {})), AskedPhotographs)
-    facts = FACTS if counts else (*FACTS, *FACTS_OF_IMAGES)
-    if changed := [key for key in facts if flat.get(key) != usual.get(key)]:
-        group, _, fact = changed[0].partition(".")
-        raise UserError(
-            f"{changed[0]}={flat[changed[0]]} is no choice: this {group} has {usual[changed[0]]}"
-            + (f"; give another {group}=" if fact in ("name", "source") else "; leave it out")
-        )
+    is_counted = issubclass(asked_kind_of(config.get("data", {})), AskedPhotographs)
+    facts = FACTS if is_counted else (*FACTS, *FACTS_OF_IMAGES)
+    for key in (key for key in facts if flat.get(key) != usual.get(key)):
+        group, _, fact = key.partition(".")
+        hint = f"give another {group}=" if fact in ("name", "source") else "leave it out"
+        raise UserError(f"{key}={flat[key]} cannot be chosen: this {group} has {usual[key]}; {hint}")

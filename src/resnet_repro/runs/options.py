@@ -1,4 +1,4 @@
-"""A run as a typed, frozen value: its network, data, schedule, protocol and hardware. Imports no torch."""
+"""A run as a typed, frozen value: its network, data, schedule, protocol and hardware."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NamedTuple
@@ -28,7 +28,7 @@ WARMUP = "null, {lr: 0.01, steps: 400} or {lr: 0.01, until_error: 80.0}"
 
 ProtocolName = Literal["paper_v1", "paper_v2", "official_lua", "fb_resnet", "modern"]
 Shape = Literal["steps", "plateau", "cosine"]
-"""How the rate falls."""
+"""How the learning rate falls."""
 
 
 # --- schedule ---------------------------------------------------------------------------------------------------------
@@ -40,9 +40,9 @@ class Warmup(Options):
     lr: NotNegative
     steps: NotNegative | None = None
     until_error: NotNegative | None = None
-    """Training error in % below which it ends."""
+    """The warm-up ends when the training error in % is below this."""
     min_depth: NotNegative = 0
-    """Shallower networks have none."""
+    """Shallower networks have no warm-up."""
 
     @model_validator(mode="after")
     def _ends(self) -> "Warmup":
@@ -52,22 +52,22 @@ class Warmup(Options):
 
 
 class PlateauRule(Options):
-    """The rate falls after more than `patience` evaluations on end that are no better by a share of `threshold`."""
+    """The rate drops after more than `patience` evaluations on end that are no better by a share of `threshold`."""
 
     patience: Annotated[int, Field(ge=0)]
     threshold: Share
 
 
 class AskedSchedule(Options):
-    """The recipe of a run, `auto` where the papers' protocol or the linear rule decides."""
+    """The recipe of a run as asked for; `auto` leaves a value to the papers' protocol or the linear rule."""
 
     protocol_steps: Auto | Count = option("auto or " + STEPS)
-    """Length of the published recipe; milestones and warm-up count in its steps."""
+    """Length of the published recipe, in whose steps milestones and warm-up are given."""
     protocol_batch_size: Count | None = option(IMAGES, default=None)
-    """Images a step that the recipe is written for; by default those of the run."""
+    """Images per step of the published recipe; by default those of the run."""
     steps: Auto | Count = option(STEPS)
     batch_size: Count = option(IMAGES)
-    """Images a step, over all devices."""
+    """Images per step, over all devices."""
     lr: Auto | NotNegative = option("a number from 0 on")
     shape: Auto | Shape
     milestones: Annotated[tuple[Count, ...], AfterValidator(rising)] = option(
@@ -80,7 +80,7 @@ class AskedSchedule(Options):
     nesterov: bool
     weight_decay: NotNegative = option("a number from 0 on")
     decay: Literal["weights", "all"]
-    """Parameters that weight decay acts on."""
+    """The parameters on which weight decay acts."""
     ghost_batch_size: Count | None = option(
         "a whole number of images to a batch norm, at least 1, or null for all that a device holds"
     )
@@ -91,7 +91,7 @@ class AskedSchedule(Options):
 
 
 class Schedule(AskedSchedule):
-    """The recipe of a run, with every number decided."""
+    """The recipe of a run, decided."""
 
     protocol_steps: Count = option(STEPS)
     steps: Count = option(STEPS)
@@ -101,27 +101,27 @@ class Schedule(AskedSchedule):
 
 
 class AskedProtocol(Options):
-    """A recipe by its name; `auto` is the one of the architecture's own paper."""
+    """The name of a recipe; `auto` stands for the recipe of the architecture's own paper."""
 
     name: Auto | ProtocolName
 
 
 class Protocol(AskedProtocol):
-    """A recipe by its name."""
+    """The name of a recipe, decided."""
 
     name: ProtocolName
     devices: Count = option("a whole number of devices, at least 1")
-    """GPUs of its source, over which a batch was divided."""
+    """Number of GPUs over which the recipe's authors divided a batch."""
 
 
-# --- where and how ----------------------------------------------------------------------------------------------------
+# --- hardware and logger ----------------------------------------------------------------------------------------------
 
 Switch = Literal["auto"] | bool
 SWITCH = "one of auto, true, false"
 
 
 class Hardware(Options):
-    """What a run trains on, `auto` where the machine decides."""
+    """The hardware of a run as asked for; `auto` leaves a value to the machine that trains."""
 
     accelerator: Literal["auto", "cpu", "gpu"]
     devices: Count = option("a whole number of devices a node, a process each, at least 1")
@@ -139,12 +139,12 @@ class Hardware(Options):
 
     @property
     def world_size(self) -> int:
-        """Processes of a run, a device each."""
+        """Number of processes of a run, one for each device."""
         return self.devices * self.num_nodes
 
 
 class SettledHardware(Hardware):
-    """What a run trains on, decided on the machine that trains."""
+    """The hardware of a run, decided on the machine that trains."""
 
     accelerator: Literal["cpu", "gpu"]
     precision: Literal["32-true", "bf16-mixed"]
@@ -157,13 +157,13 @@ class SettledHardware(Hardware):
 
 
 class Csv(Options):
-    """Only metrics.csv and the manifest."""
+    """Log to metrics.csv only."""
 
     name: Literal["csv"]
 
 
 class Wandb(Options):
-    """Weights & Biases, beside metrics.csv."""
+    """Log to Weights & Biases as well as to metrics.csv."""
 
     name: Literal["wandb"]
     project: Text = option("a name")
@@ -176,43 +176,44 @@ class Wandb(Options):
 
 
 class CellKey(NamedTuple):
-    """What runs share that differ in their seed alone: equal if and only if network, data, the photographs'
-    augmentation and protocol are, in whatever words they were asked for. The name of an architecture of ours does not
-    count, as in `resnet_v2 arch.order=original`.
+    """The key that runs share if they differ only in their seed.
+
+    Two keys are equal if and only if network, data, augmentation of photographs and protocol are equal, however they
+    were asked for. The name of our architectures does not count, because `resnet_v2 arch.order=original` is a v1.
     """
 
     data: str
     augment: str | None
-    """None where there is no choice."""
+    """The augmentation of photographs; None for other data, which have no choice."""
     depth: int | None
     protocol: str
     words: tuple[tuple[str, object], ...]
-    """The network's words that matter, sorted."""
+    """The network's `cell_words`."""
 
     def as_dict(self) -> dict[str, object]:
-        """Return the parts by their names."""
+        """Return the parts of the key by name."""
         augment = {} if self.augment is None else {"augment": self.augment}
         return {"data": self.data, **augment, "depth": self.depth, **dict(self.words), "protocol": self.protocol}
 
 
 def cell_key(network: Network, *, data: str, augment: str | None, protocol: str) -> CellKey:
-    """Return the key of a network on this data, under this protocol."""
+    """Return the key of a network on this data under this protocol."""
     return CellKey(data, augment, network.depth, protocol, tuple(network.cell_words.items()))
 
 
-class Choices(Options):
-    """Options of `python train.py` that stand alone, in no group."""
+class TopLevel(Options):
+    """Options of `python train.py` outside of any group."""
 
     init_from: Count | None = option("null or the depth of a shallower run")
-    """Depth of the finished run whose weights it begins with, identity layers inserted. [v1 Sec. 1]"""
+    """Depth of a finished run; the run begins with its weights and inserts identity layers. [v1 Sec. 1]"""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = option("a whole number from 0 on")
     jobs: Auto | Count = option("auto or a whole number of runs at a time, at least 1")
     outputs: Text = option(FOLDER.format(key="outputs"))
     resume: bool
 
 
-class Run(Choices):
-    """One run: everything that a person may choose of it, decided but for what its machine decides."""
+class Run(TopLevel):
+    """All options of one run, decided by everything except the machine that trains."""
 
     network: Network
     data: InMemory | Photographs | Shards
@@ -223,7 +224,7 @@ class Run(Choices):
 
     @classmethod
     def of_record(cls, record: Mapping[str, Any]) -> "Run":
-        """Return the run that a job or manifest of any version records, in the words of conf/.
+        """Return the run of a record, as job.json and manifests of any version hold it.
 
         Raises:
             UserError: names the first option that is unknown, missing or breaks its rule.
@@ -233,6 +234,7 @@ class Run(Choices):
         data = kind_of(record["data"]).parse(record["data"], group="data.")
         network = networks.of_record(record["arch"], depth=record["depth"], family=data.family)
         hardware = record["hardware"]
+        # job.json may have `auto`; checkpoints and manifests have the hardware that trained
         is_settled = "auto" not in (hardware.get(key) for key in SettledHardware.__annotations__)
         groups = {
             "schedule": Schedule.parse(record["schedule"], group="schedule."),
@@ -243,27 +245,27 @@ class Run(Choices):
         return cls.parse({**rest, "network": network, "data": data, **groups})
 
     def record(self) -> dict[str, Any]:
-        """Return the options in the words of conf/, as plain containers: what job.json and the manifest hold."""
+        """Return the options by the names of conf/, as plain containers for job.json and the manifest."""
         arch = self.network.record()
         depth = arch.pop("depth", None)
         arch.pop("family", None)
-        alone = {key: getattr(self, key) for key in Choices.model_fields}
+        top_level = {key: getattr(self, key) for key in TopLevel.model_fields}
         groups = {key: getattr(self, key).record() for key in ("data", "schedule", "protocol", "hardware", "logger")}
-        return {"depth": depth, **alone, "arch": arch, **groups}
+        return {"depth": depth, **top_level, "arch": arch, **groups}
 
     @property
     def depth(self) -> int | None:
-        """None of a comparator."""
+        """The depth of the network; None of a comparator."""
         return self.network.depth
 
     @property
     def family(self) -> Family:
-        """Which of the papers' two families of networks the data asks for."""
+        """The one of the papers' two families of networks that the data asks for."""
         return self.data.family
 
     @property
     def images(self) -> Images:
-        """What the data asks of the network."""
+        """The facts about the images that shape the network."""
         return Images(self.data.image, self.data.num_classes, self.data.family)
 
     @property
@@ -272,7 +274,7 @@ class Run(Choices):
         return cell_key(self.network, data=self.data.printed_as, augment=augment, protocol=self.protocol.name)
 
     def batching(self, *, steps_at_once: int | None = None) -> Batching:
-        """Return what decides its batches."""
+        """Return the options that decide the batches."""
         return Batching(
             batch_size=self.schedule.batch_size,
             eval_batch_size=self.schedule.eval_batch_size,
@@ -289,11 +291,11 @@ def logger(values: Mapping[str, Any]) -> Csv | Wandb:
     return (Wandb if values.get("name") == "wandb" else Csv).parse(values, group="logger.")
 
 
-# --- one option alone -------------------------------------------------------------------------------------------------
+# --- rules of single options ------------------------------------------------------------------------------------------
 
 
-class Requests(Options):
-    """Options of the commands that belong to no run."""
+class CommandOptions(Options):
+    """Options that ask something of a command and belong to no run."""
 
     plan: bool
     summary: bool
@@ -302,7 +304,7 @@ class Requests(Options):
 
 
 GROUPS: dict[str, tuple[type[Options], ...]] = {
-    "": (Choices, Requests),
+    "": (TopLevel, CommandOptions),
     "arch": tuple(kind.asked for kind in networks.KINDS),
     "data": (InMemory, AskedPhotographs, AskedShards),
     "schedule": (AskedSchedule,),
@@ -310,31 +312,31 @@ GROUPS: dict[str, tuple[type[Options], ...]] = {
     "hardware": (Hardware,),
     "logger": (Csv, Wandb),
 }
-"""The classes of each group of options as it is asked for."""
+"""The classes of the options of each group, as asked for."""
 
 
-def _kind(key: str) -> tuple[type[Options], str] | None:
-    """Return the class and the field of an option, None of one whose values nobody checks alone."""
+def _field(key: str) -> tuple[type[Options], str] | None:
+    """Return the class and the field of an option; None if no rule covers the option by itself."""
     group, _, name = key.rpartition(".")
     return next(((kind, name) for kind in GROUPS.get(group, ()) if name in kind.model_fields), None)
 
 
 def rule_of(key: str) -> str | None:
-    """Return what an option may be, in words."""
-    found = _kind(key)
-    return None if found is None else rule(*found)
+    """Return the rule of an option in words; None if no rule covers the option by itself."""
+    field = _field(key)
+    return None if field is None else rule(*field)
 
 
 def check_values(flat: Mapping[str, Any]) -> None:
-    """Refuse a value that its option cannot have, each looked at alone.
+    """Check each value by the rule of its option, without regard to other options.
 
     Args:
         flat: values by the options' names on the command line, such as `schedule.lr`.
 
     Raises:
-        UserError: names the first one, and its rule.
+        UserError: names the first value that breaks its rule, and the rule.
     """
     for key, value in flat.items():
-        found = _kind(key)
-        if found and not allows(*found, value):
-            raise UserError(f"{key}={value} is not {rule(*found)}")
+        field = _field(key)
+        if field and not allows(*field, value):
+            raise UserError(f"{key}={value} is not {rule(*field)}")

@@ -1,4 +1,4 @@
-"""Which of a run's processes this one is. Imports no torch: the launching process asks, too."""
+"""The place of this process among the processes of a run."""
 
 import os
 from dataclasses import dataclass
@@ -8,15 +8,15 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Rank:
-    """One of the `world_size` processes, a device each, that train a run together; alone by default."""
+    """One of the `world_size` processes that train a run together, each on a device; by default the only process."""
 
     rank: int = 0
     world_size: int = 1
     local_rank: int = 0
-    """Among the processes of this node."""
+    """The rank among the processes of this node."""
     started_by: Literal["sweep", "torchrun", "srun"] = "sweep"
     meeting_point: Path | None = None
-    """File through which the ranks that a sweep started find each other: no port, so no clash of ports."""
+    """File through which the ranks of a sweep's job find each other. A file cannot clash, as ports can."""
 
     @property
     def is_first(self) -> bool:
@@ -27,7 +27,7 @@ LEFT_OVER = (
     *("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "GLOBAL_RANK", "ROLE_RANK", "JSM_NAMESPACE_RANK"),
     *("WORLD_SIZE", "LOCAL_WORLD_SIZE", "NNODES", "MASTER_ADDR", "MASTER_PORT"),
 )
-"""Variables from which libraries conclude that their process is a rank of something. A shell may still hold them."""
+"""Variables by which libraries take their process for a rank. A shell may still hold them from an earlier launcher."""
 
 
 def rank_from_environment() -> Rank | None:
@@ -43,7 +43,7 @@ def rank_from_environment() -> Rank | None:
 def forget_left_over() -> None:
     """Remove the rank variables from the environment of this process, unless torchrun or srun has just set them.
 
-    SLURM's own variables stay: a SLURM job of one task needs them, and no library here decides by them.
+    SLURM's own variables stay: a SLURM job of one task needs them, and they mislead no library here.
     """
     if rank_from_environment() is None:
         for name in LEFT_OVER:

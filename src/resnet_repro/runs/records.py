@@ -1,4 +1,4 @@
-"""What older versions of this package recorded of a run, in the words of today. Imports no torch."""
+"""Bring the records of older versions of this package up to date."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,19 +8,19 @@ BEFORE: dict[str, dict[str, Any]] = {
     "schedule": {"decay": "all", "ghost_batch_size": None},
     "hardware": {"compile": False, "graph": False, "recompute": False},
 }
-"""What runs did before an option existed."""
+"""Values that runs had before these options existed."""
 BEFORE_OF_PHOTOS = {"jitter": 0, "interpolation": "bilinear"}
-"""As `BEFORE`, options of photographs; the papers' protocols do the same today."""
+"""The same for options of photographs. The papers' protocols have these values today."""
 GONE = {
-    "schedule": ("devices",),  # now `protocol.devices` alone
+    "schedule": ("devices",),  # now only `protocol.devices`
     "arch": ("lr",),
     "protocol": ("warmup", "warmups", "imagenet", "imagenets", "augment", "jitter", "interpolation"),
 }
-"""Options that only carried values from one file of conf/ to another."""
+"""Former options that only carried values from one file of conf/ to another."""
 
 
 def of_today(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a recorded config with the options that are younger than the record, and without those that are gone."""
+    """Return a recorded config with the options that are newer than the record, and without former options."""
     config = dict(config)
     for group, names in GONE.items():
         config[group] = {key: value for key, value in config[group].items() if key not in names}
@@ -32,9 +32,9 @@ def of_today(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def upgraded(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a run's job or manifest with its config as of today, and how that departs from the papers' protocols."""
-    config = record["config"]
-    younger = [key for key in BEFORE["schedule"] if key not in config["schedule"]]
-    departs = config["protocol"]["name"].startswith("paper_")
-    departures = {f"schedule.{key}": BEFORE["schedule"][key] for key in younger if departs}
-    return {**record, "config": of_today(config), "departures": record["departures"] | departures}
+    """Return a run's job or manifest with a config of today and its departures from the papers' protocols."""
+    config, departures = record["config"], dict(record["departures"])
+    if config["protocol"]["name"].startswith("paper_"):
+        newer = {key: value for key, value in BEFORE["schedule"].items() if key not in config["schedule"]}
+        departures |= {f"schedule.{key}": value for key, value in newer.items()}
+    return {**record, "config": of_today(config), "departures": departures}

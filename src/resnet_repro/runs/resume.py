@@ -1,6 +1,7 @@
-"""What a run is begun with, beside its config: this code, torch and the data. Imports no torch.
+"""The code, libraries and data that a run is begun with.
 
-A run goes on with exactly these, as half of a run made by one code and half by another is the result of neither.
+A run resumes only with the same ones: if half of a run is made by one code and half by another, it is the result of
+neither.
 """
 
 import hashlib
@@ -19,15 +20,14 @@ from resnet_repro.runs.options import Run, SettledHardware
 TRAINING = ("networks", "data", "training", "options.py", "runs/options.py")
 """The rooms and files that decide a run's numbers."""
 NOT_TRAINING = ("data/pack.py",)
-"""What no job imports: a run may go on after a change to it."""
+"""Files that no job imports. A run may resume after they have changed."""
 
 
 def source_sha256(package: Path) -> str:
-    """Return the SHA-256 over paths and contents of the source files that decide a run's numbers."""
+    """Return a SHA-256 over paths and contents of the source files that decide a run's numbers."""
     digest = hashlib.sha256()
-    places = (package / place for place in TRAINING)
-    files = (file for place in places for file in ([place] if place.is_file() else place.rglob("*")))
-    for path in sorted(files):
+    places = [package / place for place in TRAINING]
+    for path in sorted(file for place in places for file in (place, *place.rglob("*"))):
         name = path.relative_to(package).as_posix()
         if path.suffix in (".py", ".c") and name not in NOT_TRAINING:
             content = path.read_bytes()
@@ -38,29 +38,28 @@ def source_sha256(package: Path) -> str:
 DECODERS = ["simplejpeg", "pillow"]
 LIBRARIES = ("torch", *COMPARATORS, *DECODERS)
 CODE = {"code_sha256": source_sha256(Path(__file__).parents[1]), "torch": version("torch")}
-"""Of the code that runs: read when it is imported, so that editing a file under a long sweep does not matter."""
+"""Checksum and version of the running code, read at import, so that files may be edited during a long sweep."""
 
 
 def code(options: Run) -> dict[str, str]:
-    """Return the versions of this code, torch, a comparator's own library and what decodes photographs."""
-    libraries = options.network.libraries
-    libraries += DECODERS * isinstance(options.data, Photographs)
-    return {**CODE, **{library: version(library) for library in libraries}}
+    """Return the versions of this code, torch, a comparator's library, and the decoders if the data are photographs."""
+    decoders = DECODERS if isinstance(options.data, Photographs) else []
+    return CODE | {library: version(library) for library in [*options.network.libraries, *decoders]}
 
 
 def record(
     run: RunDir, options: Run, *, data_checksum: str, git_commit: str | None, weights: dict[str, Any] | None = None
 ) -> None:
-    """Write down what a run is begun with; `weights` tells of those that it has from another run."""
-    about = {} if weights is None else {"begun_with_weights": weights}
-    write_json(run.begun, {**code(options), "data_checksum": data_checksum, "git_commit": git_commit, **about})
+    """Write begun.json; `weights` is the record of weights that the run has from another run."""
+    origin = {} if weights is None else {"begun_with_weights": weights}
+    write_json(run.begun, {**code(options), "data_checksum": data_checksum, "git_commit": git_commit, **origin})
 
 
 def refuse_another(run: RunDir, now: Mapping[str, str]) -> None:
-    """Refuse to go on with another code, torch or data than the run was begun with.
+    """Refuse to resume a run with other code, libraries or data than it was begun with.
 
     Args:
-        now: what is there now, as many of the keys as are known.
+        now: the current checksums and versions, as far as they are known.
 
     Raises:
         UserError: names the keys that differ and the two ways out.
@@ -97,19 +96,19 @@ def refuse_other_options(job: Job, begun: Run) -> None:
     Raises:
         UserError: names the options that differ and the two ways out.
     """
-    asked, before = result_keys(job.run), result_keys(begun)
-    differ = sorted(key for key in asked | before if asked.get(key) != before.get(key))
+    now, before = result_keys(job.run), result_keys(begun)
+    differ = sorted(key for key in now | before if now.get(key) != before.get(key))
     if differ:
-        values = ", ".join(f"{key} was {before.get(key)} and is now {asked.get(key)}" for key in differ)
+        values = ", ".join(f"{key} was {before.get(key)} and is now {now.get(key)}" for key in differ)
         ways_out = "give the old values to go on, or resume=false to begin anew"
         raise UserError(f"{job.dir} holds another run: {values}; {ways_out}")
 
 
 def refuse_other_hardware(begun: Mapping[str, Any], now: SettledHardware) -> None:
-    """Refuse to go on in another number format, or on another kind of device, than the run was begun with.
+    """Refuse to resume a run in another number format, or on another kind of device, than it was begun with.
 
     Args:
-        begun: the hardware that a checkpoint records.
+        begun: the hardware in the config of the run's checkpoint.
 
     Raises:
         UserError: names the options that differ and the two ways out.

@@ -1,4 +1,4 @@
-"""Which options of a run go together. Imports no torch: a mistake shows at once."""
+"""Rules about options that do not go together."""
 
 from resnet_repro.data.options import InMemory
 from resnet_repro.errors import UserError
@@ -23,11 +23,9 @@ def check(run: Run) -> None:
     if batch_size > left:
         raise UserError(f"schedule.batch_size={batch_size} is more than the {left} training images")
     if batch_size % world_size:
-        near = [n for n in (batch_size // world_size * world_size, -(-batch_size // world_size) * world_size) if n]
-        raise UserError(
-            f"schedule.batch_size={batch_size} does not divide by {world_size} devices; nearest are "
-            + " and ".join(map(str, near))
-        )
+        below = batch_size // world_size * world_size
+        near = " and ".join(str(size) for size in (below, below + world_size) if size)
+        raise UserError(f"schedule.batch_size={batch_size} does not divide by {world_size} devices; nearest are {near}")
     on_device = isinstance(data, InMemory) and data.loader == "device"
     if hardware.graph and (world_size > 1 or not on_device):
         raise UserError(
@@ -57,30 +55,32 @@ def _check_plateau(run: Run) -> None:
 
 
 def check_comparator(words: AskedComparator, *, init_from: int | None, hardware: Hardware) -> None:
-    """Refuse what a network of another library has not; whether there is one of that name is told by its library.
+    """Refuse options that networks of other libraries do not have. Only the library itself can check the name.
 
     Raises:
         UserError: at the first rule that is broken.
     """
     source = words.source
     if words.name is None:
-        known = "one of " if source == "torchvision" else "any of timm.list_models(), for example "
-        raise UserError(f"arch={source} needs arch.name=..., {known}{', '.join(COMPARATORS[source])}")
+        choices = "one of " if source == "torchvision" else "any of timm.list_models(), for example "
+        raise UserError(f"arch={source} needs arch.name=..., {choices}{', '.join(COMPARATORS[source])}")
     if init_from is not None:
-        raise UserError(f"init_from={init_from} inserts layers into plain and residual networks; arch={source} is none")
+        raise UserError(
+            f"init_from={init_from} inserts layers into plain and residual networks; with arch={source} leave it out"
+        )
     for key, usual in (("fused", "auto"), ("recompute", "false")):
         if getattr(hardware, key) is True:
             raise UserError(f"hardware.{key}=true is for plain and residual networks; with arch={source} use {usual}")
 
 
 def check_construction(init_from: int, network: Residual, *, asked_unit: str) -> None:
-    """Refuse what has no identity to insert, or no shallower network of the same units to insert it into.
+    """Refuse a network whose units cannot be identities, or that has no shallower network of the same units.
 
     Args:
-        asked_unit: what the network's unit was before the papers' choice stood for `auto`.
+        asked_unit: the option `arch.unit`, which may be `auto`.
 
     Raises:
-        UserError: one line that says what to do.
+        UserError: at the first rule that is broken.
     """
     depth, family = network.depth, network.family
     if init_from > depth:
@@ -90,8 +90,8 @@ def check_construction(init_from: int, network: Residual, *, asked_unit: str) ->
     depths.stages(init_from, family=family, unit=network.unit)
     if network.is_plain:
         if network.order != "original" or network.unit == "bottleneck":
-            what = "arch.order=original" if network.order != "original" else "arch.unit=basic"
-            raise UserError(f"init_from={init_from}: plain units are identities with {what} only; use that")
+            needed = "arch.order=original" if network.order != "original" else "arch.unit=basic"
+            raise UserError(f"init_from={init_from}: plain units are identities with {needed} only; use that")
     elif network.shortcut not in "AB" or network.mix != "add" or network.order == "bn_after_add":
         raise UserError(
             f"init_from={init_from} needs units that are identities where F is zero; use arch.shortcut=A or B, "

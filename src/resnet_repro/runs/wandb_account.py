@@ -1,4 +1,4 @@
-"""Whether somebody is logged in to Weights & Biases here; asked without importing it."""
+"""The login to Weights & Biases on this machine, found without importing wandb."""
 
 import configparser
 import netrc
@@ -11,28 +11,28 @@ from urllib.parse import urlparse
 import psutil
 
 HOSTS = ("api.forge.coreweave.com", "api.wandb.ai")
-"""W&B's own server: its name since wandb 0.31, and the one from before, by which W&B still finds a key."""
+"""The names of W&B's own server: since wandb 0.31, and before. W&B finds keys under both."""
 
 
 def is_logged_in() -> bool:
-    """Whether W&B would find a key, in its variable or in the file that `wandb login` writes."""
+    """Return whether W&B would find a key in its variable or in the file that `wandb login` writes."""
     if os.environ.get("WANDB_API_KEY"):
         return True
     path = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
     try:
         known = netrc.netrc(path)
-    except (OSError, netrc.NetrcParseError):  # no such file, or one that W&B could not read either
+    except (OSError, netrc.NetrcParseError):  # the file is missing, or W&B could not read it either
         return False
     return any(known.authenticators(host) for host in _hosts())
 
 
 def _hosts() -> tuple[str, ...]:
-    """Names of the server that W&B would use, with the port: as its variable says, else as `wandb login --host` did."""
+    """Return the names, with ports, of the server that W&B would use by its variable or by `wandb login --host`."""
     settings = configparser.ConfigParser(interpolation=None)
     folder = Path(os.environ.get("WANDB_CONFIG_DIR", "~/.config/wandb")).expanduser()
     try:
         settings.read(folder / "settings")
-    except (OSError, configparser.Error):  # W&B treats what it cannot read as empty
+    except (OSError, configparser.Error):  # W&B treats an unreadable file as empty
         settings.clear()
     url = os.environ.get("WANDB_BASE_URL") or settings.get("default", "base_url", fallback=f"https://{HOSTS[0]}")
     host = urlparse(str(url)).netloc
@@ -40,20 +40,20 @@ def _hosts() -> tuple[str, ...]:
 
 
 def wandb_mode(asked: str) -> str:
-    """online or offline: as the config asks, else as W&B's own variable says, else whether somebody is logged in."""
+    """Return `online` or `offline`: as asked, else as W&B's variable says, else by whether somebody is logged in."""
     if asked != "auto":
         return asked
     return os.environ.get("WANDB_MODE") or ("online" if is_logged_in() else "offline")
 
 
 GRACE_S = 20.0
-"""What W&B's own process has to end by itself."""
+"""Seconds that W&B's own process has to end by itself."""
 
 
 def kill_wandb_after(seconds: float = GRACE_S) -> threading.Timer:
-    """Kill W&B's own process if it still runs so many seconds from now. Call this when nothing is left to log.
+    """Kill W&B's own process if it still runs after this time. Call this when nothing is left to log.
 
-    Whoever waits for that process then goes on, with an error.
+    A thread that waits for that process then gets an error and goes on.
 
     Returns:
         The timer, which can be cancelled.
@@ -66,6 +66,6 @@ def kill_wandb_after(seconds: float = GRACE_S) -> threading.Timer:
                     child.kill()
 
     timer = threading.Timer(seconds, kill)
-    timer.daemon = True  # nobody waits for it, and it still runs while the library waits
+    timer.daemon = True  # the interpreter does not wait for the timer at its end, but the timer runs while W&B waits
     timer.start()
     return timer

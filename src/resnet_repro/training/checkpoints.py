@@ -189,6 +189,6 @@ def trained(run: RunDir) -> nn.Module:
         net.load_state_dict({key.removeprefix("net."): state[key] for key in state if key.startswith("net.")})
     if newest is None or weights_sha256(net) != manifest["weights_sha256"]:
         raise UserError(
-            f"{run.checkpoints} does not hold the weights of the finished run; make the run anew with resume=false"
+            f"{run.checkpoints} does not hold the weights of the finished run; make it anew with resume=false"
         )
     return net
