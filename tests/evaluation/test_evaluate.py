@@ -173,7 +173,7 @@ def test_the_same_test_again_replaces_its_entry_and_another_is_added(home: Path)
         (["--run=RUN"], "options are written without dashes, run=VALUE"),
     ],
 )
-def test_a_mistake_is_told_in_one_line_before_torch_is_imported(made: Path, options: list[str], message: str) -> None:
+def test_a_mistake_is_one_line_before_torch_is_imported(made: Path, options: list[str], message: str) -> None:
     options = [option.replace("RUN", f"outputs/{PLAIN}") for option in options]
     status, said, modules = imported_modules(*options, home=made, script="evaluate.py")
     assert (status, said.strip().count("\n")) == (2, 0), said
