@@ -32,7 +32,7 @@ def names(folder: RunDir) -> list[str]:
 
 @pytest.fixture
 def mount(tmp_path: Path) -> Iterator[Callable[[str], None]]:
-    """Gives `outputs` a small disk of its own; called again, it changes its options: "size=6m", "ro"."""
+    """Return a function that gives `outputs` a small disk of its own, or changes its options: "size=6m", "ro"."""
     outputs = tmp_path / "outputs"
     outputs.mkdir()
 
@@ -53,9 +53,7 @@ FULL = ("depth=20", "data=digits", "schedule.steps=44", "logger=csv", "hardware.
 
 
 @pytest.mark.slow
-def test_a_disk_that_a_checkpoint_fills_ends_the_run_and_keeps_the_checkpoints_before_it(
-    mount: Callable[[str], None], tmp_path: Path
-) -> None:
+def test_a_disk_full_at_a_checkpoint_keeps_the_earlier_ones(mount: Callable[[str], None], tmp_path: Path) -> None:
     mount("size=6m")  # two checkpoints of 2.2 MB and no third one
     status, output = run("train.py", *FULL, home=tmp_path)
     assert status == 1
@@ -73,9 +71,7 @@ def test_a_disk_that_a_checkpoint_fills_ends_the_run_and_keeps_the_checkpoints_b
 
 
 @pytest.mark.slow
-def test_a_disk_without_room_for_a_line_ends_the_run_with_its_reason_all_the_same(
-    mount: Callable[[str], None], tmp_path: Path
-) -> None:
+def test_a_disk_without_room_for_a_line_still_gives_the_reason(mount: Callable[[str], None], tmp_path: Path) -> None:
     mount("size=20m")
     command = ("train.py", "depth=20", "data=digits", "schedule.steps=300", "hardware.checkpoint_steps=5")
     process = start(*command, home=tmp_path)  # with an offline W&B run beside it
@@ -99,9 +95,7 @@ def test_a_disk_without_room_for_a_line_ends_the_run_with_its_reason_all_the_sam
     assert (tmp_path / "outputs" / curve).read_bytes() == (tmp_path / "elsewhere" / curve).read_bytes()
 
 
-def test_a_folder_that_cannot_be_written_is_refused_in_one_line_and_left_as_it_is(
-    mount: Callable[[str], None], tmp_path: Path
-) -> None:
+def test_a_read_only_folder_is_refused_in_one_line(mount: Callable[[str], None], tmp_path: Path) -> None:
     mount("size=20m")
     path = prepared(tmp_path / "outputs")
     train(path)
@@ -109,7 +103,7 @@ def test_a_folder_that_cannot_be_written_is_refused_in_one_line_and_left_as_it_i
     before = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
     mount("ro")
     options = ("depth=8", *DIGITS, "logger=csv", f"outputs={tmp_path / 'outputs'}")
-    for command in (options, (*TINY, f"outputs={tmp_path / 'outputs'}")):  # a new run, and one to go on with
+    for command in (options, (*TINY, f"outputs={tmp_path / 'outputs'}")):  # a new run and a begun one
         status, output = run("train.py", *command, home=tmp_path)
         assert status == 2
         assert output.startswith(f"error: {tmp_path / 'outputs'}/")
@@ -140,7 +134,7 @@ SMALL = ("data=digits", "depth=8", "schedule.steps=3", "logger=csv", "hardware.f
 
 @pytest.fixture
 def no_locks(tmp_path: Path) -> Callable[[int], dict[str, str]]:
-    """The variables of a process whose files cannot be locked, for the reason of that number."""
+    """Return a function that maps an error number to the variables of a process whose locks fail with it."""
     if COMPILER is None or not sys.platform.startswith("linux"):
         pytest.skip("puts a library of its own before the system's")
     source, library = tmp_path / "flock.c", tmp_path / "flock.so"
@@ -163,7 +157,7 @@ def test_a_run_whose_folder_cannot_be_locked_holds_it_by_a_file(
     assert not (folder.path / ".held").exists()
 
 
-def test_why_a_run_cannot_take_its_folder_is_told(no_locks: Callable[[int], dict[str, str]], tmp_path: Path) -> None:
+def test_a_run_says_why_it_cannot_lock_its_folder(no_locks: Callable[[int], dict[str, str]], tmp_path: Path) -> None:
     status, output = run("train.py", *SMALL, home=tmp_path, variables=no_locks(errno.EIO))
     assert status == 1
     assert ".lock: Input/output error; mend that and run the same command again to go on" in output
@@ -175,7 +169,7 @@ WITHOUT_LOCKS = [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP]
 
 @pytest.fixture
 def held(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The file that says who holds `tmp_path`, on a file system without locks."""
+    """Return the file that says who holds `tmp_path`, on a file system without locks."""
     number = getattr(request, "param", errno.ENOSYS)
 
     def flock(file: object, how: int) -> None:
@@ -217,7 +211,7 @@ def test_a_folder_whose_process_cannot_be_asked_is_in_use(text: str, held: Path,
 # --- temporary folders ------------------------------------------------------------------------------------------------
 
 
-def test_a_long_path_of_the_temporary_folder_is_no_matter(tmp_path: Path) -> None:
+def test_a_long_path_of_the_temporary_folder_does_not_matter(tmp_path: Path) -> None:
     folder = tmp_path / ("long" * 25)
     folder.mkdir()
     loader = ("data.loader=dataloader", "data.num_workers=2")
@@ -226,7 +220,7 @@ def test_a_long_path_of_the_temporary_folder_is_no_matter(tmp_path: Path) -> Non
     assert len(manifests(tmp_path / "outputs")) == 1
 
 
-def test_where_no_socket_can_lie_the_command_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_place_for_sockets_the_command_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / ("long" * 25)))
     monkeypatch.setattr("os.access", lambda folder, mode: False)
     with pytest.raises(UserError, match=r"TMPDIR=.*long is too long a path for sockets: set TMPDIR to a shorter path"):
@@ -235,7 +229,7 @@ def test_where_no_socket_can_lie_the_command_says_so(tmp_path: Path, monkeypatch
 
 @needs_compiler
 @pytest.mark.parametrize("options", ["size=20m,noexec", "size=4k,nr_inodes=1"], ids=["no programs", "no room"])
-def test_a_temporary_folder_that_is_no_good_leaves_batch_norms_fused(
+def test_an_unusable_temporary_folder_leaves_batch_norms_fused(
     options: str, mount: Callable[[str], None], tmp_path: Path
 ) -> None:
     mount(options)
@@ -250,8 +244,8 @@ def test_a_temporary_folder_that_is_no_good_leaves_batch_norms_fused(
 
 @needs_compiler
 @pytest.mark.slow
-def test_a_compiler_that_is_killed_ends_the_run_and_not_its_fused_batch_norms(tmp_path: Path) -> None:
-    """Otherwise the run would be another: with separate batch norms, and so with other last digits of the weights."""
+def test_a_killed_compiler_ends_the_run(tmp_path: Path) -> None:
+    """Separate batch norms would give other last digits of the weights: another run."""
     compiler = tmp_path / "cc"
     compiler.write_text(f"#!/bin/sh\n[ -e {tmp_path}/killed ] || {{ touch {tmp_path}/killed; kill -9 $$; }}\n")
     with compiler.open("a") as file:
@@ -272,7 +266,7 @@ def test_a_compiler_that_is_killed_ends_the_run_and_not_its_fused_batch_norms(tm
 
 
 @pytest.mark.slow
-def test_a_clock_that_jumps_by_days_changes_no_duration_and_no_result(tmp_path: Path) -> None:
+def test_a_clock_that_jumps_changes_no_duration_and_no_result(tmp_path: Path) -> None:
     library = next(iter(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1")), None)
     if library is None:
         pytest.skip("libfaketime is not installed (apt-get install faketime)")
@@ -282,7 +276,7 @@ def test_a_clock_that_jumps_by_days_changes_no_duration_and_no_result(tmp_path: 
         "LD_PRELOAD": str(library),
         "FAKETIME_TIMESTAMP_FILE": str(clock),
         "FAKETIME_NO_CACHE": "1",
-        "FAKETIME_DONT_FAKE_MONOTONIC": "1",  # the system's does not jump with the time of day either
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",  # a real monotonic clock does not jump either
     }
     begun = time.monotonic()
     process = start(

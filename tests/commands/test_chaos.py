@@ -1,4 +1,4 @@
-"""Sweeps that are killed over and over, at random moments and in random ways, end as if nobody had touched them."""
+"""Sweeps that are killed again and again, at random moments in random ways, end like undisturbed ones."""
 
 import os
 import random
@@ -21,13 +21,13 @@ RUNS = ("data=digits", "schedule.steps=240", "hardware.checkpoint_minutes=0.005"
 
 
 def kill_somebody(process: subprocess.Popen[str], chance: random.Random) -> str:
-    """One of: the sweep, politely or not; any of its processes; all of them at once."""
+    """Kill the sweep (politely or not), one of its processes, or all at once; return which."""
     family = [psutil.Process(process.pid), *descendants(process)]
     how = chance.choice(["stop", "one", "sweep", "all"])
     if how == "stop":
         process.send_signal(chance.choice([signal.SIGINT, signal.SIGTERM]))
     for victim in {"stop": [], "one": [chance.choice(family)], "sweep": family[:1], "all": family}[how]:
-        with suppress(psutil.NoSuchProcess):  # it may have ended by itself in this moment
+        with suppress(psutil.NoSuchProcess):  # may just have ended by itself
             victim.kill()
     return how
 
@@ -35,7 +35,7 @@ def kill_somebody(process: subprocess.Popen[str], chance: random.Random) -> str:
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 @pytest.mark.parametrize("kind", SWEEPS)
-def test_a_sweep_that_is_killed_at_random_ends_with_the_undisturbed_weights(kind: str, tmp_path: Path) -> None:
+def test_a_sweep_killed_at_random_ends_with_undisturbed_weights(kind: str, tmp_path: Path) -> None:
     seed = int(os.environ.get("CHAOS_SEED") or random.SystemRandom().randrange(2**31))
     print(f"CHAOS_SEED={seed}")
     chance = random.Random(seed)
@@ -57,7 +57,7 @@ def test_a_sweep_that_is_killed_at_random_ends_with_the_undisturbed_weights(kind
             kills.append(kill_somebody(process, chance))
             process.communicate(timeout=120)
             assert_gone(children)
-        if len(manifests(home / "outputs")) == 4:  # all done: once more from the beginning
+        if len(manifests(home / "outputs")) == 4:  # all done: start over
             compare(home, tmp_path / "undisturbed")
             (home / "outputs").rename(home / f"outputs-{len(kills)}")
     print(kills)
@@ -67,7 +67,7 @@ def test_a_sweep_that_is_killed_at_random_ends_with_the_undisturbed_weights(kind
 
 
 def compare(home: Path, undisturbed: Path) -> None:
-    """The same runs, weights and curves, bit for bit."""
+    """Assert the same runs, weights and curves, bit for bit."""
     expected = manifests(undisturbed / "outputs")
     found = manifests(home / "outputs")
     assert {n: m["weights_sha256"] for n, m in found.items()} == {n: m["weights_sha256"] for n, m in expected.items()}

@@ -1,4 +1,4 @@
-"""What a person types, and the one line that says what is wrong with it."""
+"""Commands as a person types them, and the one line about each mistake."""
 
 import os
 import re
@@ -82,16 +82,14 @@ from tests.helpers.commands import ROOT, environment, imported_modules, run
         (["data=digits", "hardware=slurm_8gpu", "hardware.devices=4,8"], "give hardware one value"),
     ],
 )
-def test_a_mistake_is_told_in_one_line_before_torch_is_imported(
-    options: list[str], message: str, tmp_path: Path
-) -> None:
+def test_a_mistake_is_one_line_before_torch_is_imported(options: list[str], message: str, tmp_path: Path) -> None:
     status, said, modules = imported_modules(*options, home=tmp_path)
     assert status == 2
     assert said.strip().startswith("error: ")
     assert message in said
     assert said.strip().count("\n") == 0
     assert "torch" not in modules
-    assert "resnet_repro.cli" in modules  # else the list of modules was not read
+    assert "resnet_repro.cli" in modules  # proves that the list of modules was read
 
 
 @pytest.mark.parametrize(
@@ -112,7 +110,7 @@ def test_the_other_commands_take_no_unknown_option_either(
 
 
 @pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="there is a GPU here")
-def test_a_missing_gpu_is_told_in_one_line(tmp_path: Path) -> None:
+def test_a_missing_gpu_is_reported_in_one_line(tmp_path: Path) -> None:
     status, said, modules = imported_modules("data=digits", "hardware=gpu", home=tmp_path)
     assert (status, said.strip().count("\n")) == (2, 0)
     assert "hardware=gpu needs a CUDA device and none is visible; use hardware=cpu" in said
@@ -150,13 +148,13 @@ def test_slurm_is_asked_for_a_task_and_a_gpu_for_each_device(
     assert (config["hardware"]["num_nodes"], config["hardware"]["devices"]) == (nodes, tasks_per_node)
 
 
-def test_part_of_cifar10_is_named_for_what_it_is(part_of_cifar10: Path, tmp_path: Path) -> None:
+def test_an_incomplete_cifar10_is_named(part_of_cifar10: Path, tmp_path: Path) -> None:
     status, said = run("train.py", f"data.root={part_of_cifar10}", home=tmp_path)
     assert status == 2
     assert "has every training file and no test_batch.bin: pass data.val_size=5000" in said
 
 
-def test_a_ctrl_c_that_a_librarys_clean_up_turned_into_another_error_ends_as_a_ctrl_c(
+def test_a_ctrl_c_that_a_library_turned_into_an_error_counts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # and put back afterwards: errors_for_people sets it
@@ -171,7 +169,7 @@ def test_a_ctrl_c_that_a_librarys_clean_up_turned_into_another_error_ends_as_a_c
         read_a_file_as_hydra_does()
 
 
-def test_help_shows_the_options_that_matter_and_examples_without_torch(tmp_path: Path) -> None:
+def test_help_shows_options_and_examples_without_torch(tmp_path: Path) -> None:
     status, said, modules = imported_modules("--help", home=tmp_path)
     assert status == 0
     assert "python train.py -m depth=20,56,110 arch=plain,resnet_v2" in said
@@ -180,7 +178,7 @@ def test_help_shows_the_options_that_matter_and_examples_without_torch(tmp_path:
     assert "torch" not in modules
 
 
-def test_the_whole_config_is_shown_where_it_is_asked_for(tmp_path: Path) -> None:
+def test_the_whole_config_is_shown_on_request(tmp_path: Path) -> None:
     for script in ("train.py", "report.py"):
         status, said = run(script, "--cfg", "job", home=tmp_path)
         assert status == 0
@@ -189,7 +187,7 @@ def test_the_whole_config_is_shown_where_it_is_asked_for(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-def test_a_terminal_shows_a_bar_with_errors_and_speed_and_ctrl_c_ends_it(tmp_path: Path) -> None:
+def test_a_terminal_shows_errors_and_speed_until_ctrl_c(tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "train.py"), "data=digits", "depth=56", "logger=csv"]
     on_a_terminal = "import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))"
     process = subprocess.Popen(

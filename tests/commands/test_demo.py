@@ -1,4 +1,4 @@
-"""`make demo` and `make figures`, to the page that a student sees."""
+"""`make demo` and `make figures`, up to the page."""
 
 import json
 import re
@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 class Text(HTMLParser):
-    """The words of a page and the sources of its pictures."""
+    """Collects the words of a page and the sources of its pictures."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class Text(HTMLParser):
         self.pictures += [value for key, value in attrs if tag == "img" and key == "src"]
 
 
-def test_the_demo_shows_that_depth_degrades_plain_networks_and_not_residual_ones(tmp_path: Path) -> None:
+def test_the_demo_shows_that_depth_degrades_plain_networks_only(tmp_path: Path) -> None:
     sweep = ("-m", "depth=20,56,110", "arch=plain,resnet_v2", "data=digits")
     status, output = run("train.py", *sweep, home=tmp_path)
     assert status == 0, output
@@ -63,7 +63,7 @@ def test_the_demo_shows_that_depth_degrades_plain_networks_and_not_residual_ones
         assert dom.stdout.count("✓ holds") >= 3
 
 
-def test_the_commands_of_make_figures_make_the_runs_for_every_figure_and_every_claim(tmp_path: Path) -> None:
+def test_make_figures_makes_the_runs_of_every_figure_and_claim(tmp_path: Path) -> None:
     recipe = (ROOT / "Makefile").read_text().split("\nfigures:")[1].split("\n\n")[0]
     commands = re.findall(r"train\.py (.*)", recipe)
     assert len(commands) > 1

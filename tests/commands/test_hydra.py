@@ -1,4 +1,4 @@
-"""Hydra's own flags and settings: heeded for every job of a command, or refused in one line."""
+"""Hydra's own flags and settings apply to every job of a command, or are refused in one line."""
 
 import stat
 from pathlib import Path
@@ -86,7 +86,7 @@ def test_the_config_of_each_job_of_a_sweep_is_shown(tmp_path: Path) -> None:
 
 
 def test_the_configs_of_an_experiment_are_those_of_its_rows(tmp_path: Path) -> None:
-    """And of a job that no table asked for: the table itself is in neither."""
+    """The table itself is in none of them."""
     of_table = shown("experiment=v1_fig1", "seed=3", "--cfg", "job", home=tmp_path)
     of_sweep = shown("protocol=paper_v1", "arch=plain", "depth=20,56", "seed=3", "--cfg", "job", home=tmp_path)
     assert of_table == of_sweep
@@ -98,7 +98,7 @@ def test_the_configs_of_an_experiment_are_those_of_its_rows(tmp_path: Path) -> N
 
 
 def test_every_batch_of_jobs_is_made_and_counts(tmp_path: Path) -> None:
-    """The job of the first batch fails: the exit status tells, and the second batch is made all the same."""
+    """The first batch fails: the exit status says so, and the second batch is made all the same."""
     (tmp_path / "outputs/digits/resnet_v1-8-s0__steps=3__fused=False/metrics.csv").mkdir(parents=True)
     options = ("-m", *SMALL, "seed=0,1", "jobs=1", "hydra.sweeper.max_batch_size=1")
     status, output = run("train.py", *options, home=tmp_path)
@@ -127,14 +127,14 @@ def test_experiments_that_sweep_are_swept_beside_others(experiments: str, num_jo
 
 @pytest.fixture
 def own_group(tmp_path: Path) -> Path:
-    """A folder of configs of the user's own, with an architecture."""
+    """Return a folder with a config group of the user's own."""
     folder = tmp_path / "mycfg"
     (folder / "arch").mkdir(parents=True)
     (folder / "arch" / "mine.yaml").write_text("defaults: [resnet_v2, _self_]\nname: mine\nshortcut: B\n")
     return folder
 
 
-def test_a_config_group_of_ones_own_and_a_variable_reach_the_jobs(own_group: Path, tmp_path: Path) -> None:
+def test_a_users_config_group_and_a_variable_reach_the_jobs(own_group: Path, tmp_path: Path) -> None:
     search = f"hydra.searchpath=[file://{own_group}]"
     variable = "+hydra.job.env_set.WANDB_MODE=disabled"
     status, output = run("train.py", "-m", *SMALL[:-2], "arch=mine,plain", search, variable, home=tmp_path)

@@ -1,4 +1,4 @@
-"""What is printed ends nothing: signs that a terminal cannot take, names that are no text, a pipe that is closed."""
+"""Output ends no run: signs that a terminal cannot show, names that are no text, closed pipes."""
 
 import os
 import subprocess
@@ -17,13 +17,13 @@ NARROW = [{"PYTHONIOENCODING": "ascii"}, {"PYTHONIOENCODING": "latin-1"}, {"LC_A
 
 
 def printed(code: str, **variables: str) -> bytes:
-    """What a program prints that has begun as our commands do."""
+    """Return the output of a program that begins as our commands do."""
     env = {**os.environ, "PYTHONCOERCECLOCALE": "0", **variables}
     return subprocess.run([sys.executable, "-c", BEGIN + code], env=env, capture_output=True, check=True).stdout
 
 
 @pytest.mark.parametrize("variables", NARROW, ids=str)
-def test_every_sign_of_ours_has_one_in_ascii(variables: dict[str, str]) -> None:
+def test_every_sign_we_print_has_an_ascii_form(variables: dict[str, str]) -> None:
     signs = "".join(ASCII)
     said = printed(f"print({signs!a}, 'gr\\xf6\\xdfe \\u2713')", **variables)
     assert b"?" not in said
@@ -35,7 +35,7 @@ def test_a_file_name_that_is_no_text_can_be_printed() -> None:
     assert printed(r"print(b'/x/\xff'.decode('utf-8', 'surrogateescape'))") == b"/x/\\udcff\n"
 
 
-def test_nothing_of_ours_needs_a_sign_without_one_in_ascii() -> None:
+def test_every_sign_in_our_files_has_an_ascii_form() -> None:
     for path in (*(ROOT / "src").rglob("*.py"), *(ROOT / "conf").rglob("*.yaml")):
         signs = {sign for sign in path.read_text(encoding="utf-8") if not sign.isascii()}
         assert signs <= ASCII.keys(), path
@@ -56,13 +56,13 @@ def test_a_run_needs_no_output(closed: str, tmp_path: Path) -> None:
     assert len(manifests(tmp_path / "outputs")) == 1
 
 
-def test_a_sweep_of_which_nobody_reads_more_than_a_line_makes_all_its_runs(tmp_path: Path) -> None:
+def test_a_sweep_whose_output_nobody_reads_makes_all_its_runs(tmp_path: Path) -> None:
     command = " ".join([sys.executable, str(ROOT / "train.py"), "-m", *SMALL, "seed=0,1", "2>&1 | head -1"])
     subprocess.run(["bash", "-c", command], cwd=tmp_path, env=environment(tmp_path), check=True, timeout=240)
     assert len(manifests(tmp_path / "outputs")) == 2
 
 
-def test_a_sweep_goes_on_where_its_signs_cannot_be_shown(tmp_path: Path) -> None:
+def test_a_sweep_survives_a_terminal_without_its_signs(tmp_path: Path) -> None:
     options = ("-m", *SMALL, "seed=0,1", f'outputs="{tmp_path}/größe"')
     status, output = run("train.py", *options, home=tmp_path, variables={"PYTHONIOENCODING": "ascii"})
     assert status == 0, output

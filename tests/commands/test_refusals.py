@@ -1,4 +1,4 @@
-"""A begun run goes on with the code, the torch and the data that it was begun with, or not at all."""
+"""A run continues only with the code, the torch and the data that it began with."""
 
 import shutil
 import subprocess
@@ -32,7 +32,7 @@ def git(checkout: Path, *args: str) -> str:
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A checkout of this package whose files may be changed; its scripts run its own code, not the one installed."""
+    """Return a checkout of this package to change; its scripts run its own code, not the installed one."""
     path = tmp_path / "checkout"
     for folder in ("src", "conf"):
         shutil.copytree(ROOT / folder, path / folder, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
@@ -62,15 +62,13 @@ def test_a_second_checkout_runs_and_records_its_own_code(checkout: Path, tmp_pat
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_after_a_change_of_texts_and_figures_and_not_after_one_of_the_training(
-    checkout: Path, tmp_path: Path
-) -> None:
+def test_only_a_change_of_training_code_prevents_resuming(checkout: Path, tmp_path: Path) -> None:
     script, folder = str(checkout / "train.py"), RunDir(tmp_path / "outputs" / "digits" / NAME)
     status, output = run(script, *SHORT, home=tmp_path)
     assert status == 0, output
     manifest = read_json(folder.manifest)
     assert manifest["code_sha256"] == resume.source_sha256(checkout / "src" / "resnet_repro")
-    folder.manifest.unlink()  # as if it had been killed before it wrote this
+    folder.manifest.unlink()  # as if killed before it wrote the manifest
 
     append(checkout / "README.md", "\nOne more sentence.\n")
     append(checkout / "src" / "resnet_repro" / "report" / "figures.py", "\n# one more line\n")
@@ -114,7 +112,7 @@ def test_no_job_imports_what_only_shows_runs() -> None:
 
 
 def begun(folder: Path) -> RunDir:
-    """A run with a checkpoint and without a manifest."""
+    """Return a run with a checkpoint and without a manifest."""
     run = RunDir(folder)
     run.checkpoints.mkdir(parents=True)
     resume.record(run, resolved(), data_checksum="d1", git_commit="0123456789abcdef+")
@@ -145,7 +143,7 @@ def test_a_run_that_did_not_record_its_code_is_not_continued(tmp_path: Path) -> 
     assert "restore the old code, install the old torch, restore the data to go on, or resume=false" in refusal(run)
 
 
-def test_a_run_without_a_checkpoint_begins_with_the_code_of_today(tmp_path: Path) -> None:
+def test_a_run_without_a_checkpoint_begins_with_todays_code(tmp_path: Path) -> None:
     job = make_job(composed(*SHORT, f"outputs={tmp_path}"), usual=composed("data=digits"))
     claim(job, group="test", command="python train.py")
     folder = RunDir(job.dir)
@@ -166,7 +164,7 @@ def test_a_run_without_a_checkpoint_begins_with_the_code_of_today(tmp_path: Path
 
 @pytest.fixture
 def small_cifar100(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of `cifar100` with 40 training images and no test file yet."""
+    """Return a folder of `cifar100` with 40 training images and no test file yet."""
     *train_files, test = (md5_of(name, binary_file(b, 2)) for name, b in zip(("b1", "b2", "t"), BATCHES, strict=True))
     form = Form("bin", md5_of("a.tar.gz", b""), tuple(train_files), test, partial(cifar.decode_binary, label_bytes=2))
     monkeypatch.setitem(cifar.DATA_SETS, "cifar100", (form,))
@@ -200,9 +198,7 @@ def test_a_test_file_that_appears_between_two_runs_is_refused(small_cifar100: Pa
 
 
 @pytest.mark.slow
-def test_a_data_file_that_changes_between_two_runs_is_named_and_nothing_is_lost(
-    cifar10_root: Path, tmp_path: Path
-) -> None:
+def test_a_changed_data_file_is_named_and_nothing_is_lost(cifar10_root: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(cifar10_root / "cifar-10-batches-bin", tmp_path / "cifar-10-batches-bin")
     steps = ("data.val_size=5000", "schedule.steps=4", f"data.root={tmp_path}")
     command = ("train.py", "depth=8", "logger=csv", *steps)

@@ -24,7 +24,7 @@ NAMES = {depth: f"plain-{depth}-s0__steps=300__devices=2" for depth in (8, 14)}
 
 @pytest.fixture(scope="module", autouse=True)
 def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A SLURM of one node with four CPUs, which the commands of these tests talk to."""
+    """Run a SLURM of one node with four CPUs for these tests."""
     if os.geteuid() != 0 or shutil.which("apt-get") is None:
         pytest.skip("a SLURM is started as root on Debian or Ubuntu")
     folder = tmp_path_factory.mktemp("slurm")
@@ -39,7 +39,7 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def local(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """outputs/ of the same sweep on this machine, without SLURM."""
+    """Return outputs/ of the same sweep without SLURM."""
     home = tmp_path_factory.mktemp("local")
     status, output = run("train.py", *SWEEP, "hardware=ddp_2cpu", home=home)
     assert status == 0, output
@@ -69,12 +69,12 @@ def slurm_job(run_dir: RunDir) -> str:
     return str(read_json(run_dir.slurm)["job"])
 
 
-def test_preempted_and_requeued_runs_equal_those_of_a_local_sweep_bitwise(tmp_path: Path, local: Path) -> None:
+def test_requeued_runs_equal_those_of_a_local_sweep_bitwise(tmp_path: Path, local: Path) -> None:
     runs = {depth: RunDir(tmp_path / "outputs/digits" / name) for depth, name in NAMES.items()}
     said = tmp_path / "said.txt"
     with said.open("w") as file:
         process = start("train.py", *SWEEP, *SLURM, home=tmp_path, stdout=file)
-        # as submitit is told of a preemption and of the end of an allocation; and as SLURM itself takes a node away
+        # submitit's signals for a preemption and for the end of an allocation, and SLURM's own requeue
         for depth, command in ((14, ["scancel", "--signal=USR2"]), (8, ["scontrol", "requeue"])):
             wait_until(has_come_to(runs[depth], 20), what=f"step 20 of depth={depth}")
             subprocess.run([*command, slurm_job(runs[depth])], check=True)
@@ -91,16 +91,16 @@ def test_preempted_and_requeued_runs_equal_those_of_a_local_sweep_bitwise(tmp_pa
         assert_same_bits(tmp_path / "outputs", local, NAMES[depth])
 
 
-def test_a_run_that_fails_is_told_with_its_reason_and_does_not_end_the_others(tmp_path: Path) -> None:
+def test_a_failed_run_shows_its_reason_and_leaves_the_others(tmp_path: Path) -> None:
     obstacle = tmp_path / "outputs/digits" / NAMES[14] / "metrics.csv"
-    obstacle.mkdir(parents=True)  # where a file has to go
+    obstacle.mkdir(parents=True)  # a folder in place of a file
     status, output = run("train.py", *SWEEP, *SLURM, home=tmp_path)
     assert status == 1
     assert f"✗ {NAMES[14]}: rank 0: IsADirectoryError" in output
     assert manifests(tmp_path / "outputs").keys() == {NAMES[8]}
 
 
-def test_after_ctrl_c_the_runs_go_on_and_the_same_command_shows_them_again(tmp_path: Path, local: Path) -> None:
+def test_after_ctrl_c_runs_continue_and_the_command_shows_them(tmp_path: Path, local: Path) -> None:
     one = RunDir(tmp_path / "outputs/digits" / NAMES[14])
     command = ("depth=14", *SWEEP[2:], *SLURM)
     process = start("train.py", *command, home=tmp_path)
@@ -130,7 +130,7 @@ def test_ranks_that_srun_has_started_train_one_run_together(tmp_path: Path, loca
     assert_same_bits(tmp_path / "outputs", local, NAMES[8])
 
 
-def test_what_the_cluster_cannot_give_is_told_in_one_line(tmp_path: Path) -> None:
+def test_a_request_the_cluster_cannot_meet_is_one_line(tmp_path: Path) -> None:
     status, output = run("train.py", "data=digits", "hardware=slurm_2x8gpu", "logger=csv", home=tmp_path)
     assert status == 2
     assert output.splitlines()[-1].startswith("error: SLURM refuses the jobs: sbatch: error: ")

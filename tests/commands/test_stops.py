@@ -1,4 +1,4 @@
-"""A sweep that is stopped: Ctrl-C once and twice, a killed process; what it saves and how it goes on."""
+"""A sweep stopped by Ctrl-C once or twice, or by a killed process: what it saves and how it continues."""
 
 import json
 import os
@@ -21,9 +21,7 @@ LONG = ("-m", "seed=0,1,2", "depth=14", "arch=plain", "data=digits", "schedule.s
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGKILL])
-def test_a_sweep_that_is_stopped_saves_its_runs_leaves_no_process_and_goes_on_exactly(
-    how: signal.Signals, tmp_path: Path
-) -> None:
+def test_a_stopped_sweep_saves_its_runs_and_resumes_exactly(how: signal.Signals, tmp_path: Path) -> None:
     process = start("train.py", *LONG, home=tmp_path)
     wait_for_step(tmp_path / "outputs", 20, num_runs=2)
     children = descendants(process)
@@ -51,7 +49,7 @@ def test_a_sweep_that_is_stopped_saves_its_runs_leaves_no_process_and_goes_on_ex
 
 
 @pytest.mark.parametrize("seconds", [1.0, 3.0])
-def test_ctrl_c_while_the_first_job_starts_ends_everything_quietly(seconds: float, tmp_path: Path) -> None:
+def test_ctrl_c_while_the_first_job_starts_ends_all_quietly(seconds: float, tmp_path: Path) -> None:
     process = start("train.py", *LONG, home=tmp_path)
     time.sleep(seconds)
     children = descendants(process)
@@ -79,7 +77,7 @@ def test_the_second_ctrl_c_stops_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_job_whose_process_is_killed_is_told_and_the_others_go_on(tmp_path: Path) -> None:
+def test_a_killed_job_is_reported_and_the_others_continue(tmp_path: Path) -> None:
     process = start("train.py", *LONG, home=tmp_path)
     wait_for_step(tmp_path / "outputs", 5, num_runs=2)
     logs = {str(path): path for path in tmp_path.glob("outputs/digits/plain-14-s0*/train.log")}
@@ -91,7 +89,7 @@ def test_a_job_whose_process_is_killed_is_told_and_the_others_go_on(tmp_path: Pa
     assert manifests(tmp_path / "outputs").keys() == {"plain-14-s1__steps=150", "plain-14-s2__steps=150"}
 
 
-# --- what schedulers send before the end ------------------------------------------------------------------------------
+# --- signals of schedulers --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("signum", STOP_SIGNALS, ids=lambda signum: signum.name)
@@ -126,12 +124,12 @@ def test_a_run_that_torchrun_has_started_saves_and_ends(signum: signal.Signals, 
     assert len(list(tmp_path.glob("outputs/digits/*/checkpoints/*.ckpt"))) == 1
 
 
-def test_a_schedulers_second_signal_is_no_impatience(tmp_path: Path) -> None:
+def test_a_schedulers_second_signal_does_not_end_a_run_at_once(tmp_path: Path) -> None:
     options = ("depth=20", "data=digits", "schedule.steps=20000", "logger=csv", "hardware.fused=false")
     process = start("train.py", *options, home=tmp_path)
     wait_for_step(tmp_path / "outputs", 5, num_runs=1)
     for signum in (signal.SIGUSR1, signal.SIGTERM, signal.SIGTERM):
-        os.killpg(process.pid, signum)  # as SLURM does: every process that was started with it
+        os.killpg(process.pid, signum)  # as SLURM does, to every process of the job
         time.sleep(0.01)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == STOPPED

@@ -24,7 +24,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def swept(home: Path) -> tuple[int, str, Path]:
-    """Exit status, output and outputs/ of a sweep of four jobs, two at a time."""
+    """Return exit status, output and outputs/ of a sweep of four jobs, two at a time."""
     status, output = run("train.py", *SWEEP, home=home)
     return status, output, home / "outputs"
 
@@ -37,7 +37,7 @@ def test_a_sweep_makes_every_run_in_a_folder_of_its_own(swept: tuple[int, str, P
     assert len(hashes) == 4
 
 
-def test_a_sweep_says_what_it_will_do_and_ends_with_a_table_of_errors(swept: tuple[int, str, Path]) -> None:
+def test_a_sweep_begins_with_its_jobs_and_ends_with_a_table(swept: tuple[int, str, Path]) -> None:
     _, output, outputs = swept
     assert output.startswith("4 jobs; 4 to run of 22 steps each, 2 at a time: about ")
     for name, manifest in manifests(outputs).items():
@@ -46,7 +46,7 @@ def test_a_sweep_says_what_it_will_do_and_ends_with_a_table_of_errors(swept: tup
             assert f"{manifest['results'][f'{split}/error']:.2f}" in row
 
 
-def test_a_sweep_run_again_skips_what_is_done_without_importing_torch(home: Path, swept: tuple[int, str, Path]) -> None:
+def test_a_repeated_sweep_skips_finished_runs_without_torch(home: Path, swept: tuple[int, str, Path]) -> None:
     before = {path: path.stat().st_mtime_ns for path in swept[2].glob("digits/*/*")}
     status, output, modules = imported_modules(*SWEEP, home=home)
     assert status == 0
@@ -97,10 +97,10 @@ def test_every_job_is_an_offline_wandb_run_that_can_be_read_back(swept: tuple[in
 
 
 @pytest.mark.slow
-def test_a_job_that_fails_does_not_end_the_sweep_and_is_made_up_for(tmp_path: Path) -> None:
+def test_a_failed_job_leaves_the_sweep_and_is_made_next_time(tmp_path: Path) -> None:
     sweep = ("-m", "depth=8,14", "arch=plain", *DIGITS, "jobs=1", "logger=csv")
     obstacle = tmp_path / "outputs/digits/plain-14-s0__steps=22/metrics.csv"
-    obstacle.mkdir(parents=True)  # where a file has to go; the deeper, longer job is the first to run
+    obstacle.mkdir(parents=True)  # a folder in place of a file; the deeper, longer job runs first
     status, output = run("train.py", *sweep, home=tmp_path)
     assert status == 1
     assert "✗ plain-14-s0__steps=22: IsADirectoryError" in output
@@ -128,7 +128,7 @@ def test_a_run_that_another_process_holds_is_left_alone(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("hardware", ["cpu", "ddp_2cpu"])
 def test_two_sweeps_started_by_mistake_make_each_run_once(hardware: str, tmp_path: Path) -> None:
-    """One process alone begins a run; the other sweep waits a moment for it, else it tells that it is in use."""
+    """Only one process begins a run; the other sweep waits a moment, then says that the run is in use."""
     sweep = ("-m", "depth=8", "seed=0,1,2", "data=digits", "schedule.steps=600", f"hardware={hardware}", "logger=csv")
     processes = [start("train.py", *sweep, home=tmp_path) for _ in range(2)]
     outputs = [process.communicate(timeout=240)[0] for process in processes]
@@ -142,7 +142,7 @@ def test_two_sweeps_started_by_mistake_make_each_run_once(hardware: str, tmp_pat
         assert steps == sorted(set(steps))
 
 
-def test_a_run_that_another_sweep_has_made_in_the_meantime_is_left_as_it_is(swept: tuple[int, str, Path]) -> None:
+def test_a_run_that_another_sweep_has_made_meanwhile_is_kept(swept: tuple[int, str, Path]) -> None:
     path = swept[2] / "digits" / "plain-14-s0__steps=22"
     before = {file: file.stat().st_mtime_ns for file in path.iterdir() if file.name != ".lock"}
     code = f"from pathlib import Path; from resnet_repro.launch.worker import work; work(Path({str(path)!r}))"
@@ -190,7 +190,7 @@ def test_a_folder_of_another_run_is_refused_and_left_as_it_is(home: Path, swept:
 
 @pytest.mark.skipif(not Path("/proc/self/autogroup").exists(), reason="no groups of sessions here")
 def test_the_runs_of_a_nice_command_are_nice() -> None:
-    """A session of its own, as each run is, has the niceness of its processes and not 0."""
+    """Each run is a session of its own, whose niceness is that of its processes and not 0."""
     code = (
         "import os; from resnet_repro.launch import worker; os.setsid(); worker._keep_niceness()\n"
         "print(open('/proc/self/autogroup').read())"

@@ -1,4 +1,4 @@
-"""Sweepers such as Optuna's, which choose their next jobs by the results of the last."""
+"""Sweepers such as Optuna's, which choose their next jobs by the last results."""
 
 import signal
 from pathlib import Path
@@ -12,7 +12,7 @@ SMALL = ("data=digits", "arch=plain", "depth=8", "schedule.steps=3", "logger=csv
 NAME = "plain-8-s{seed}__steps=3__fused=False"
 
 SWEEPER = '''
-"""A sweeper of three jobs. The seed of each is made of the last job's error."""
+"""A sweeper of three jobs; each seed follows from the last job's error."""
 
 from dataclasses import dataclass
 
@@ -55,7 +55,7 @@ ConfigStore.instance().store(group="hydra/sweeper", name="chain", node=ChainConf
 
 @pytest.fixture
 def chain(tmp_path: Path) -> dict[str, str]:
-    """The environment variables with which Hydra finds this sweeper's plugin."""
+    """Return the environment variables by which Hydra finds this sweeper's plugin."""
     plugins = tmp_path / "site" / "hydra_plugins"
     plugins.mkdir(parents=True)
     (plugins / "chain.py").write_text(SWEEPER)
@@ -79,7 +79,9 @@ def test_a_sweeper_chooses_each_job_by_the_error_of_the_last(split: str, chain: 
 
 
 def test_a_failed_job_tells_the_sweeper_its_reason(chain: dict[str, str], tmp_path: Path) -> None:
-    (tmp_path / "outputs/digits" / NAME.format(seed=0) / "metrics.csv").mkdir(parents=True)  # where a file has to go
+    (tmp_path / "outputs/digits" / NAME.format(seed=0) / "metrics.csv").mkdir(
+        parents=True
+    )  # a folder in place of a file
     status, output = run("train.py", *SMALL, "hydra/sweeper=chain", home=tmp_path, variables=chain)
     assert status == 1, output
     first, second, _ = messages(output)
@@ -118,7 +120,7 @@ def test_a_stop_ends_another_sweeper_at_once(chain: dict[str, str], tmp_path: Pa
 
 
 @pytest.mark.parametrize("word", ["plan=true", "summary=true", "--cfg=job"])
-def test_what_needs_all_jobs_beforehand_is_refused(word: str, chain: dict[str, str], tmp_path: Path) -> None:
+def test_options_that_need_all_jobs_beforehand_are_refused(word: str, chain: dict[str, str], tmp_path: Path) -> None:
     status, output = run("train.py", *SMALL, word, "hydra/sweeper=chain", home=tmp_path, variables=chain)
     assert (status, output.count("\n")) == (2, 1)
     word = word.removesuffix("=job")

@@ -1,4 +1,4 @@
-"""What W&B gets of a run, read back from a stand-in for its server: every row once, whatever happened to the run."""
+"""W&B gets every row of a run once, whatever happens to the run; read back from a stand-in for its server."""
 
 import csv
 import os
@@ -24,14 +24,14 @@ LONG = ("train.py", "data=digits", "depth=8", "schedule.steps=400", "hardware.ch
 
 
 def prepared(outputs: Path) -> RunDir:
-    """A run folder as the sweep leaves it to the job's process, W&B being offline."""
+    """Return a run folder as the sweep leaves it to the job's process, with W&B offline."""
     job = make_job(composed(*SMALL, "logger.mode=offline", f"outputs={outputs}"), usual=composed("data=digits"))
     claim(job, group="test", command="python train.py")
     return RunDir(job.dir)
 
 
 def wandb(*arguments: str | Path, home: Path, server: WandbServer) -> None:
-    """W&B's own command, as somebody logged in there gives it."""
+    """Run W&B's own command as a logged-in user."""
     command = [Path(sys.executable).with_name("wandb"), *arguments]
     env = environment(home) | server.variables
     subprocess.run(command, cwd=home, env=env, check=True, capture_output=True)
@@ -43,7 +43,7 @@ def the_folder(home: Path) -> RunDir:
 
 
 def columns(path: Path) -> dict[int, dict[str, float]]:
-    """A file of a run: its values by step."""
+    """Return the values of a run's file by step."""
     with path.open() as file:
         return {
             int(row.pop("step")): {key: float(value) for key, value in row.items() if value}
@@ -52,7 +52,7 @@ def columns(path: Path) -> dict[int, dict[str, float]]:
 
 
 def assert_has_every_row_once(stored: StoredRun, folder: RunDir) -> None:
-    """W&B's rows are those of metrics.csv, timing.csv and responses.csv, in this order and in full."""
+    """Assert that W&B has the rows of metrics.csv, timing.csv and responses.csv, in this order and in full."""
     rows = columns(folder.metrics)
     logged = [row for row in stored.history if "responses/layer" not in row]
     assert [row["_step"] for row in logged] == list(rows)
@@ -67,7 +67,7 @@ def assert_has_every_row_once(stored: StoredRun, folder: RunDir) -> None:
 
 
 @pytest.mark.slow
-def test_an_online_run_logs_every_row_once_and_what_it_is_told_apart_by(
+def test_an_online_run_logs_every_row_once_and_its_identity(
     wandb_server: Callable[..., WandbServer], tmp_path: Path
 ) -> None:
     server = wandb_server()
@@ -92,7 +92,7 @@ def stopped_at_step_10(home: Path, monkeypatch: pytest.MonkeyPatch) -> RunDir:
 
 
 @pytest.mark.slow
-def test_a_run_that_was_stopped_offline_is_one_folder_that_uploads_every_row_once(
+def test_a_run_stopped_offline_uploads_every_row_once(
     wandb_server: Callable[..., WandbServer], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     server, folder = wandb_server(), stopped_at_step_10(tmp_path, monkeypatch)
@@ -104,7 +104,7 @@ def test_a_run_that_was_stopped_offline_is_one_folder_that_uploads_every_row_onc
 
 
 @pytest.mark.slow
-def test_a_run_that_was_stopped_and_uploaded_goes_on_offline_behind_what_was_uploaded(
+def test_a_stopped_and_uploaded_run_continues_offline(
     wandb_server: Callable[..., WandbServer], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     server, folder = wandb_server(), stopped_at_step_10(tmp_path, monkeypatch)
@@ -118,7 +118,7 @@ def test_a_run_that_was_stopped_and_uploaded_goes_on_offline_behind_what_was_upl
 
 
 def interrupted(home: Path, variables: dict[str, str], *, by: signal.Signals) -> RunDir:
-    """A run that was killed, or with SIGINT stopped, some 20 steps behind its checkpoint."""
+    """Return a run that was killed, or stopped with SIGINT, some 20 steps after its checkpoint."""
     process = start(*LONG, home=home, variables=variables)
     wait_for_step(home / "outputs", 120, num_runs=1)
     (status_file,) = home.glob("outputs/digits/*/status.json")
@@ -143,7 +143,7 @@ def interrupted(home: Path, variables: dict[str, str], *, by: signal.Signals) ->
         ("online", signal.SIGINT, "offline"),
     ],
 )
-def test_a_run_that_was_interrupted_and_goes_on_is_one_run_with_every_row_once(
+def test_an_interrupted_run_has_every_row_once_on_wandb(
     first: str, by: signal.Signals, second: str, wandb_server: Callable[..., WandbServer], tmp_path: Path
 ) -> None:
     server = wandb_server()
@@ -161,11 +161,11 @@ def test_a_run_that_was_interrupted_and_goes_on_is_one_run_with_every_row_once(
 
 
 @pytest.mark.slow
-def test_a_run_that_was_killed_online_and_goes_on_offline_uploads_no_row_too_few(
+def test_a_run_killed_online_and_continued_offline_loses_no_row(
     wandb_server: Callable[..., WandbServer], tmp_path: Path
 ) -> None:
     server = wandb_server()
-    folder = interrupted(tmp_path, server.variables, by=signal.SIGKILL)  # what W&B had got by then, nobody knows
+    folder = interrupted(tmp_path, server.variables, by=signal.SIGKILL)  # how much W&B had got by then is unknown
     status, output = run(*LONG, home=tmp_path)
     assert status == 0, output
     wandb("sync", *(tmp_path / "outputs" / "wandb").glob("offline-run-*"), home=tmp_path, server=server)

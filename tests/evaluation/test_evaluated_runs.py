@@ -65,7 +65,7 @@ def test_a_test_of_other_weights_is_neither_used_nor_shown(tmp_path: Path) -> No
     assert read(tmp_path)[0][0].evaluations == []
     page, _, row = reported(tmp_path)
     assert row["word"] == "not comparable"
-    assert "Tested since" not in page
+    assert "Later tests" not in page
 
 
 def test_the_page_lists_entries_of_a_run_and_of_its_ensembles(tmp_path: Path) -> None:
@@ -73,8 +73,8 @@ def test_the_page_lists_entries_of_a_run_and_of_its_ensembles(tmp_path: Path) ->
     write(tmp_path, entry("10crop", 22.9, 6.8), both)
     page, _, row = reported(tmp_path)
     assert row["ours"]["mean"] == 22.9
-    shown = page[page.index("Tested since") :]
-    texts = ("22.90", "6.80", "this one", "21.50", "6.10", "ensemble of resnet_v1-50-s0")
+    shown = page[page.index("Later tests") :]
+    texts = ("22.90", "6.80", "this run alone", "21.50", "6.10", "ensemble of resnet_v1-50-s0")
     places = [shown.index(text) for text in texts]
     assert places == sorted(places)
     assert "50,000 validation" in shown

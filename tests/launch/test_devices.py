@@ -1,4 +1,4 @@
-"""How many runs share a GPU: with a stand-in for CUDA's driver, which says what GPUs there are and does no more."""
+"""How many runs share a GPU, by a stand-in for CUDA's driver that only lists GPUs; cores and quotas of a CPU."""
 
 import shutil
 import subprocess
@@ -25,7 +25,7 @@ int cuDeviceTotalMem_v2(size_t *bytes, int device) { *bytes = (size_t)(atof(gete
 
 @pytest.fixture(scope="module")
 def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a libcuda.so.1 whose GPUs the variables GPUS and GIB describe."""
+    """Return a folder with a libcuda.so.1 whose GPUs the variables GPUS and GIB describe."""
     compiler = shutil.which("cc")
     if compiler is None:
         pytest.skip("needs a C compiler")
@@ -51,7 +51,7 @@ def train(driver: Path, *options: str, home: Path, gpus: int, gib: float) -> tup
     ],
     ids=["small", "memory", "asked for", "ranks", "cpu"],
 )
-def test_small_runs_share_a_gpu_as_its_memory_and_the_cores_allow(
+def test_small_runs_share_a_gpu_within_its_memory_and_the_cores(
     options: tuple[str, ...], gpus: int, gib: float, at_a_time: int, driver: Path, tmp_path: Path
 ) -> None:
     status, output = train(driver, "-m", "plan=true", *options, home=tmp_path, gpus=gpus, gib=gib)
@@ -66,7 +66,7 @@ def test_a_run_that_no_gpu_can_hold_is_refused_with_what_to_do(driver: Path, tmp
     assert "needs about 37.8 GiB of GPU memory and there are 24.0; use hardware.recompute=true" in output
     status, output = train(driver, *deep, "hardware.recompute=true", home=tmp_path, gpus=1, gib=24)
     assert "GiB" not in output
-    assert "no cifar10 in" in output  # which is what is missing next
+    assert "no cifar10 in" in output  # the next missing thing
 
 
 @pytest.mark.parametrize(
@@ -78,17 +78,17 @@ def test_a_run_that_no_gpu_can_hold_is_refused_with_what_to_do(driver: Path, tmp
     ],
 )
 @pytest.mark.parametrize("bf16", [False, True])
-def test_the_activations_reckoned_are_those_that_autograd_keeps(depth: int, words: dict[str, str], bf16: bool) -> None:
+def test_the_estimated_activations_are_those_autograd_keeps(depth: int, words: dict[str, str], bf16: bool) -> None:
     net = ResNet(depth=depth, family="cifar", num_classes=10, **words)
     _, num_bytes = training_step(net, bf16=bf16)
     weights = (2 if bf16 else 4) * sum(p.numel() for p in net.parameters())  # autocast's copies are kept, too
-    asked = {"unit": words.get("unit", "auto"), "shortcut": words["shortcut"]}
-    reckoned = costs.kept_activations(depth, family="cifar", image_size=32, **asked) * (2 if bf16 else 4)
-    assert (num_bytes - weights) / 16 == pytest.approx(reckoned, rel=0.1)
+    options = {"unit": words.get("unit", "auto"), "shortcut": words["shortcut"]}
+    estimate = costs.kept_activations(depth, family="cifar", image_size=32, **options) * (2 if bf16 else 4)
+    assert (num_bytes - weights) / 16 == pytest.approx(estimate, rel=0.1)
 
 
 def write_groups(folder: Path, groups: str, files: dict[str, str]) -> dict[str, Path]:
-    """What Linux shows a process of its control groups."""
+    """Write what Linux shows a process of its control groups; return the arguments of `cpu_quotas`."""
     for name, content in {"groups": groups, **files}.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(content)

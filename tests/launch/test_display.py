@@ -1,4 +1,4 @@
-"""What a terminal shows of runs whose names are longer than it is wide."""
+"""Runs with names wider than the terminal."""
 
 import io
 from pathlib import Path
@@ -22,7 +22,7 @@ def jobs_of(names: list[str], outputs: Path) -> list[Job]:
 
 
 def shown(display: Display) -> list[str]:
-    """The lines of the progress display."""
+    """Return the lines of the progress display."""
     for job, name in display.names.items():
         display.tasks[job] = display.progress.add_task(name, total=job.steps, completed=32_000, numbers=NUMBERS)
     console = display.console
@@ -44,15 +44,15 @@ def test_bar_step_time_left_and_rate_stay_visible(width: int, names: list[str], 
 
 @pytest.mark.parametrize("width", [24, 40, 60, 80, 120])
 def test_names_that_are_cut_differ_from_each_other(width: int) -> None:
-    told = telling(LONG, width)
-    assert len(set(told)) == len(LONG)
-    assert max(map(len, told)) <= width
+    labels = telling(LONG, width)
+    assert len(set(labels)) == len(LONG)
+    assert max(map(len, labels)) <= width
     if width < len(LONG[0]):
-        assert told == ["s0 gate_bias=-5", "s0 gate_bias=-7", "s1 gate_bias=-5", "s1 gate_bias=-7"]
+        assert labels == ["s0 gate_bias=-5", "s0 gate_bias=-7", "s1 gate_bias=-5", "s1 gate_bias=-7"]
 
 
 @pytest.mark.parametrize(
-    ("names", "told"),
+    ("names", "labels"),
     [
         (["plain-20-s0", "plain-56-s0"], ["20", "56"]),
         (["abcdefghijk0", "abcdefghijk1"], ["..fghijk0", "..fghijk1"]),
@@ -62,12 +62,12 @@ def test_names_that_are_cut_differ_from_each_other(width: int) -> None:
         (["abcdefg0hijklmnop", "abcdefg1hijklmnop"], ["1 abcdefg", "2 abcdefg"]),
     ],
 )
-def test_of_a_long_name_that_part_is_kept_which_differs(names: list[str], told: list[str]) -> None:
-    assert telling(names, 9) == told
+def test_a_cut_name_keeps_the_part_that_differs(names: list[str], labels: list[str]) -> None:
+    assert telling(names, 9) == labels
 
 
 @pytest.mark.parametrize("width", [40, 80])
-def test_the_results_of_runs_with_long_names_are_read_at_any_width(width: int, tmp_path: Path) -> None:
+def test_results_of_runs_with_long_names_fit_any_width(width: int, tmp_path: Path) -> None:
     jobs = jobs_of(LONG[:2], tmp_path)
     for job in jobs:
         values = {"train/error": 12.34, "val/error": 23.45, "test/error": 34.56, "step": 64_000, "elapsed_s": 7_300.0}

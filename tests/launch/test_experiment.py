@@ -1,4 +1,4 @@
-"""A table of the papers as one word: its jobs, its plan, its runs and what it prints at the end."""
+"""`experiment=`: the jobs of a table of the papers, its plan, its runs and its table at the end."""
 
 from pathlib import Path
 
@@ -21,22 +21,22 @@ def names(*commands: list[str]) -> list[str]:
 
 
 def test_v1_table_6_is_six_networks_of_five_seeds(papers: dict[str, Summary]) -> None:
-    wanted = {f"resnet_v1-{depth}-s{seed}" for depth in (20, 32, 44, 56, 110, 1202) for seed in range(5)}
-    assert {job.name for job in papers["v1_table6"].jobs} == wanted
+    expected = {f"resnet_v1-{depth}-s{seed}" for depth in (20, 32, 44, 56, 110, 1202) for seed in range(5)}
+    assert {job.name for job in papers["v1_table6"].jobs} == expected
     assert {job.steps for job in papers["v1_table6"].jobs} == {64_000}
 
 
-def test_v2_table_1_trains_its_sixteen_networks_with_v2s_own_warmup(papers: dict[str, Summary]) -> None:
+def test_v2_table_1_trains_sixteen_networks_with_v2s_warmup(papers: dict[str, Summary]) -> None:
     gates = [f"exclusive_gate__gate_bias={bias}" for bias in (0, -1, -2, -3, -4, -5, -7)] + ["exclusive_gate"]
     mixes = ["half_shortcut", "half_both", *gates, "shortcut_gate", "shortcut_gate__gate_bias=0"]
-    wanted = {f"resnet_v1-110-s0__paper_v2__mix={mix}" for mix in mixes}
-    wanted |= {f"resnet_v1-110-s0__paper_v2{extra}" for extra in ("", "__shortcut=C", "__shortcut=dropout")}
+    expected = {f"resnet_v1-110-s0__paper_v2__mix={mix}" for mix in mixes}
+    expected |= {f"resnet_v1-110-s0__paper_v2{extra}" for extra in ("", "__shortcut=C", "__shortcut=dropout")}
     jobs = [job for job in papers["v2_table1"].jobs if job.run.seed == 0]
-    assert {job.name for job in jobs} == wanted | {"plain-110-s0__paper_v2"}
+    assert {job.name for job in jobs} == expected | {"plain-110-s0__paper_v2"}
     assert all(job.run.schedule.warmup == Warmup(lr=0.01, steps=400) for job in jobs)
 
 
-def test_v2_table_4_holds_the_released_recipe_and_v1s_own_networks(papers: dict[str, Summary]) -> None:
+def test_v2_table_4_has_the_released_recipe_and_v1s_networks(papers: dict[str, Summary]) -> None:
     assert {f"{job.dir.parent.name}/{job.name}" for job in papers["v2_table4"].jobs if job.run.seed == 0} == {
         "cifar10/resnet_v1-110-s0",
         "cifar10/resnet_v1-1202-s0",
@@ -50,7 +50,7 @@ def test_v2_table_4_holds_the_released_recipe_and_v1s_own_networks(papers: dict[
     }
 
 
-def test_every_experiment_is_its_rows_times_its_seeds_and_no_job_twice(papers: dict[str, Summary]) -> None:
+def test_every_experiment_is_its_rows_times_its_seeds(papers: dict[str, Summary]) -> None:
     for word, summary in papers.items():
         seeds = yaml.safe_load((CONF / "experiment" / f"{word}.yaml").read_text()).get("seeds", [])
         rows = [row for row in summary.rows if not row.why]
@@ -60,7 +60,7 @@ def test_every_experiment_is_its_rows_times_its_seeds_and_no_job_twice(papers: d
         assert len({job.dir for job in summary.jobs}) == len(summary.jobs)
 
 
-def test_what_the_command_gives_wins_over_the_row() -> None:
+def test_the_command_wins_over_the_row() -> None:
     assert names(["experiment=v1_fig1", "seed=7", "data=digits", "schedule.steps=400", "protocol=modern"]) == [
         "plain-20-s7__modern__steps=400",
         "plain-56-s7__modern__steps=400",
@@ -74,7 +74,7 @@ def test_equal_jobs_of_several_rows_and_commands_are_made_once() -> None:
 
 
 @pytest.mark.parametrize("experiment", ["v1_table6", "v2_table1"])
-def test_a_plan_shows_every_job_and_touches_nothing_and_imports_no_torch(
+def test_a_plan_shows_every_job_without_files_or_torch(
     experiment: str, papers: dict[str, Summary], tmp_path: Path
 ) -> None:
     status, said, modules = imported_modules(f"experiment={experiment}", "plan=true", home=tmp_path)
@@ -88,7 +88,7 @@ def test_a_plan_shows_every_job_and_touches_nothing_and_imports_no_torch(
 
 
 @pytest.mark.slow
-def test_an_experiment_runs_what_is_missing_and_prints_the_papers_table(tmp_path: Path) -> None:
+def test_an_experiment_makes_missing_runs_and_prints_the_table(tmp_path: Path) -> None:
     status, said = run("train.py", *REHEARSAL, home=tmp_path)
     assert status == 0, said
     made = manifests(tmp_path / "outputs")
@@ -123,7 +123,7 @@ def test_the_readme_says_what_the_registry_says(papers: dict[str, Summary]) -> N
 
 
 def test_the_hours_are_multiply_adds_at_the_stated_rate(papers: dict[str, Summary]) -> None:
-    """ResNet-20 and -56 have 40.6 and 125.5 million multiply-adds; three times that forward and backward."""
+    """ResNet-20 and -56 have 40.6 and 125.5 million multiply-adds, and three times as many in training."""
     images = 64_000 * 128
     hours = 3 * images * (40.6e6 + 125.5e6) / 6e12 / 3600
     assert float(papers["v1_fig1"].gpu_hours) == pytest.approx(hours, abs=0.05)

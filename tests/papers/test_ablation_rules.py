@@ -1,4 +1,4 @@
-"""The claims on v2's tables: a row has to beat every other, under one recipe."""
+"""The claims on v2's tables: a row has to beat every other row under one recipe."""
 
 from pathlib import Path
 
@@ -27,10 +27,10 @@ def test_identity_shortcuts_must_beat_every_row_of_the_table(tmp_path: Path, dro
 
 
 @pytest.mark.parametrize(("option_c", "expected"), [(24.19, "holds"), (26.3, "not decided"), (35.0, "does not hold")])
-def test_options_a_b_and_c_are_told_apart_on_imagenet_where_b_is_the_usual_one(
+def test_imagenet_distinguishes_options_a_and_c_from_the_usual_b(
     tmp_path: Path, option_c: float, expected: str
 ) -> None:
-    """First as in v1 Table 3."""
+    """The first case is v1 Table 3."""
     images = {"num_val_images": 50_000}
     for option, val in (("A", 25.03), ("B", 24.52), ("C", option_c)):
         departs = {} if option == "B" else {"arch__shortcut": option}
@@ -61,7 +61,7 @@ def test_networks_of_one_table_are_compared_under_one_recipe(tmp_path: Path) -> 
 
 
 def write_units(outputs: Path, depth: int, *, losses: tuple[float, float], tests: tuple[float, float]) -> None:
-    """Three seeds of the original and of the pre-activation unit at a depth."""
+    """Write three seeds of the original and of the pre-activation unit at a depth."""
     for arch, loss, test in zip(("resnet_v1", "resnet_v2"), losses, tests, strict=True):
         for seed in range(3):
             how = {"train": 1.0, "test": test + 0.1 * seed, "results": {"train/loss": loss * (1 + 0.01 * seed)}}
@@ -69,9 +69,7 @@ def write_units(outputs: Path, depth: int, *, losses: tuple[float, float], tests
 
 
 @pytest.mark.parametrize(("loss", "expected"), [(0.002, "holds"), (0.00101, "not decided"), (0.0005, "does not hold")])
-def test_regularising_is_a_higher_training_loss_with_a_lower_test_error(
-    tmp_path: Path, loss: float, expected: str
-) -> None:
+def test_regularising_means_higher_loss_and_lower_test_error(tmp_path: Path, loss: float, expected: str) -> None:
     write_units(tmp_path, 56, losses=(0.001, loss), tests=(20, 6))
     write_run(tmp_path, "resnet_v1", 110, train=88, test=88, data__name="cifar10")  # has learned nothing
     write_run(tmp_path, "resnet_v2", 110, test=6, data__name="cifar10")
@@ -87,7 +85,7 @@ def test_one_seed_of_a_loss_decides_nothing(tmp_path: Path) -> None:
 
 
 def test_regularising_is_not_asked_of_1001_layers(tmp_path: Path) -> None:
-    """There v2's loss is the lowest of all, says v2 itself."""
+    """v2 itself says that its loss with 1001 layers is the lowest of all."""
     write_units(tmp_path, 1001, losses=(0.01, 0.001), tests=(7.61, 4.92))
     found = claim(tmp_path, "full_preactivation_regularises")
     assert found.numbers.startswith("Needs one depth up to 164 layers of resnet_v1")
@@ -96,7 +94,7 @@ def test_regularising_is_not_asked_of_1001_layers(tmp_path: Path) -> None:
 
 
 def test_options_are_not_compared_with_many_units(tmp_path: Path) -> None:
-    """v2 Table 1: with 110 layers C has 12.22 %, which v1's claim of 34 layers does not mean."""
+    """C with 110 layers has 12.22 % [v2 Table 1]; v1's claim is about 34 layers."""
     for option, test in (("A", 6.61), ("B", 6.55), ("C", 12.22)):
         departs = {} if option == "A" else {"arch__shortcut": option}
         write_run(tmp_path, "resnet_v1", 110, name=option, test=test, data__name="cifar10", **departs)

@@ -1,4 +1,4 @@
-"""The claims: right on clear runs, not decided on few or unclear ones, and uncertain by the stated rule."""
+"""Claims hold or not on clear runs, and stay undecided, by the stated rule, on few or unclear runs."""
 
 import math
 import shlex
@@ -39,7 +39,7 @@ def test_every_claim_has_a_rule_a_source_and_words_without_gaps(tmp_path: Path) 
         assert each.numbers
 
 
-def test_the_papers_picture_holds(tmp_path: Path) -> None:
+def test_the_papers_claims_hold_on_their_own_pattern(tmp_path: Path) -> None:
     write_all(
         tmp_path,
         {("plain", 20): (2, 4), ("plain", 110): (88, 89), ("resnet_v1", 20): (1, 8), ("resnet_v1", 110): (1.2, 2)},
@@ -48,14 +48,14 @@ def test_the_papers_picture_holds(tmp_path: Path) -> None:
         assert verdict(tmp_path, about) == "holds", about
 
 
-def test_the_opposite_picture_does_not_hold(tmp_path: Path) -> None:
+def test_the_opposite_pattern_does_not_hold(tmp_path: Path) -> None:
     write_all(
         tmp_path,
         {("plain", 20): (9, 15), ("plain", 110): (2, 4), ("resnet_v1", 20): (1, 3), ("resnet_v1", 110): (40, 41)},
     )
     for about in (*THREE, "gain_with_depth"):
         assert verdict(tmp_path, about) == "does not hold", about
-    overfitting = claim(tmp_path, "not_overfitting")  # there is no higher test error to explain
+    overfitting = claim(tmp_path, "not_overfitting")  # no higher test error needs an explanation
     assert (overfitting.verdict, overfitting.lacks_runs) == ("not decided", True)
 
 
@@ -68,7 +68,7 @@ def test_a_deeper_net_that_only_generalises_worse_overfits(tmp_path: Path) -> No
     ("deep", "expected"), [(7.0, "does not hold"), (8.5, "not decided"), (12.0, "not decided"), (13.0, "holds")]
 )
 def test_a_difference_within_its_interval_decides_nothing(tmp_path: Path, deep: float, expected: str) -> None:
-    """10 % of 1,408 images: standard error 0.80 each, the interval of the difference is 2.2 points to either side."""
+    """10 % of 1,408 images have a standard error of 0.80: the difference is known to ± 2.2 points."""
     write_all(tmp_path, {("plain", 20): (10, 10), ("plain", 56): (deep, 12)})
     found = claim(tmp_path, "degradation")
     assert (found.verdict, found.lacks_runs) == (expected, False)
@@ -89,7 +89,7 @@ def test_one_no_decides_and_one_open_answer_leaves_it_open(answers: list[bool | 
     assert all_of(answers) is together
 
 
-def test_too_few_runs_are_said_to_be_too_few_with_a_command(tmp_path: Path) -> None:
+def test_missing_runs_are_named_with_their_command(tmp_path: Path) -> None:
     write_run(tmp_path, "plain", 56, train=30, schedule__steps=400)
     claims = judge(comparison(tmp_path))
     assert {(each.verdict, each.lacks_runs) for each in claims} == {("not decided", True)}
@@ -98,7 +98,7 @@ def test_too_few_runs_are_said_to_be_too_few_with_a_command(tmp_path: Path) -> N
     assert "arch=plain,resnet_v1" in claim(tmp_path, "beats_plain").command
 
 
-def test_a_command_makes_runs_by_the_same_recipe_on_the_same_photographs(tmp_path: Path) -> None:
+def test_a_command_repeats_the_recipe_and_the_photographs(tmp_path: Path) -> None:
     departs = {"num_train": 600, "num_classes": 10, "root": "my photos", "crop": 64, "shorter_side": [256, 300]}
     data = {f"data__{key}": value for key, value in departs.items()}
     write_run(tmp_path, "plain", 34, data__name="imagenet", **data, schedule__batch_size=16, schedule__eval_every=7)
@@ -108,7 +108,7 @@ def test_a_command_makes_runs_by_the_same_recipe_on_the_same_photographs(tmp_pat
     ]
 
 
-def test_every_command_for_missing_runs_on_imagenet_is_of_networks_that_there_are(tmp_path: Path) -> None:
+def test_commands_for_missing_imagenet_runs_name_real_networks(tmp_path: Path) -> None:
     write_run(tmp_path, "plain", 18, test=None, val=30.0, data__name="imagenet")
     commands = {each.command for each in judge(comparison(tmp_path)) if each.command}
     assert "python train.py -m depth=18,34 arch=plain data=imagenet" in commands
@@ -124,14 +124,14 @@ def test_every_command_for_missing_runs_on_imagenet_is_of_networks_that_there_ar
         assert len(jobs) > 1, command
 
 
-def test_every_main_residual_architecture_is_judged_and_no_ablation(tmp_path: Path) -> None:
+def test_both_residual_architectures_are_judged_and_no_ablation(tmp_path: Path) -> None:
     write_all(tmp_path, {("plain", 20): (9, 9), ("resnet_v1", 20): (1, 3), ("resnet_v2", 20): (1, 3)})
     write_run(tmp_path, "resnet_v1", 20, name="ablation", arch__mix="half_shortcut", train=80, test=80)
     about = [each.arch for each in judge(comparison(tmp_path)) if each.rule == "beats_plain"]
     assert about == ["resnet_v1", "resnet_v2"]
 
 
-def test_validation_error_stands_in_where_there_is_no_test_error(tmp_path: Path) -> None:
+def test_without_a_test_error_the_validation_error_counts(tmp_path: Path) -> None:
     for arch, val in (("plain", 60.0), ("resnet_v1", 10.0)):
         write_run(tmp_path, arch, 56, test=None, val=val, data__val_size=200)
     found = claim(tmp_path, "beats_plain")
@@ -161,7 +161,7 @@ def test_several_seeds_are_compared_by_welchs_interval(tmp_path: Path) -> None:
     assert (found.value - found.half_width, found.value + found.half_width) == pytest.approx(tuple(theirs), rel=1e-4)
 
 
-def test_an_unknown_uncertainty_is_said_and_decides_nothing(tmp_path: Path) -> None:
+def test_an_unknown_uncertainty_decides_nothing_and_is_named(tmp_path: Path) -> None:
     for arch, loss in (("plain", 9.0), ("resnet_v1", 0.001)):
         write_run(tmp_path, arch, results={"train/loss": loss})
     losses = [quantity(cell, lambda run: run.results["train/loss"]) for cell in comparison(tmp_path).cells]
@@ -185,7 +185,7 @@ def test_a_depth_at_which_every_run_diverged_is_no_evidence(tmp_path: Path) -> N
     assert claim(tmp_path, "healthy_gradients").numbers.endswith("plain-110 diverged.")
 
 
-def test_two_residual_nets_that_have_learned_nothing_prove_nothing(tmp_path: Path) -> None:
+def test_two_untrained_residual_nets_prove_nothing(tmp_path: Path) -> None:
     write_run(tmp_path, "resnet_v2", 20, train=89)
     write_run(tmp_path, "resnet_v2", 56, train=89)
     found = claim(tmp_path, "no_degradation")
@@ -194,7 +194,7 @@ def test_two_residual_nets_that_have_learned_nothing_prove_nothing(tmp_path: Pat
 
 
 def test_the_shallowest_pair_says_which_converges_faster(tmp_path: Path) -> None:
-    write_run(tmp_path, "plain", 20, train=20)  # the made-up curves end early where they end low
+    write_run(tmp_path, "plain", 20, train=20)  # a made-up curve that ends low falls early
     write_run(tmp_path, "resnet_v1", 20, train=1)
     write_run(tmp_path, "plain", 110, train=1)
     write_run(tmp_path, "resnet_v1", 110, train=40)
@@ -244,7 +244,7 @@ VANISHED = {1: [1.0, 1.0, 1.0], 220: [0.01, 1.0, 1.0]}
 
 
 def write_plain(outputs: Path, *depths: tuple[int, float, dict[int, list[float]]]) -> None:
-    """Plain networks of these depths, training errors and gradient norms by step and layer."""
+    """Write plain networks of these depths, training errors and gradient norms by step and layer."""
     for depth, train, gradients in depths:
         write_layers(write_run(outputs, "plain", depth, train=train), gradients=gradients)
 
@@ -267,8 +267,8 @@ def test_gradients_that_die_at_every_degraded_depth_are_seen(tmp_path: Path, gra
     assert verdict(tmp_path, "healthy_gradients") == "does not hold"
 
 
-def test_gradients_that_die_beyond_the_papers_depths_refute_nothing(tmp_path: Path) -> None:
-    """Of the degradation of plain-110 v1 says no more than its error."""
+def test_gradients_that_die_beyond_v1s_depths_refute_nothing(tmp_path: Path) -> None:
+    """v1 gives the error of plain-110 and no cause."""
     write_plain(tmp_path, (20, 2.0, HEALTHY), (110, 89.0, DEAD))
     found = claim(tmp_path, "healthy_gradients")
     assert (found.verdict, found.lacks_runs) == ("not decided", False)
@@ -297,7 +297,7 @@ def test_of_several_seeds_the_lowest_gradients_count(tmp_path: Path) -> None:
     assert "lowest of 2 seeds: 0.7 at step 1, 0.01 at step 220" in found.numbers
 
 
-def test_a_solution_that_exists_and_is_not_found_is_the_plain_nets(tmp_path: Path) -> None:
+def test_only_plain_nets_miss_the_constructed_solution(tmp_path: Path) -> None:
     write_all(tmp_path, {("plain", 20): (1, 3), ("plain", 56): (60, 62), ("resnet_v1", 56): (1, 3)})
     assert claim(tmp_path, "not_found_by_the_solver").command.endswith(
         "experiment=constructed_solution arch=plain data=digits"

@@ -1,4 +1,4 @@
-"""Intervals against scipy, numerical integration and the papers' printed spreads."""
+"""Intervals beside scipy, numerical integration and the papers' printed spreads."""
 
 import math
 import subprocess
@@ -35,7 +35,7 @@ def test_two_spreads_give_welchs_test() -> None:
 
 @pytest.mark.parametrize("n", range(1, 11))
 def test_a_medians_standard_error_is_that_of_its_n(n: int) -> None:
-    """By integrating over the order statistics of a normal sample."""
+    """The reference integrates over the order statistics of a normal sample."""
     x, step = np.linspace(-8, 8, 1_601, retstep=True)
     below, density = ndtr(x), np.exp(-x * x / 2) / math.sqrt(2 * math.pi)
     k = (n - 1) // 2  # draws on either side of the middle one, or of the middle two
@@ -64,7 +64,7 @@ PRINTED = [(4.89, 0.14, 10_000), (4.69, 0.20, 10_000), (22.68, 0.22, 10_000), (2
 
 @pytest.mark.parametrize(("error", "std", "num_images"), PRINTED)
 def test_floor_and_binomial_std_bracket_the_printed_spreads(error: float, std: float, num_images: int) -> None:
-    """The std of 5 runs is known to a factor of 1.7 or so."""
+    """The std of 5 runs is known to a factor of about 1.7."""
     binomial = intervals.binomial_std(error, num_images)
     assert std < binomial
     assert std / 1.7 < intervals.FLOOR * binomial < std * 1.7

@@ -1,4 +1,4 @@
-"""The registry of the papers' rows: as transcribed, and each with the network that it names."""
+"""The papers' rows have the printed numbers, and each builds the network that it names."""
 
 import re
 from functools import cache
@@ -31,7 +31,7 @@ from tests.helpers.synthetic_runs import config, write_run
 
 FACTS = Path(__file__).parents[3] / "shared" / "paper" / "published_numbers.yaml"
 RUNNABLE = [row for row in registry() if not row.why]
-# One row of each cell, as several rows name the same network: one with printed parameters where there is one.
+# One row of each cell, as several rows name the same network: one with printed parameters if there is one.
 CELLS = {row.cell: row for row in sorted(RUNNABLE, key=lambda row: row.params_m is not None)}
 SMALL = ("data.crop=64",)  # pixels of ImageNet's images that train here
 
@@ -50,7 +50,7 @@ def name_of(row: Published) -> str:
 
 
 def words_of(printed: str) -> dict[str, Any]:
-    """The network that a row's printed name tells a reader, in our words."""
+    """Return the network that a row's printed name tells a reader, in our words."""
     name = printed.lower()
     orders = {"bn after": "bn_after_add", "relu before": "relu_before_add", "relu-only": "relu_only_preact"}
     order = next((word for key, word in orders.items() if key in name), "original")
@@ -61,7 +61,7 @@ def words_of(printed: str) -> dict[str, Any]:
     return {"order": order, "mix": next((word for key, word in mixes.items() if key in name), "add")}
 
 
-# Every table and figure of both papers, and the one result that v2's text alone prints: False for a drawing.
+# Every table and figure of both papers and the result that only v2's text prints; False for a drawing.
 SOURCES = {f"v1 Table {n}": True for n in range(1, 15)} | {f"v1 Fig. {n}": n not in (2, 3, 5) for n in range(1, 8)}
 SOURCES |= {f"v2 Table {n}": True for n in range(1, 6)} | {f"v2 Fig. {n}": n not in (2, 4, 5) for n in range(1, 7)}
 SOURCES |= {"v2 Sec. 5": True}
@@ -126,7 +126,7 @@ def test_a_row_has_what_reproduces_it_or_says_why_nothing_does() -> None:
 
 
 @pytest.mark.parametrize("row", CELLS.values(), ids=name_of)
-def test_a_row_composes_to_the_network_data_and_protocol_that_the_report_takes_it_for(row: Published) -> None:
+def test_a_row_composes_to_the_cell_that_the_report_gives_it(row: Published) -> None:
     assert run_of(row).cell == row.cell
 
 
@@ -160,7 +160,7 @@ def test_a_row_is_the_network_that_its_name_tells(row: Published) -> None:
     [pytest.param(row, marks=[pytest.mark.slow] if is_long(row) else [], id=name_of(row)) for row in CELLS.values()],
 )
 def test_every_row_builds_its_network_and_trains_a_step(row: Published) -> None:
-    """The named depth counted in the network itself, and a finite gradient for each of its parameters."""
+    """The network has the named depth, and each parameter a finite gradient."""
     made = run_of(row)
     model = trained_a_step(made)
     layers = [m for n, m in model.net.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)]
@@ -169,7 +169,7 @@ def test_every_row_builds_its_network_and_trains_a_step(row: Published) -> None:
 
 
 def trained_a_step(made: Run) -> LitClassifier:
-    """The network after one step of its own recipe on two images."""
+    """Return the network after one step of its own recipe on two images."""
     torch.manual_seed(0)
     model = LitClassifier(made, splits=[])
     (optimizer,) = [model.configure_optimizers()]
@@ -186,7 +186,7 @@ def trained_a_step(made: Run) -> LitClassifier:
 
 @pytest.mark.parametrize("row", [row for row in RUNNABLE if row.params_m], ids=name_of)
 def test_a_network_has_the_printed_parameters(row: Published) -> None:
-    """v1 counts batch norm's: ResNet-1202 has 19.3 M without them. v2 leaves them out of its own: 10.3 M with them."""
+    """v1 counts batch norm's parameters (ResNet-1202: 19.3 M without); v2 does not (ResNet-1001: 10.3 M with)."""
     assert row.params_m is not None
     made = run_of(row)
     words = tuple((key, getattr(made.network, key)) for key in ("order", "shortcut", "mix", "unit"))
@@ -198,7 +198,7 @@ def test_a_network_has_the_printed_parameters(row: Published) -> None:
 
 @cache
 def num_parameters(depth: int, num_classes: int, words: tuple[tuple[str, Any], ...]) -> tuple[int, int]:
-    """All of a network for CIFAR, and those of its batch norms; once for all rows of one network."""
+    """Count all parameters of a network for CIFAR, and those of its batch norms, once for each network."""
     with torch.device("meta"):
         net = ResNet(depth=depth, family="cifar", num_classes=num_classes, **dict(words))
     of_batch_norms = (p.numel() for m in net.modules() if isinstance(m, nn.BatchNorm2d) for p in m.parameters())
@@ -229,7 +229,7 @@ def test_a_row_on_imagenet_builds_its_network(row: Published) -> None:
     assert sum("shortcut" not in name for name in names) == row.options["depth"]
 
 
-def test_runs_are_matched_to_rows_in_whatever_words_they_were_asked_for() -> None:
+def test_runs_match_rows_however_they_were_asked_for() -> None:
     full = published(resolved("arch=resnet_v1", "arch.order=full_preact", "depth=110", "protocol=paper_v2"))
     assert full is not None
     assert full.error == 6.37
@@ -262,7 +262,7 @@ def test_a_cell_that_is_in_neither_paper_has_no_number(override: str) -> None:
     assert published(resolved(override)) is None
 
 
-def test_what_keeps_a_run_from_comparison_is_told_and_what_does_not_is_a_condition() -> None:
+def test_deviations_prevent_a_comparison_and_conditions_do_not() -> None:
     departures = {"schedule.steps": 400, "data.val_size": 5000, "schedule.lr": 0.2, "schedule.batch_size": 64}
     harmless = {
         "arch.mix": "half_both",
@@ -287,7 +287,7 @@ def test_what_keeps_a_run_from_comparison_is_told_and_what_does_not_is_a_conditi
     assert conditions(eight_gpus) == ["batch norm over 16 images, not 64"]
 
 
-# Where the registry keeps each transcribed table: source, and what is in `what` and, as a pattern, in the rows' names.
+# The rows of each transcribed table: their source, a part of `what`, and a pattern of their names.
 TRANSCRIBED = {
     "table1_flops_g": ("v1 Table 1", "", ""),
     "table2_top1_10crop": ("v1 Table 2", "", ""),
@@ -316,13 +316,13 @@ EXTRA = {
     ("v1 Fig. 6", "plain-110"): "a number in a sentence of the transcription",
     ("v2 Sec. 5", "ResNet-101, original"): "transcribed from the authors' README, as author_readme_1crop",
 }
-"""Rows with a number that no transcribed table holds, and why."""
-V1S = {("v2 Table 4", "ResNet-110"): ("mean", "std")}  # what v2 leaves out, taken from v1 Table 6
-UNTRANSCRIBED = {"v2 Table 4": ("params_m",)}  # printed and not transcribed, and held against the networks above
+"""Rows whose number is in no transcribed table, and why."""
+V1S = {("v2 Table 4", "ResNet-110"): ("mean", "std")}  # omitted by v2, taken from v1 Table 6
+UNTRANSCRIBED = {"v2 Table 4": ("params_m",)}  # printed but not transcribed; compared with the networks above
 
 
 def transcribed_tables(facts: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The transcription's tables, those with a column for each depth or unit as one a column."""
+    """Return the transcription's tables; a table with a column for each depth or unit becomes one for each column."""
     found = {}
     entries = [item for paper in ("v1", "v2") for item in facts[paper].items()]
     nested = [(f"{name}, {part}", rows) for name, table in entries if name == "table3" for part, rows in table.items()]
@@ -338,7 +338,7 @@ def transcribed_tables(facts: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def transcribed(value: Any, *, table: str) -> dict[str, float]:
-    """A transcribed row by the names of the registry."""
+    """Return a transcribed row by the names of the registry."""
     if isinstance(value, dict):
         return {key: number for key, number in value.items() if key != "runs"}
     if isinstance(value, list):
@@ -347,7 +347,7 @@ def transcribed(value: Any, *, table: str) -> dict[str, float]:
 
 
 def kept(row: Published) -> dict[str, float]:
-    """The numbers of a row that its paper prints and the transcription holds."""
+    """Return the numbers of a row that its paper prints and the transcription holds."""
     left_out = V1S.get((row.source, row.printed), ()) + UNTRANSCRIBED.get(row.source, ())
     names = ("error", "above", "mean", "std", "top5", "params_m", "multiply_adds_g")
     numbers = {name: getattr(row, name) for name in names if name not in left_out}
@@ -355,20 +355,20 @@ def kept(row: Published) -> dict[str, float]:
 
 
 def words(name: object) -> set[str]:
-    """What a name says, however it is written: "preact-152 @320" is in "ResNet-152 pre-activation, tested at 320"."""
+    """Return the words of a name: those of "preact-152 @320" are in "ResNet-152 pre-activation, tested at 320"."""
     return set(re.findall(r"[a-z]+|[\d.]+", str(name).lower().replace("preact", "pre-activation")))
 
 
 @pytest.fixture(scope="module")
 def facts() -> dict[str, Any]:
-    """The transcription of every number of both papers' tables, which was made apart from the registry."""
+    """Return a transcription of every number of both papers' tables, made independently of the registry."""
     if not FACTS.exists():
         pytest.skip("the folder shared is not beside this checkout")
     return dict(yaml.safe_load(FACTS.read_text(encoding="utf-8")))
 
 
 def rows_transcribed(table: str) -> list[Published]:
-    """The registry's rows of a transcribed table; one of those that stand for one printed row."""
+    """Return the registry's rows of a transcribed table, one for each printed row."""
     source, what, pattern = TRANSCRIBED[table]
     rows = {row.printed.split(", here")[0]: row for row in tables()[source] if what in row.what}
     return [row for printed, row in rows.items() if re.search(pattern, printed)]
@@ -391,7 +391,7 @@ def test_every_number_of_the_registry_is_transcribed_or_an_extra(facts: dict[str
     assert others == EXTRA.keys()
 
 
-def test_what_is_transcribed_outside_tables_is_in_the_registry(facts: dict[str, Any]) -> None:
+def test_transcribed_numbers_outside_tables_are_in_the_registry(facts: dict[str, Any]) -> None:
     v1, rows = facts["v1"], {(row.source, row.printed): row for row in registry()}
     said = re.search(r"plain-110 has over (\d+) %", v1["plain_cifar10"])
     assert said is not None
@@ -401,7 +401,7 @@ def test_what_is_transcribed_outside_tables_is_in_the_registry(facts: dict[str, 
     assert [[row.error, row.top5] for row in ours] == list(readme.values())
 
 
-def test_what_v2_leaves_out_of_v1s_number_is_v1s() -> None:
+def test_parts_of_v1s_number_that_v2_omits_are_v1s() -> None:
     rows = {(row.source, row.printed): row for row in registry()}
     ours, theirs = rows["v2 Table 4", "ResNet-110"], rows["v1 Table 6", "ResNet-110"]
     assert ours.error == ours.mean == theirs.mean
@@ -415,7 +415,7 @@ def test_v2s_own_rows_of_cifar_are_medians_of_five_runs() -> None:
     assert {(row.statistic, row.runs) for row in rows if row.options["protocol"] != "paper_v1"} == {("median", 5)}
 
 
-def test_a_run_is_given_the_printed_error_only_where_it_may_be_compared(tmp_path: Path) -> None:
+def test_only_a_comparable_run_gets_the_printed_error(tmp_path: Path) -> None:
     manifests = [
         read_json(write_run(tmp_path, "resnet_v1", 110, name=name, **made) / "manifest.json")
         for name, made in {

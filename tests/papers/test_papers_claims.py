@@ -1,4 +1,4 @@
-"""The papers' own numbers, as if they were our runs: none of the papers' claims may be told that it does not hold."""
+"""The papers' own numbers as if they were our runs: none of the papers' claims may be refuted."""
 
 from pathlib import Path
 from typing import Any
@@ -28,27 +28,27 @@ SETS = {
     "all of it": ("v1 Table 2", "v1 Table 3", "v1 Table 6", "v1 Fig. 6", "v2 Table 1", "v2 Table 2", "v2 Table 3"),
 }
 
-# Of what the papers draw or say without a number. Only the order counts.
+# Numbers for what the papers only draw or say. Only their order counts.
 TRAIN = {"plain": {20: 8.0, 32: 8.5, 44: 10.0, 56: 12.0, 110: 65.0}, "resnet_v1": {20: 4.0, 32: 2.0, 44: 1.0, 56: 0.7}}
 """Training errors of v1 Fig. 6 on CIFAR-10; from 110 layers on below 0.1 % [v1 Sec. 4.2, on 1202]."""
 TESTS = {"plain": {20: 9.5, 32: 10.0, 44: 11.5, 56: 13.0}}
 """Test errors of plain networks of v1 Fig. 6, left."""
 LOSS = {"resnet_v1": {1001: 0.01}, "resnet_v2": {110: 0.004, 164: 0.004, 1001: 0.001}}
-"""Training losses of v2 Fig. 6, where the original's is the lower one, and of Fig. 1, where it is the higher."""
+"""Training losses: the original's is the lower in v2 Fig. 6 and the higher in v2 Fig. 1."""
 RESPONSES = {"plain": {20: 1.4, 56: 1.2}, "resnet_v1": {20: 0.8, 56: 0.5, 110: 0.4}}
 """Standard deviations of v1 Fig. 7."""
 
 
 Judged = dict[tuple[str, int], list[Judgement]]
-"""The claims by the set of tables that they are judged on, and the number of seeds."""
+"""The claims by set of tables and number of seeds."""
 
 USUAL = {"cifar10": "A", "cifar100": "A", "imagenet": "B"}
 NUMBERS = {str(row.cell): row.number for row in rows.registry() if row.number is not None}
-"""Of the networks that a figure draws and a table has a number for."""
+"""Printed numbers by network, for rows of figures."""
 
 
 def write_row(outputs: Path, row: Published) -> list[str]:
-    """Five seeds of a row around its number; their names."""
+    """Write five seeds of a row around its number; return their names."""
     options = row.options
     data, arch, depth = options["data"], options["arch"], options["depth"]
     number = row.number or OVER.get(row.above or 0) or NUMBERS.get(str(row.cell)) or TESTS[arch][depth]
@@ -80,7 +80,7 @@ def write_row(outputs: Path, row: Published) -> list[str]:
 
 @pytest.fixture(scope="module")
 def judged(tmp_path_factory: pytest.TempPathFactory) -> Judged:
-    """The claims on each set of tables, of every data set that they are about, by set and number of seeds."""
+    """Return the claims on each set of tables, on all its data sets, by set and number of seeds."""
     outputs = tmp_path_factory.mktemp("papers")
     sources = dict.fromkeys(source for sources in SETS.values() for source in sources if source != "constructed")
     names = {
@@ -112,6 +112,6 @@ def test_no_claim_is_refuted_by_the_papers_own_numbers(judged: Judged, rule: str
 
 @pytest.mark.parametrize("rule", RULES)
 def test_every_claim_is_judged_on_the_papers_own_numbers(judged: Judged, rule: str) -> None:
-    """And with five seeds each of them holds on one set of tables or another."""
+    """With five seeds each claim holds on some set of tables."""
     claims = [each for (_, seeds), claims in judged.items() for each in claims if seeds == 5 and each.rule == rule]
     assert "holds" in {claim.verdict for claim in claims}

@@ -1,4 +1,4 @@
-"""Verdicts on made-up errors, against numbers from scipy by the stated rule."""
+"""Verdicts on made-up errors, beside numbers from scipy by the stated rule."""
 
 import math
 import statistics
@@ -66,7 +66,7 @@ def test_several_runs_lend_a_single_number_their_spread() -> None:
 
 
 def test_three_runs_close_together_do_not_make_a_certainty() -> None:
-    """Two standard errors of these three called them different, by 0.15 ± 0.01."""
+    """Two standard errors of these runs alone would say that they differ, by 0.15 ± 0.01."""
     found = judge(MEDIAN, runs(6.22, 6.23, 6.22, arch="resnet_v2"))
     floor = intervals.FLOOR * intervals.binomial_std(6.37, 10_000)
     assert found.uncertainty == pytest.approx(
@@ -108,7 +108,7 @@ def test_a_small_difference_that_is_shown_differs() -> None:
 
 
 def test_rows_of_a_table_are_tested_together() -> None:
-    """One of ten rows is as far off as one right row in 30: it differs alone, and among ten that may be chance."""
+    """One row is as far off as one right row in 30: alone it differs, among ten rows that may be chance."""
     table = [row for row in registry() if row.source == "v2 Table 2"]
     assert len(table) == 10
 
@@ -132,7 +132,7 @@ def test_rows_of_a_table_are_tested_together() -> None:
 
 
 def test_holm_tests_the_remaining_rows_at_the_remaining_level() -> None:
-    """The second row's p-value is above a third of the level and below half of it: it counts once the first is gone."""
+    """The second row's p-value lies between a third and half of the level: it differs once the first is rejected."""
     first, second, third = (row for row in registry() if row.source == "v1 Table 6" and row.printed in OTHERS)
     far = {first: 3.0, second: 0.555, third: 0.0}
 
@@ -155,7 +155,7 @@ def test_too_few_runs_is_its_own_answer(errors: tuple[float, ...], word: str) ->
 
 
 def diverged(count: int, error: float | None = 90.0, **changes: Any) -> list[FinishedRun]:
-    """Runs whose loss was no number at step 3; their error is chance's, or none."""
+    """Return runs whose loss was NaN at step 3, with the error of chance or none."""
     results = {"num_test_images": 10_000, "diverged_at": 3, "test/error": error}
     return runs(*[None] * count, results=results, **changes)
 
@@ -177,7 +177,7 @@ def test_a_cell_of_which_most_runs_diverged_differs(good: int, bad: int, word: s
 
 
 def test_rows_claims_and_errors_leave_out_the_same_runs() -> None:
-    """The error of a run that diverged is there and is averaged nowhere; nor is one that is not finite."""
+    """A recorded error of a run that diverged is averaged nowhere, and neither is an infinite one."""
     errors = [6.5, 6.7, 6.9]
     made = [*runs(*errors, math.inf, None), *runs(90.0, results={"diverged_at": 7, "test/error": 90.0})]
     cell = Cell("resnet_v1", 110, made)
@@ -224,13 +224,13 @@ def test_a_failure_in_the_paper_agrees_with_most_runs_failing() -> None:
         ({"results": {"diverged_at": None}}, "no test error"),
     ],
 )
-def test_a_run_of_another_recipe_network_or_data_is_not_comparable(change: dict[str, Any], reason: str) -> None:
+def test_another_recipe_network_or_data_is_not_comparable(change: dict[str, Any], reason: str) -> None:
     found = judge(BEST, runs(6.5, 6.6, 6.7, **change))
     assert (found.word, found.difference) == ("not comparable", None)
     assert reason in found.reason
 
 
-def test_one_shortened_run_among_full_ones_keeps_the_cell_from_comparison() -> None:
+def test_one_shortened_run_makes_its_cell_not_comparable() -> None:
     mixed = runs(6.5, 6.6) + runs(6.7, departures={"schedule.steps": 400})
     assert judge(BEST, mixed).word == "not comparable"
     other = runs(6.5, 6.6) + runs(6.7, depth=56)
@@ -243,7 +243,7 @@ def test_another_papers_network_has_no_verdict_but_a_reason() -> None:
 
 
 @pytest.mark.parametrize("width", [80, 120])
-def test_the_table_shows_the_papers_own_statistic_first_and_the_rule(width: int) -> None:
+def test_the_table_shows_the_papers_statistic_first_and_the_rule(width: int) -> None:
     text = shown(judge(BEST, runs(6.5, 6.7, 6.9)), judge(row("v1 Table 6", "NIN"), []), width=width)
     lines = [" ".join(line.split()) for line in text.splitlines()]
     assert "ResNet-110 6.43, best of 5 6.50, best of 3 +0.09 ± 0.40 agrees [a]" in lines

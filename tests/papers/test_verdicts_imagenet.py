@@ -1,4 +1,4 @@
-"""Verdicts on ImageNet's rows, each by its own way to test."""
+"""Verdicts on the rows of ImageNet, each by its own test."""
 
 import math
 from pathlib import Path
@@ -22,7 +22,7 @@ TEN_CROPS = row("v1 Table 3", "ResNet-34 A")  # 25.03, top-5 7.76
 def on_imagenet(
     error: float, *, depth: int, seed: int = 0, tests: list[dict[str, Any]] = (), **how: Any
 ) -> FinishedRun:  # type: ignore[assignment]
-    """A run with this validation error on ImageNet's 50,000 images, and what it was found to have by other tests."""
+    """Return a run with this validation error on ImageNet's 50,000 images and these other tests."""
     how = IMAGENET | how
     made = config("resnet_v1", depth, seed, data__name="imagenet", protocol__name=how["protocol"])
     made["arch"] |= {key: how[key] for key in ("unit", "shortcut")}
@@ -33,7 +33,7 @@ def on_imagenet(
     )
 
 
-def test_a_number_of_one_crop_is_compared_with_the_validation_error_that_a_run_ends_with() -> None:
+def test_a_one_crop_number_is_compared_with_the_runs_own_error() -> None:
     ours = on_imagenet(
         23.3, depth=152, unit="bottleneck", shortcut="B", protocol="paper_v2", tests=[entry("10crop", 1.0)]
     )
@@ -43,7 +43,7 @@ def test_a_number_of_one_crop_is_compared_with_the_validation_error_that_a_run_e
     assert found.word == "agrees"
 
 
-def test_a_number_of_ten_crops_is_compared_with_the_newest_evaluation_with_ten_crops() -> None:
+def test_a_ten_crop_number_is_compared_with_the_newest_test() -> None:
     ours = on_imagenet(27.0, depth=34, tests=[entry("10crop", 30.0), entry("10crop", 25.2), entry("multiscale", 19.0)])
     found = judge(TEN_CROPS, [ours])
     assert (found.word, found.reason) == ("agrees", "")
@@ -75,7 +75,7 @@ def test_each_row_takes_its_own_way_to_test(way: str) -> None:
         {"test": "multiscale"},
     ],
 )
-def test_an_evaluation_of_other_weights_images_or_ways_is_not_taken_and_the_command_is_named(
+def test_a_test_of_other_weights_images_or_ways_does_not_count(
     change: dict[str, Any],
 ) -> None:
     found = judge(TEN_CROPS, [on_imagenet(27.0, depth=34, tests=[entry("10crop", 25.0) | change])])
@@ -88,7 +88,7 @@ def test_an_evaluation_of_other_weights_images_or_ways_is_not_taken_and_the_comm
     assert verdict_text.numbers(found)["ours"].splitlines() == ["27.00, 1 run", "top-5 9.00", "one crop"]
 
 
-def test_recomputed_statistics_count_where_the_authors_took_averages() -> None:
+def test_recomputed_statistics_count_if_the_authors_averaged() -> None:
     tests = [entry("10crop", 25.0, num_bn_images=50_000), entry("10crop", 24.0)]
     found = judge(TEN_CROPS, [on_imagenet(27.0, depth=34, tests=tests)])
     assert found.ours is not None
@@ -111,7 +111,7 @@ def test_the_tables_of_plain_averages_are_v1_tables_3_and_4() -> None:
     assert {each.source for each in registry() if each.batch_norm == "average"} == {"v1 Table 3", "v1 Table 4"}
 
 
-def test_of_several_seeds_all_must_have_been_tested_and_the_command_is_of_one_as_two_were_an_ensemble() -> None:
+def test_every_seed_must_be_tested_with_a_command_of_its_own() -> None:
     seeds = [on_imagenet(27.0, depth=34, seed=seed, tests=[entry("10crop", 25.0)] * (seed == 0)) for seed in range(3)]
     found = judge(TEN_CROPS, seeds)
     assert found.word == "not comparable"
@@ -123,12 +123,12 @@ def test_of_several_seeds_all_must_have_been_tested_and_the_command_is_of_one_as
     assert judge(TEN_CROPS, all_tested).difference == pytest.approx(25.1 - 25.03)
 
 
-def test_a_shortened_run_is_not_asked_to_be_tested_as_the_paper_did() -> None:
+def test_a_shortened_run_gets_no_command_for_the_papers_test() -> None:
     found = judge(TEN_CROPS, [on_imagenet(27.0, depth=34, departures={"data.crop": 64})])
     assert (found.word, found.reason) == ("not comparable", "data.crop=64")
 
 
-def test_the_top5_error_stands_beside_where_the_paper_prints_one_and_decides_nothing() -> None:
+def test_a_printed_top5_error_is_shown_and_decides_nothing() -> None:
     found = judge(TEN_CROPS, [on_imagenet(27.0, depth=34, tests=[entry("10crop", 25.0, top5=50.0)])])
     assert found.word == "agrees"
     uncertainty = WIDTH * 100 * math.sqrt(0.0776 * 0.9224 / 50_000)
@@ -146,7 +146,7 @@ def test_a_number_format_that_only_the_test_had_is_a_condition() -> None:
     assert "tested in bf16-mixed" in found.conditions
 
 
-def test_a_table_with_top5_errors_of_several_seeds_fits_80_columns() -> None:
+def test_a_table_with_top5_errors_fits_80_columns() -> None:
     seeds = [on_imagenet(27.0, depth=34, seed=seed, tests=[entry("10crop", 25.0 + seed / 10)]) for seed in range(3)]
     lines = [" ".join(line.split()) for line in shown(judge(TEN_CROPS, seeds), width=80).splitlines()]
     assert "ResNet-34 A 25.03 25.10 ± 0.10, mean of 3 +0.07 ± 0.62 agrees [a]" in lines

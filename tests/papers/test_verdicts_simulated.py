@@ -1,4 +1,4 @@
-"""How often verdicts are wrong, by simulation. Seeded; no threshold is near enough for a processor's last digit."""
+"""How often verdicts are wrong, by simulation. Seeded, with thresholds too far for a processor's last digit."""
 
 import random
 from collections import Counter
@@ -12,13 +12,13 @@ from resnet_repro.papers.verdicts import Verdict
 from resnet_repro.runs.groups import over_seeds
 from tests.helpers.verdicts import BEST, MEDIAN, SINGLE
 
-STD = 0.2  # points over seeds, where the papers print 0.14 to 0.22
+STD = 0.2  # points over seeds; the papers print 0.14 to 0.22
 TRIALS = 500
 KINDS = ("one run", "median of 5", "mean of 5")
 
 
 def printed(kind: str, truth: float, draw: random.Random) -> Published:
-    """What a paper prints of runs with this true error."""
+    """Return what a paper prints of runs with this true error."""
     five = [draw.gauss(truth, STD) for _ in range(5)]
     how = {
         "one run": {"error": five[0]},
@@ -29,14 +29,14 @@ def printed(kind: str, truth: float, draw: random.Random) -> Published:
 
 
 def compared(kind: str, n: int, draw: random.Random, *, off: float = 0.0) -> Verdict:
-    """A row beside n runs of ours whose true error is off the paper's by this, of 10,000 images, not yet decided."""
+    """Return a row beside n runs of ours whose true error is `off` the paper's, on 10,000 images, undecided."""
     truth = draw.uniform(5, 9)
     ours = over_seeds([draw.gauss(truth + off, STD) for _ in range(n)])
     return verdicts.beside_number(printed(kind, truth, draw), ours, num_images=10_000)
 
 
 def words(kind: str, n: int, *, off: float = 0.0) -> Counter[str]:
-    """The words of many such rows, each judged alone."""
+    """Count the words of many such rows, each judged alone."""
     draw = random.Random(f"{kind} {n} {off}")
     return Counter(verdicts.decide([compared(kind, n, draw, off=off)])[0].word for _ in range(TRIALS))
 
@@ -64,7 +64,7 @@ def test_a_row_that_is_a_point_off_differs_with_five_seeds(kind: str, off: float
 
 
 def test_a_table_of_right_rows_differs_in_at_most_one_of_20() -> None:
-    """In any of its ten rows, that is; judged alone, one of ten would differ in every fifth table."""
+    """That is, any of its ten rows differs; with each row judged alone, one in five tables would have one."""
     draw, num_tables = random.Random(0), 200
     tables = [[compared("median of 5", 10, draw) for _ in range(10)] for _ in range(num_tables)]
     together = sum(any(v.word == "differs" for v in verdicts.decide(table)) for table in tables)

@@ -1,4 +1,4 @@
-"""The report on W&B: what is in it, and that one command makes it and brings it up to date."""
+"""The report on W&B: its content, and the command that makes and renews it."""
 
 import json
 import shutil
@@ -23,7 +23,7 @@ PUBLISH = ("report.py", "wandb=true")
 
 
 def definition(outputs: Path) -> dict[str, Any]:
-    """The report of these runs, as W&B would get it."""
+    """Return the report of these runs as W&B would get it."""
     report = wandb_report.build(group(read(outputs)[0]), entity="", project="")
     return dict(json.loads(report._to_model().spec.model_dump_json(by_alias=True, exclude_none=True)))
 
@@ -41,7 +41,7 @@ def texts(spec: dict[str, Any]) -> str:
 
 
 def without_projects(value: Any) -> Any:
-    """A definition less the project that its run sets are bound to when it is published."""
+    """Return a definition without the project that publishing binds its run sets to."""
     if isinstance(value, dict):
         return {key: without_projects(item) for key, item in value.items() if key != "project"}
     return [without_projects(item) for item in value] if isinstance(value, list) else value
@@ -56,7 +56,7 @@ def test_the_same_runs_give_the_same_report(example: dict[str, Any], tmp_path: P
     assert definition(tmp_path / "outputs") == example
 
 
-def test_each_architecture_has_its_errors_against_the_training_step_with_a_line_a_depth(
+def test_each_architecture_has_curves_with_a_line_a_depth(
     example: dict[str, Any],
 ) -> None:
     curves = [panel for panel in panels(example) if panel.get("metrics") in (["train/error"], ["test/error"])]
@@ -76,8 +76,8 @@ def test_the_papers_number_stands_beside_ours_with_its_verdict(example: dict[str
 
 
 def test_runs_of_different_recipes_are_never_in_one_figure(example: dict[str, Any]) -> None:
-    asked = {grid["runSets"][0]["filters"]["filters"][0]["value"] for grid in grids(example)}
-    assert len(asked) == 2  # digits and CIFAR-10
+    filters = {grid["runSets"][0]["filters"]["filters"][0]["value"] for grid in grids(example)}
+    assert len(filters) == 2  # digits and CIFAR-10
 
 
 def test_a_name_with_a_bar_does_not_break_a_table() -> None:
@@ -101,19 +101,17 @@ def test_the_report_asks_for_what_the_runs_have_logged(
     for panel in (panel for panel in panels(spec) if "xAxis" in panel):
         assert any({panel["xAxis"], *panel["metrics"]} <= row for row in logged), panel
     bars = {metric.split(".", 1)[1] for panel in panels(spec) if "xAxis" not in panel for metric in panel["metrics"]}
-    assert bars - stored.summary.keys() == {"paper/error"}  # which digits have none of
+    assert bars - stored.summary.keys() == {"paper/error"}  # no paper prints an error on digits
     for runs in (grid["runSets"][0] for grid in grids(spec)):
         assert runs["project"]["name"] == PROJECT
-        for asked in runs["filters"]["filters"]:
-            assert stored.config[asked["key"]["name"]]["value"] == asked["value"]
+        for condition in runs["filters"]["filters"]:
+            assert stored.config[condition["key"]["name"]]["value"] == condition["value"]
         for key in runs["grouping"]:
             assert key["name"].removesuffix(".value") in stored.config
     assert server.unknown == []
 
 
-def test_the_same_command_brings_the_report_up_to_date_and_makes_no_second_one(
-    wandb_server: Callable[..., WandbServer], tmp_path: Path
-) -> None:
+def test_the_same_command_renews_the_report_in_place(wandb_server: Callable[..., WandbServer], tmp_path: Path) -> None:
     server, outputs = wandb_server(), tmp_path / "outputs"
     server.projects.add(PROJECT)
     write_run(outputs, "plain", 20)
@@ -131,34 +129,34 @@ def test_the_same_command_brings_the_report_up_to_date_and_makes_no_second_one(
     assert server.unknown == []
 
 
-def test_where_nobody_is_logged_in_the_definition_is_a_file_and_two_lines_say_how_to_publish_it(tmp_path: Path) -> None:
+def test_without_login_a_file_and_two_lines_replace_publishing(tmp_path: Path) -> None:
     write_run(tmp_path / "outputs", "plain", 20)
     status, output = run(*PUBLISH, home=tmp_path)
     assert status == 0, output
     lines = output.splitlines()
-    assert "The W&B report is not published, its definition is outputs/report/wandb_report.json." in lines
+    assert "The W&B report is not published; its definition is outputs/report/wandb_report.json." in lines
     how = "`wandb login`, `wandb sync outputs/wandb/offline-run-*` for the runs, then `python "
     assert lines[-1].startswith(f"To publish it: {how}")
     assert lines[-1].endswith("report.py wandb=true`.")
     assert json.loads((tmp_path / "outputs/report/wandb_report.json").read_text()) == definition(tmp_path / "outputs")
 
 
-def test_a_project_without_runs_is_told_with_the_command_that_uploads_them(
+def test_without_a_project_the_error_names_the_upload_command(
     wandb_server: Callable[..., WandbServer], tmp_path: Path
 ) -> None:
     server = wandb_server()
     write_run(tmp_path / "outputs", "plain", 20)
     status, output = run(*PUBLISH, home=tmp_path, variables=server.variables)
     assert status == 2
-    told = (
+    message = (
         f"error: W&B has no project somebody/{PROJECT}: upload the runs with `wandb sync outputs/wandb/offline-run-*`"
     )
-    assert output.splitlines()[-1].startswith(told)
+    assert output.splitlines()[-1].startswith(message)
     assert server.reports == {}
 
 
 @pytest.mark.slow
-def test_a_wandb_out_of_reach_is_told_in_one_line_and_the_rest_of_the_report_is_there(
+def test_without_wandb_one_line_says_so_and_the_page_is_written(
     wandb_server: Callable[..., WandbServer], tmp_path: Path
 ) -> None:
     server = wandb_server()
@@ -183,9 +181,11 @@ other.kill()
 """
 
 
-def test_a_process_of_wandbs_that_does_not_end_is_ended_and_no_other(tmp_path: Path) -> None:
-    """Seen once: it had been told to end, and the command waited for it until somebody killed both. In a process of its
-    own, as the tests' may have such a child for good reason."""
+def test_only_a_hanging_process_of_wandb_is_killed(tmp_path: Path) -> None:
+    """Such a process once ignored its end, and the command waited until somebody killed both.
+
+    Runs in a subprocess, as the test process may have W&B children for good reason.
+    """
     name = tmp_path / "wandb-core"
     shutil.copy(shutil.which("sleep") or "", name)
     result = subprocess.run(
@@ -194,9 +194,7 @@ def test_a_process_of_wandbs_that_does_not_end_is_ended_and_no_other(tmp_path: P
     assert result.stdout.split() == [str(-signal.SIGKILL), "None"]
 
 
-def test_nothing_is_written_or_sent_for_wandb_unless_it_is_asked_for(
-    wandb_server: Callable[..., WandbServer], tmp_path: Path
-) -> None:
+def test_the_wandb_report_is_made_only_on_request(wandb_server: Callable[..., WandbServer], tmp_path: Path) -> None:
     server = wandb_server()
     server.projects.add(PROJECT)
     write_run(tmp_path / "outputs", "plain", 20)

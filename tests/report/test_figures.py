@@ -1,4 +1,4 @@
-"""Figures: panels, axes, what is drawn."""
+"""Figures: panels, axes and lines."""
 
 from itertools import pairwise
 from pathlib import Path
@@ -17,7 +17,7 @@ def outputs(tmp_path: Path) -> Path:
     return write_example(tmp_path)
 
 
-def test_figure_has_a_panel_an_architecture_plain_first_on_one_y_axis(outputs: Path) -> None:
+def test_a_figure_has_a_panel_for_each_architecture_plain_first(outputs: Path) -> None:
     digits = group(read(outputs)[0])[1]
     panels = training_curves.curves(digits, training_curves.training_panels(digits)).axes
     assert [panel.get_title() for panel in panels] == ["plain", "resnet_v2"]
@@ -39,7 +39,7 @@ def test_curve_is_mean_and_range_of_the_seeds_at_common_steps(outputs: Path) -> 
     assert len(drawn.steps) < len(training_curves.curve(cell, "train").steps)  # test rows come less often
 
 
-def test_validation_error_is_drawn_and_named_where_there_is_no_test_set(tmp_path: Path) -> None:
+def test_without_a_test_set_the_validation_error_is_drawn(tmp_path: Path) -> None:
     write_run(tmp_path, test=None, val=9.0, data__val_size=200)
     comparison = group(read(tmp_path)[0])[0]
     figure = training_curves.curves(comparison, training_curves.training_panels(comparison))
@@ -70,11 +70,11 @@ def test_labels_keep_their_order_and_distance() -> None:
 
 
 def titles(comparison: Comparison) -> dict[str, list[str]]:
-    """Of the panels of each figure that the gallery draws."""
+    """Return the titles of the panels of each figure."""
     return {drawn.name: [axes.get_title() for axes in drawn.wide.axes] for drawn in gallery.draw(comparison)}
 
 
-def test_ablations_have_a_figure_of_their_own_each_beside_the_network_it_departs_from(outputs: Path) -> None:
+def test_an_ablation_is_drawn_beside_the_original_network(outputs: Path) -> None:
     write_run(outputs, "resnet_v2", 20, name="gate", arch__mix="exclusive_gate")
     write_run(outputs, "resnet_v2", 56, name="deeper gate", arch__mix="exclusive_gate")
     digits = group(read(outputs)[0])[1]
@@ -86,7 +86,7 @@ def test_ablations_have_a_figure_of_their_own_each_beside_the_network_it_departs
     assert [line.label for line in lines] == ["resnet_v2", "exclusive_gate"]
 
 
-def test_a_constructed_network_is_drawn_beside_the_shallow_one_and_the_one_from_random_weights(outputs: Path) -> None:
+def test_a_constructed_network_is_drawn_beside_both_others(outputs: Path) -> None:
     write_constructed(outputs, "plain", 56, train=2.0)
     digits = group(read(outputs)[0])[1]
     assert titles(digits) == {"training_curves": ["plain", "resnet_v2"], "constructed_solution": ["plain"]}
@@ -98,7 +98,7 @@ def test_a_constructed_network_is_drawn_beside_the_shallow_one_and_the_one_from_
     ]
 
 
-def test_responses_are_drawn_in_the_layers_order_and_sorted_plain_dashed_and_residual_solid(tmp_path: Path) -> None:
+def test_responses_are_drawn_in_order_and_sorted(tmp_path: Path) -> None:
     for arch, stds in (("plain", [1.0, 3.0, 2.0]), ("resnet_v1", [0.5, 0.2, 0.4])):
         write_layers(write_run(tmp_path, arch, 20), stds=stds)
     figure = layer_figures.response_figure(group(read(tmp_path)[0])[0])
@@ -110,7 +110,7 @@ def test_responses_are_drawn_in_the_layers_order_and_sorted_plain_dashed_and_res
     assert above.get_ylim() == below.get_ylim() == (0, 3)  # as in the paper
 
 
-def test_gradients_are_drawn_by_layer_a_line_a_step_mean_over_seeds(tmp_path: Path) -> None:
+def test_gradients_are_drawn_by_layer_and_step_mean_over_seeds(tmp_path: Path) -> None:
     write_layers(write_run(tmp_path, "plain", 20), gradients={1: [4.0, 2.0], 220: [1.0, 1.0]})
     write_layers(write_run(tmp_path, "plain", 20, 1), gradients={1: [2.0, 2.0], 220: [1.0, 3.0]})
     figure = layer_figures.gradient_figure(group(read(tmp_path)[0])[0])

@@ -40,9 +40,7 @@ def test_too_few_runs_and_curves_are_states_of_their_own(opened: Browser) -> Non
     assert opened.js("document.querySelector('#v1_fig1-cifar10 .a-curve.left').innerText").startswith("~ a curve")
 
 
-def test_the_overview_has_a_row_for_every_table_of_the_papers_and_a_square_for_every_row_of_those_with_runs(
-    opened: Browser,
-) -> None:
+def test_the_overview_shows_every_table_and_every_row_with_runs(opened: Browser) -> None:
     assert opened.js("document.querySelectorAll('.overview tbody tr').length") == len(
         {(row.source, row.what) for row in rows.registry()}
     )
@@ -52,7 +50,7 @@ def test_the_overview_has_a_row_for_every_table_of_the_papers_and_a_square_for_e
     assert "ResNet-56: differs" in squares
 
 
-def test_every_link_within_the_page_leads_somewhere_and_every_seed_to_its_run(opened: Browser, page: Path) -> None:
+def test_every_link_has_a_target_and_every_seed_links_to_its_run(opened: Browser, page: Path) -> None:
     dead = "[...document.querySelectorAll(\"a[href^='#']\")].map(a => a.hash.slice(1))"
     dead += ".filter(id => !document.getElementById(decodeURIComponent(id)))"
     assert opened.js(dead) == []
@@ -64,7 +62,7 @@ def test_every_link_within_the_page_leads_somewhere_and_every_seed_to_its_run(op
 
 def test_a_run_links_to_its_files_from_wherever_its_folder_lies(opened: Browser, page: Path) -> None:
     links = opened.js("[...document.querySelectorAll('.run dd a')].map(a => a.href)")
-    assert len(links) == 2 * 17 + 1  # one has been tested since
+    assert len(links) == 2 * 17 + 1  # one run has a later test
     for link in links:
         assert Path(unquote(link.removeprefix("file://"))).is_file(), link
 
@@ -82,12 +80,12 @@ def test_a_run_shows_config_manifest_and_its_own_curve(opened: Browser) -> None:
     assert opened.js(f"{run}.querySelector('.curve.test').getTotalLength()") > 300
 
 
-def test_a_run_shows_how_it_was_tested_since_and_an_ensemble_with_its_members(opened: Browser) -> None:
+def test_a_run_shows_its_later_tests_and_ensembles(opened: Browser) -> None:
     run = "document.querySelector('#run-cifar100-resnet_v2-164-s0')"
     opened.js(f"{run}.open = true")
     cells = opened.js(f"[...{run}.querySelectorAll('tbody tr:first-child > *')].map(e => e.innerText)")
     assert cells == [
-        "1crop\none centre crop, batch norms anew on 400 images, 32-true",
+        "1crop\none centre crop, batch norms recomputed on 400 images, 32-true",
         "50,000 test",
         "22.90",
         "7.90",
@@ -96,7 +94,7 @@ def test_a_run_shows_how_it_was_tested_since_and_an_ensemble_with_its_members(op
     assert opened.js("document.querySelectorAll('.run table').length") == 1
 
 
-def test_page_asks_for_nothing_but_itself_and_forbids_it_and_writes_no_error(opened: Browser, page: Path) -> None:
+def test_the_page_loads_nothing_and_forbids_loading(opened: Browser, page: Path) -> None:
     opened.js("new Promise(done => setTimeout(done, 300))")
     assert [address for address in opened.requests if not address.startswith("data:")] == [page.as_uri()]
     assert opened.errors == []

@@ -1,4 +1,4 @@
-"""The report's page in use, in a real browser: its filter, by keyboard, on a phone, on paper, without JavaScript."""
+"""The report's page in a real browser: its filter, by keyboard, on a phone, on paper, without JavaScript."""
 
 import io
 from pathlib import Path
@@ -12,14 +12,14 @@ pytestmark = pytest.mark.skipif(PROGRAM is None, reason="no chromium on PATH")
 
 
 def shown(tab: Browser, kind: str) -> list[str]:
-    """Ids of the parts of a kind that the filter leaves."""
+    """Return the ids of the parts of a kind that the filter shows."""
     return tab.js(
         f"[...document.querySelectorAll('[data-kind={kind}]')].filter(e => e.checkVisibility()).map(e => e.id)"
     )
 
 
 @pytest.mark.parametrize("width", [320, 390, 1200])
-def test_nothing_is_wider_than_the_screen_but_what_scrolls_within_it(opened: Browser, width: int) -> None:
+def test_only_scrolling_parts_are_wider_than_the_screen(opened: Browser, width: int) -> None:
     opened.size(width)
     opened.js("document.querySelectorAll('details').forEach(d => d.open = true)")
     assert opened.js("document.documentElement.scrollWidth") <= width
@@ -38,10 +38,10 @@ def test_first_column_stays_in_sight_while_a_table_scrolls(opened: Browser) -> N
     assert opened.js(left) == 0
 
 
-def test_filter_works_by_keyboard_alone_says_what_it_shows_and_stands_in_the_address(opened: Browser) -> None:
+def test_the_filter_works_by_keyboard_and_stands_in_the_address(opened: Browser) -> None:
     opened.press("Tab")
     assert opened.js("document.activeElement.className") == "skip"
-    assert opened.js("document.activeElement.getBoundingClientRect().left") >= 0  # seen where it is focused
+    assert opened.js("document.activeElement.getBoundingClientRect().left") >= 0  # visible while focused
     while opened.js("document.activeElement.name") != "paper":
         opened.press("Tab")
     opened.press("ArrowRight")
@@ -71,7 +71,7 @@ def test_filter_works_by_keyboard_alone_says_what_it_shows_and_stands_in_the_add
     assert opened.js("document.activeElement.name") == "paper"  # not lost with the button
 
 
-def test_a_filtered_page_can_be_linked_and_a_link_to_what_is_hidden_shows_it(tab: Browser, page: Path) -> None:
+def test_a_filtered_page_can_be_linked_and_links_show_their_run(tab: Browser, page: Path) -> None:
     tab.size(1200)
     tab.open(f"{page.as_uri()}?paper=v1&data=digits")
     assert tab.js("[...document.querySelectorAll('input:checked')].map(i => i.value)") == ["v1", "digits"]
@@ -91,7 +91,7 @@ def test_a_run_is_reached_and_opened_by_keyboard(opened: Browser) -> None:
     assert opened.js("document.querySelector('#run-digits-plain-20-s0').open")
 
 
-def test_without_javascript_everything_is_there_and_no_control_that_does_nothing(tab: Browser, page: Path) -> None:
+def test_without_javascript_everything_but_the_filter_is_there(tab: Browser, page: Path) -> None:
     tab.send("Emulation.setScriptExecutionDisabled", value=True)
     try:
         tab.open(f"{page.as_uri()}?paper=v2")
@@ -103,11 +103,11 @@ def test_without_javascript_everything_is_there_and_no_control_that_does_nothing
 
 
 def printed(tab: Browser) -> str:
-    """The words of the page on paper."""
+    """Return the words of the page on paper."""
     return "\n".join(sheet.extract_text() for sheet in PdfReader(io.BytesIO(tab.pdf())).pages)
 
 
-def test_on_paper_everything_shown_is_open_and_afterwards_the_page_is_as_before(tab: Browser, page: Path) -> None:
+def test_printing_opens_everything_shown_and_closes_it_again(tab: Browser, page: Path) -> None:
     text = printed(tab.open(f"{page.as_uri()}?data=digits"))
     assert text.count("protocol_steps:") == 6  # a config each
     assert "To make the runs" in text  # of the claims without enough runs

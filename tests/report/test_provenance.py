@@ -1,4 +1,4 @@
-"""What the page holds of each run: its curve, its papers, the way to its files."""
+"""The section of a run on the page: its curve, its papers, the links to its files."""
 
 from pathlib import Path
 from typing import Any
@@ -10,14 +10,14 @@ from resnet_repro.runs.options import Run
 from tests.helpers.synthetic_runs import config, write_comparator, write_run
 
 
-def test_every_table_of_the_papers_is_of_the_data_set_of_its_rows() -> None:
+def test_every_table_of_the_papers_has_its_rows_data_set() -> None:
     for row in rows.registry():
         assert row.options.get("data", page.data_of(row.what)) == page.data_of(row.what), row
 
 
 def test_a_run_kept_in_another_folder_is_linked_there() -> None:
-    found = run_sections.link(Path("results/digits/plain [a]-20-s0/metrics.csv"), Path("outputs/report/index.html"))
-    assert found == "../../results/digits/plain%20%5Ba%5D-20-s0/metrics.csv"
+    address = run_sections.link(Path("results/digits/plain [a]-20-s0/metrics.csv"), Path("outputs/report/index.html"))
+    assert address == "../../results/digits/plain%20%5Ba%5D-20-s0/metrics.csv"
 
 
 def test_a_curve_is_thinned_to_200_points_with_both_ends() -> None:
@@ -29,7 +29,7 @@ def test_a_curve_is_thinned_to_200_points_with_both_ends() -> None:
     assert run_sections.thinned(points[:200]) == points[:200]
 
 
-def test_a_run_that_measured_nothing_has_no_curve_and_one_that_diverged_has_what_it_measured(tmp_path: Path) -> None:
+def test_a_curve_holds_the_finite_errors_of_a_run(tmp_path: Path) -> None:
     nan = float("nan")
     run = finished.FinishedRun(tmp_path, {}, {"step": [1.0, 2.0, 3.0], "train/error": [nan, nan, nan]})
     assert run_sections.draw(run) == ""
@@ -43,7 +43,7 @@ def papers_of(arch: str, depth: int, **overrides: Any) -> list[str]:
     return run_sections.papers_of(Run.of_record(config(arch, depth, **overrides)))
 
 
-def test_a_network_is_of_the_papers_that_train_it_at_whatever_depth_and_on_whatever_data() -> None:
+def test_a_network_belongs_to_papers_at_any_depth_on_any_data() -> None:
     assert papers_of("resnet_v1", 8) == ["v1", "v2"]
     assert papers_of("resnet_v2", 20) == ["v2"]
     assert papers_of("resnet_v1", 20, arch__mix="half_both") == ["v2"]

@@ -18,7 +18,7 @@ from tests.helpers.synthetic_runs import write_example, write_run
 
 
 def written(outputs: Path, width: int = 120) -> tuple[str, str, dict[str, Any]]:
-    """The page, what the terminal shows, and the machine-readable report."""
+    """Return the page, the terminal's text and report.json."""
     console = Console(file=io.StringIO(), width=width)
     page = report.write(outputs, console)
     assert page == outputs / "report" / "index.html"
@@ -39,7 +39,7 @@ def test_a_repeated_seed_counts_once_and_the_later_run_wins(tmp_path: Path) -> N
     assert "1 run is left out, as a later run has the same network and seed: digits/old" in text
 
 
-def test_unfinished_and_damaged_runs_are_skipped_and_counted_in_one_line(outputs: Path) -> None:
+def test_one_line_counts_unfinished_and_damaged_runs(outputs: Path) -> None:
     (outputs / "digits" / "just-started").mkdir()
     write_run(outputs, "plain", 44, name="running", manifest={"state": "running"})
     damaged = write_run(outputs, "plain", 44, name="torn")
@@ -69,7 +69,7 @@ def test_figures_are_written_as_png_and_pdf_and_stale_ones_go(outputs: Path) -> 
     assert (folder / "training_curves_digits_220_steps.pdf").read_bytes().startswith(b"%PDF")
 
 
-def test_the_papers_number_stands_beside_ours_only_on_its_own_data(outputs: Path) -> None:
+def test_the_papers_number_is_shown_only_on_its_own_data(outputs: Path) -> None:
     _, text, data = written(outputs)
     cifar, digits = data["protocols"]
     (row,) = cifar["rows"]
@@ -79,8 +79,8 @@ def test_the_papers_number_stands_beside_ours_only_on_its_own_data(outputs: Path
     assert re.search(r"resnet_v1-110 +3 +0\.10 ± 0\.00 +6\.63 ± 0\.25 +6\.61 ± 0\.16 +\+0\.02", text)
 
 
-def test_a_networks_verdict_is_that_of_its_row_in_the_papers_table(tmp_path: Path) -> None:
-    """Alone the first would differ; among the three rows of its table that may be chance."""
+def test_a_networks_verdict_is_that_of_its_row_in_the_table(tmp_path: Path) -> None:
+    """Alone the first row would differ; among the three rows of its table that may be chance."""
     for depth, test in ((20, 9.65), (32, 7.51), (44, 7.17)):
         write_run(tmp_path, "resnet_v1", depth, test=test, data__name="cifar10")
     _, _, data = written(tmp_path)
@@ -89,7 +89,7 @@ def test_a_networks_verdict_is_that_of_its_row_in_the_papers_table(tmp_path: Pat
     assert [row["verdict"] for row in data["protocols"][0]["rows"]] == in_table
 
 
-def test_a_shortened_run_shows_the_papers_number_but_no_difference(tmp_path: Path) -> None:
+def test_a_shortened_run_has_the_papers_number_but_no_difference(tmp_path: Path) -> None:
     write_run(tmp_path, "resnet_v1", 20, train=50, test=50, data__name="cifar10", schedule__steps=400)
     page, text, data = written(tmp_path)
     (row,) = data["protocols"][0]["rows"]
@@ -143,10 +143,10 @@ def test_page_shows_figures_then_claims_then_tables_then_runs(outputs: Path) -> 
     page = written(outputs)[0]
     places = [page.index(f'<section id="{name}"') for name in ("figures", "claims", "papers", "errors", "runs")]
     assert places == sorted(places)
-    assert "✓ holds" in page  # a word and a sign, not only a colour
+    assert "✓ holds" in page  # a word and a mark, not only a colour
 
 
-def test_text_of_a_run_is_escaped_on_the_page_and_in_the_terminal(outputs: Path) -> None:
+def test_text_of_a_run_is_escaped_on_page_and_terminal(outputs: Path) -> None:
     command = "python train.py <script>alert(1)</script> [bold]"
     write_run(outputs, "plain", 20, 1, name="[red]hostile", manifest={"command": command})
     (outputs / "digits" / "[red]open").mkdir()
@@ -156,7 +156,7 @@ def test_text_of_a_run_is_escaped_on_the_page_and_in_the_terminal(outputs: Path)
     assert "digits/[red]open" in text
 
 
-def test_a_run_without_any_number_is_a_dash_and_the_json_stays_valid(outputs: Path) -> None:
+def test_a_run_without_numbers_is_a_dash_in_valid_json(outputs: Path) -> None:
     nothing = {"train/error": None, "test/error": float("nan"), "diverged_at": 3}
     write_run(outputs, "plain", 32, results=nothing, manifest={"images_per_s": None, "wall_time_s": None})
     page, text, data = written(outputs)

@@ -1,4 +1,4 @@
-"""Every figure that a group of runs allows, with what it shows in words."""
+"""Every figure that a group of runs allows, with its caption and its description."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -11,21 +11,21 @@ from resnet_repro.runs.groups import Comparison
 
 NAMES = ("training_curves", "constructed_solution", "ablations", "layer_responses", "gradient_norms")
 CONSTRUCTED = (
-    "v1 Sec. 1's argument: “constructed” is the deeper network, begun as the trained shallower one with identity "
-    "layers inserted, and trained on at the rate with which that one ended."
+    "v1 Sec. 1's argument: “constructed” is the deeper network that began as the trained shallower one with identity "
+    "layers inserted, and trained on at the shallower one's last rate."
 )
 RESPONSES = (
-    "Standard deviation of each 3x3 layer's response on training images, behind its batch norm and before ReLU or "
-    "addition, of the trained networks: in their order and sorted. As v1 Fig. 7; v2 has no such figure."
+    "Standard deviation of each 3x3 layer's response on training images, after batch norm and before ReLU or "
+    "addition, for the trained networks: in the layers' order and sorted. As v1 Fig. 7; v2 has no such figure."
 )
 GRADIENTS = (
     "L2 norm of the gradient of each layer's weights on one mini-batch, without weight decay. v1 Sec. 4.1 says that "
-    "those of plain networks are healthy, and draws none."
+    "the gradients of plain networks are healthy, and draws none."
 )
 
 
 class Drawn(NamedTuple):
-    """A figure; `narrow` is the same for a narrow screen, where it has several panels."""
+    """A figure. `narrow` is the same for a narrow screen; None if the figure has one panel."""
 
     name: str
     caption: str
@@ -37,7 +37,7 @@ class Drawn(NamedTuple):
 def draw(comparison: Comparison) -> Iterator[Drawn]:
     """Yield the figures of runs that may be compared, in the order of `NAMES`."""
     bold = SPLITS[training_curves.held_out_split(comparison)]
-    lines = f"Dashed: training error, over the augmented mini-batches since the point before; bold: {bold} error."
+    lines = f"Dashed: training error on the augmented mini-batches since the last point; bold: {bold} error."
     kinds = {
         "training_curves": (training_curves.training_panels(comparison), "As v1 Fig. 6."),
         "constructed_solution": (training_curves.constructed_panels(comparison), CONSTRUCTED),

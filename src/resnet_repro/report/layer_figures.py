@@ -1,4 +1,4 @@
-"""What each layer does, drawn: the deviation of the responses as in v1 Fig. 7, and the norms of the gradients."""
+"""Figures by layer: the standard deviation of the responses as in v1 Fig. 7, and the norms of the gradients."""
 
 import statistics
 from collections.abc import Iterable
@@ -12,17 +12,17 @@ from resnet_repro.report.training_curves import COLORS, MAIN, headline
 from resnet_repro.runs.finished import layer_table
 from resnet_repro.runs.groups import Cell, Comparison
 
-PAPER_TOP = 3.0  # of v1 Fig. 7's y axis
+PAPER_TOP = 3.0  # top of v1 Fig. 7's y axis
 SHADES = ("#9ecae1", "#6baed6", "#4292c6", "#2171b5", "#08306b")  # early to late
 
 
 def responses(cell: Cell) -> list[float]:
-    """Standard deviation of each 3x3 layer's response, from the image on, mean over seeds; empty if not measured."""
+    """Return the standard deviation of each 3x3 layer's response, mean over seeds; empty if not measured."""
     return _mean_over_seeds(layer_table(run, "responses.csv").get("std", []) for run in cell.runs)
 
 
 def gradients(cell: Cell) -> dict[int, list[float]]:
-    """Norm of each layer's gradient at every measured step, mean over seeds."""
+    """Return the norm of each layer's gradient by measured step, mean over seeds; empty if a seed lacks it."""
     tables = [layer_table(run, "gradients.csv") for run in cell.runs]
     by_step = [
         {
@@ -42,9 +42,9 @@ def _mean_over_seeds(seeds: Iterable[list[float]]) -> list[float]:
 
 
 def response_figure(comparison: Comparison) -> Figure | None:
-    """v1 Fig. 7: above in the layers' order, below sorted; plain dashed, residual solid, one colour a depth.
+    """Return v1 Fig. 7: above in the layers' order, below sorted; plain dashed, residual solid, one colour a depth.
 
-    A column for each residual architecture, each with the plain networks. None where nothing was measured.
+    Each residual architecture has a column, beside the plain networks. Return None if nothing was measured.
     """
     cells = [cell for cell in comparison.cells if cell.arch in MAIN and responses(cell)]
     residual = [arch for arch in MAIN[1:] if any(cell.arch == arch for cell in cells)]
@@ -78,7 +78,7 @@ def response_figure(comparison: Comparison) -> Figure | None:
 
 
 def gradient_figure(comparison: Comparison) -> Figure | None:
-    """A row for each architecture, a column for each depth, a line for each measured step; None where there is none."""
+    """Return a row for each architecture, a column for each depth, a line for each measured step; None without any."""
     cells = {(cell.arch, cell.num_layers): cell for cell in comparison.cells if cell.arch in MAIN and gradients(cell)}
     if not cells:
         return None
@@ -94,9 +94,9 @@ def gradient_figure(comparison: Comparison) -> Figure | None:
             if (arch, depth) not in cells:
                 axes.set_axis_off()
                 continue
-            found = gradients(cells[arch, depth])
-            steps |= dict(zip(found, SHADES, strict=False))
-            for step, norms in found.items():
+            by_step = gradients(cells[arch, depth])
+            steps |= dict(zip(by_step, SHADES, strict=False))
+            for step, norms in by_step.items():
                 axes.plot(range(1, len(norms) + 1), norms, color=steps[step], linewidth=1.3, label=f"step {step:,}")
             axes.set_yscale("log")
             axes.set_title(f"{arch}-{depth}", fontsize=10, fontweight="bold")

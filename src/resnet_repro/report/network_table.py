@@ -1,4 +1,4 @@
-"""What a network is made of, as v1 Table 1 prints it: stage by stage, with parameters and multiply-adds."""
+"""The layers of a network as v1 Table 1 prints them: stage by stage, with parameters and multiply-adds."""
 
 from collections.abc import Iterable
 
@@ -12,7 +12,7 @@ from resnet_repro.runs.options import Run
 
 
 def show(jobs: Iterable[Job], *, console: Console | None = None) -> int:
-    """Print the networks of jobs, each once, with the papers' counts where they print one.
+    """Print each network of the jobs once, with the papers' counts if they print any.
 
     Returns:
         Exit status 0.
@@ -29,7 +29,7 @@ def _table(run: Run) -> Table:
     rows = parts(network, run.images)
     drawn = Table(title=f"{network.title}, on {' × '.join(map(str, data.image))} ({data.name})", show_lines=True)
     for heading in ("", "output", "layers"):
-        drawn.add_column(heading, no_wrap=heading != "layers")  # the one that may be narrower: no number is cut off
+        drawn.add_column(heading, no_wrap=heading != "layers")  # may be narrower; a number is never cut off
     for heading in ("parameters", "multiply-adds"):
         drawn.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
@@ -46,9 +46,7 @@ def _table(run: Run) -> Table:
 
 
 def _is_printed_of(row: paper.Published, run: Run) -> bool:
-    """Return whether a row counts this network: plain or residual, with whatever shortcut; the papers give both one
-    number.
-    """
+    """Return whether a row counts this network, plain or residual: the papers give one number for any shortcut."""
     if not run.network.of_units or row.cell is None or not (row.params_m or row.multiply_adds_g):
         return False
     ours, theirs = run.cell.as_dict(), row.cell.as_dict()

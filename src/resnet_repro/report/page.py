@@ -1,4 +1,4 @@
-"""The report as one HTML page without a network: figures, claims, the papers' tables, final errors, every run."""
+"""The report as one HTML page that loads nothing: figures, claims, the papers' tables, final errors, every run."""
 
 import base64
 import hashlib
@@ -30,18 +30,18 @@ CLAIM_MARKS = {"holds": "✓", "does not hold": "✗", "not decided": "?"}
 STATES = {
     "agrees": ("✓", f"the interval of the difference contains zero and stays within ±{verdicts.MARGIN:g} point"),
     "differs": ("✗", "the interval of the difference excludes zero, or most of our runs diverged"),
-    "cannot tell": ("?", "neither is shown: our runs scatter or are few, or one of them diverged"),
+    "cannot tell": ("?", "neither is shown: our runs scatter, are few, or one of them diverged"),
     "too few runs": ("…", f"the paper's number is over several runs, ours over fewer than {MIN_RUNS}"),
-    "not comparable": ("≠", "ours departs from the paper's recipe or test, and beside it stands how"),
+    "not comparable": ("≠", "ours departs from the paper's recipe or test; how is said beside it"),
     "a curve": ("~", "the paper draws it and prints no number: see the figures"),
     "not run": ("○", "no finished run of ours"),
-    "not possible here": ("–", "nothing here can reproduce it, and beside it stands why"),
+    "not possible here": ("–", "nothing here can reproduce it; why is said beside it"),
 }
-"""What can be said of a row of the papers: its mark, and what it means."""
+"""The states of a row of the papers, each with its mark and its meaning."""
 
 
 def state(verdict: Verdict) -> str:
-    """The one of STATES that a row of the papers is in."""
+    """Return the key of STATES that a verdict is in."""
     return verdict.word or ("a curve" if verdict.ours else "not possible here")
 
 
@@ -54,7 +54,13 @@ def render(
     comparisons: list[Comparison],
     notes: list[str],
 ) -> str:
-    """The page's text; `file` is where it will lie, `judged` every table of the papers, `cells` ours of its rows."""
+    """Return the page's text.
+
+    Args:
+        file: where the page will lie.
+        judged: every table of the papers.
+        cells: our runs of the papers' rows.
+    """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("resnet_repro.report", "templates"),
         autoescape=True,
@@ -76,7 +82,7 @@ def render(
             }
             for part, comparison in zip(sections, comparisons, strict=True)
         ],
-        tables=[table(title, found, cells, ids) for title, found in judged.items()],
+        tables=[table(title, rows, cells, ids) for title, rows in judged.items()],
         style=Markup(style),
         script=Markup(script),
         policy=policy(style=style, script=script),
@@ -97,7 +103,7 @@ def render(
 
 
 def policy(*, style: str, script: str) -> str:
-    """A content security policy: this style, this script, pictures within the page, and nothing from elsewhere."""
+    """Return a content security policy: this style, this script, pictures within the page, nothing from elsewhere."""
     sources = (base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (style, script))
     style_source, script_source = (f"'sha256-{source}'" for source in sources)
     return (
@@ -106,11 +112,11 @@ def policy(*, style: str, script: str) -> str:
     )
 
 
-def table(title: str, found: list[Verdict], cells: dict[CellKey, Cell], ids: dict[Path, str]) -> dict[str, Any]:
-    """A table or figure of the papers, a row each with its state, its numbers and links to our runs of it."""
-    source, what = found[0].row.source, found[0].row.what
-    data = data_of(what)
-    id = f"{found[0].row.experiment}-{data}"
+def table(title: str, judged: list[Verdict], cells: dict[CellKey, Cell], ids: dict[Path, str]) -> dict[str, Any]:
+    """Return a table or figure of the papers, each row with its state, its numbers and links to our runs of it."""
+    first = judged[0].row
+    data = data_of(first.what)
+    id = f"{first.experiment}-{data}"
     rows = [
         {
             "id": f"{id}-{index}",
@@ -120,25 +126,25 @@ def table(title: str, found: list[Verdict], cells: dict[CellKey, Cell], ids: dic
             "note": verdict_text.note(verdict),
             **links(cells.get(verdict.row.cell) if verdict.ours and verdict.row.cell else None, ids),
         }
-        for index, verdict in enumerate(found)
+        for index, verdict in enumerate(judged)
     ]
-    reproducible = [verdict for verdict in found if not verdict.row.why]
+    reproducible = [verdict for verdict in judged if not verdict.row.why]
     return {
         "id": id,
         "title": title,
-        "source": source,
-        "what": what,
+        "source": first.source,
+        "what": first.what,
         "data": data,
         "rows": rows,
         "num_reproducible": len(reproducible),
         "num_with_runs": sum(verdict.ours is not None for verdict in reproducible),
-        "why": paper.why_not([verdict.row for verdict in found]),
-        "command": f"python train.py experiment={found[0].row.experiment}",
+        "why": paper.why_not([verdict.row for verdict in judged]),
+        "command": f"python train.py experiment={first.experiment}",
     }
 
 
 def links(cell: Cell | None, ids: dict[Path, str]) -> dict[str, Any]:
-    """Seeds and ids of the sections of a cell's runs, and the papers that train its network."""
+    """Return seed and section id of each run of a cell, and the papers that train its network."""
     if cell is None:
         return {"runs": [], "papers": []}
     runs = [(run.seed, ids[run.directory]) for run in cell.runs]
@@ -146,14 +152,12 @@ def links(cell: Cell | None, ids: dict[Path, str]) -> dict[str, Any]:
 
 
 def data_of(what: str) -> str:
-    """The data set that a table of the papers is about, from its title: `cifar10` for "CIFAR-10 test error"; `other`
-    for one that nothing here is trained on, as PASCAL VOC.
-    """
+    """Return the data set that a table's title names: `cifar10` for "CIFAR-10 test error", `other` for PASCAL VOC."""
     return next((name for name, title in DATA_TITLES.items() if re.search(rf"\b{title}\b", what)), "other")
 
 
 def figure(drawn: Drawn, stem: str) -> dict[str, Any]:
-    """What the page holds of a figure; its files lie beside the page."""
+    """Return what the page holds of a figure, whose files lie beside the page."""
     return {
         "wide": data_uri(drawn.wide),
         "narrow": drawn.narrow and data_uri(drawn.narrow),
@@ -165,7 +169,7 @@ def figure(drawn: Drawn, stem: str) -> dict[str, Any]:
 
 
 def data_uri(drawn: Figure) -> str:
-    """A figure as the text of a picture within the page, in 256 colours: a third of the size, and looks the same."""
+    """Return a figure as a `data:` address, in 256 colours: a third of the size, and looks the same."""
     picture, small = io.BytesIO(), io.BytesIO()
     drawn.savefig(picture, format="png", dpi=160)
     Image.open(picture).convert("RGB").quantize(256).save(small, "png", optimize=True)
@@ -173,26 +177,26 @@ def data_uri(drawn: Figure) -> str:
 
 
 def slug(text: str) -> str:
-    """A text as part of an id or of a class: `CIFAR-10, 64,000 steps` is `cifar-10-64000-steps`."""
+    """Return a text as part of an id or a class: `CIFAR-10, 64,000 steps` is `cifar-10-64000-steps`."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower().replace(",", "")).strip("-")
 
 
 def code(text: str) -> Markup:
-    """A text with what stands between backticks as code."""
+    """Return a text with the parts between backticks as code."""
     parts = enumerate(text.split("`"))
     return Markup().join(Markup("<code>{}</code>").format(part) if i % 2 else part for i, part in parts)
 
 
 def papers_in(texts: str | Iterable[str]) -> str:
-    """The papers named in a text or in several, as the page's filter reads them: `v1 v2`."""
+    """Return the papers that one text or several name, as the page's filter reads them: `v1 v2`."""
     return " ".join(sorted(set(re.findall(r"\bv[12]\b", texts if isinstance(texts, str) else " ".join(texts)))))
 
 
 def time(seconds: float | None) -> str:
-    """Seconds as a duration in words, a dash for None."""
+    """Return seconds as a duration in words, a dash for None."""
     return DASH if seconds is None else duration(seconds)
 
 
 def number(value: float | None, spec: str = ",.0f") -> str:
-    """A number as text, a dash for None and for what is no number."""
+    """Return a number as text, a dash for None and NaN."""
     return DASH if value is None or value != value else format(value, spec)

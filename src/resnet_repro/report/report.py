@@ -1,4 +1,4 @@
-"""All finished runs below outputs/ as tables, figures, claims and one HTML page in outputs/report/."""
+"""Finished runs as tables, figures, claims and one HTML page in outputs/report/."""
 
 import json
 import math
@@ -24,9 +24,10 @@ COLORS = {"holds": "green", "does not hold": "red", "not decided": "yellow"}
 
 
 def write(outputs: Path, console: Console, *, kept: Sequence[Path] = ()) -> Path:
-    """Read the runs below `outputs` and `kept`, print tables and verdicts, write outputs/report/; the path of its page.
+    """Print tables and verdicts of the runs below `outputs` and `kept`, write outputs/report/, return its page's path.
 
-    Raises UserError where no run is finished.
+    Raises:
+        UserError: if no run is finished.
     """
     runs, unfinished = read(outputs, *kept)
     comparisons = group(runs)
@@ -57,7 +58,7 @@ def write(outputs: Path, console: Console, *, kept: Sequence[Path] = ()) -> Path
 def _notes(
     runs: list[FinishedRun], comparisons: list[Comparison], unfinished: list[str], *, kept: Sequence[Path]
 ) -> list[str]:
-    """One line each on the runs that the report leaves out, and on those that were made elsewhere."""
+    """Return a line for each reason to leave runs out, and for each folder of runs that were made elsewhere."""
     counted = {run.directory for comparison in comparisons for run in comparison.runs}
     reasons = {
         "not finished": unfinished,
@@ -74,15 +75,16 @@ def _notes(
 
 
 def _rates(comparisons: list[Comparison]) -> list[str]:
-    """One line on the comparators that have another rate than the networks in whose table they stand."""
+    """Return a line on the comparators whose rate is not that of the other networks in their table."""
     cells = [cell for comparison in comparisons for cell in comparison.cells if cell.depth is None]
-    own = [
+    names = dict.fromkeys(
         cell.name
         for cell in cells
         if "schedule.lr" not in cell.runs[0].manifest["departures"] and cell.runs[0].options.schedule.lr != LR
-    ]
-    names = ", ".join(dict.fromkeys(own))
-    return [f"Without batch norm, and so begun at a rate of {LR_WITHOUT_BATCH_NORM}: {names}"] if own else []
+    )
+    return (
+        [f"Without batch norm, and so begun at a rate of {LR_WITHOUT_BATCH_NORM}: {', '.join(names)}"] if names else []
+    )
 
 
 def section(comparison: Comparison, cells: dict[CellKey, Cell], judged: Tables) -> dict[str, Any]:
@@ -110,7 +112,7 @@ def departures(comparison: Comparison) -> str:
 
 
 def row(cell: Cell, comparison: Comparison, cells: dict[CellKey, Cell], judged: Tables) -> dict[str, Any]:
-    """One row of the table: our errors in %, the published one, and what the runs cost."""
+    """Return one row of the table: our errors in %, the published error, and the cost of the runs."""
     published = rows.published(cell.runs[0].options)
     verdict = verdicts.of_cell(published, cell, cells, judged) if published else None
     return {
@@ -129,11 +131,6 @@ def row(cell: Cell, comparison: Comparison, cells: dict[CellKey, Cell], judged: 
     }
 
 
-def _error(part: dict[str, Any], split: str) -> str:
-    error = part["errors"][split]
-    return page.DASH if error is None else str(error)
-
-
 def _table(part: dict[str, Any], *, with_costs: bool) -> Table:
     caption = f"Final errors in %: mean ± std over n seeds. {part['departs']}".strip()
     table = Table(title=part["title"], caption=caption, title_justify="left", caption_justify="left")
@@ -145,18 +142,13 @@ def _table(part: dict[str, Any], *, with_costs: bool) -> Table:
     for name in ["params", "images/s", "time"] if with_costs else []:
         table.add_column(name, justify="right", no_wrap=True)
     for row in part["rows"]:
-        cells = [str(len(row["seeds"])), *(_error(row, split) for split in part["splits"])]
+        cells = [str(len(row["seeds"])), *(str(row["errors"][split] or page.DASH) for split in part["splits"])]
         if has_paper:
-            cells += [
-                row["published"].compared if row["published"] else page.DASH,
-                page.number(row["difference"], "+.2f"),
-            ]
+            published = row["published"].compared if row["published"] else page.DASH
+            cells += [published, page.number(row["difference"], "+.2f")]
         if with_costs:
-            cells += [
-                f"{row['num_parameters'] / 1e6:.2f} M",
-                page.number(row["images_per_s"]),
-                page.time(row["wall_time_s"]),
-            ]
+            millions = f"{row['num_parameters'] / 1e6:.2f} M"
+            cells += [millions, page.number(row["images_per_s"]), page.time(row["wall_time_s"])]
         diverged = f" ({row['num_diverged']} diverged)" if row["num_diverged"] else ""
         table.add_row(escape(row["network"] + diverged), *cells)
     return table
@@ -174,7 +166,7 @@ def _print_section(part: dict[str, Any], console: Console) -> None:
             f"[{color}]{page.CLAIM_MARKS[claim['verdict']]} {claim['verdict']}[/]: {escape(claim['sentence'])}",
             highlight=False,
         )
-        # not wrapped: a command in it must stay one line to be copied
+        # not wrapped: a command must stay one line to be copied
         text = f"  {claim['numbers']} {claim['command']}".rstrip()
         console.print(text, style="dim", markup=False, highlight=False, soft_wrap=True)
     console.print()

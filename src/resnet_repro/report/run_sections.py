@@ -1,4 +1,4 @@
-"""What the report's page holds of each run: where it lies, what it was made from, how it differs from others."""
+"""The section of each run on the report's page: its folder, its origin, how it differs from other runs."""
 
 import math
 import os
@@ -19,23 +19,23 @@ from resnet_repro.runs.groups import Comparison, differences
 from resnet_repro.runs.job import flatten
 from resnet_repro.runs.options import Run
 
-NETWORK = ("order", "shortcut", "mix")  # of a cell: what makes it a network of a paper, at whatever depth
+NETWORK = ("order", "shortcut", "mix")  # the words that make a network one of a paper, at any depth
 FILES = ("manifest.json", "metrics.csv", "responses.csv", "gradients.csv", "evaluations.json", "train.log")
 
 
 def anchors(comparisons: list[Comparison]) -> dict[Path, str]:
-    """For each run's folder the id of its section on the page, of which no two are equal."""
-    found: dict[Path, str] = {}
+    """Return a unique id of each run's section on the page, by the run's folder."""
+    ids: dict[Path, str] = {}
     for run in (run for comparison in comparisons for run in comparison.runs):
         name = "run-" + re.sub(r"[^\w.-]+", "-", run.label)
-        while name in found.values():
+        while name in ids.values():
             name += "-"
-        found[run.directory] = name
-    return found
+        ids[run.directory] = name
+    return ids
 
 
 def papers_of(run: Run) -> list[str]:
-    """Return the papers that train this network, at whatever depth and on whatever data: [], ["v1"], ["v1", "v2"]."""
+    """Return the papers that train this network, at any depth and on any data: [], ["v1"] or ["v1", "v2"]."""
     if not run.network.of_units:
         return []
     ours = {key: getattr(run.network, key) for key in NETWORK}
@@ -44,7 +44,7 @@ def papers_of(run: Run) -> list[str]:
 
 
 def facts(run: FinishedRun) -> dict[str, Any]:
-    """What a run was made from, flat: config, machine, versions, commit, data; less what its network's name says."""
+    """Return a run's config, machine, versions, commit and data, flat, without what its network's name says."""
     keys = ("machine", "packages", "git_commit", "data_checksum")
     flat = dict(flatten({"config": run.options.record()} | {key: run.manifest.get(key) for key in keys}))
     named = ("config.arch.", "config.depth", "config.seed", "config.schedule.warmup")
@@ -82,9 +82,9 @@ def of_comparison(comparison: Comparison, *, page: Path, ids: dict[Path, str]) -
 
 
 def summary(manifest: dict[str, Any]) -> dict[str, Any]:
-    """What a person asks first of a run, in words; what its manifest does not have is left out."""
+    """Return a run's main facts by their names for people; facts that the manifest lacks are left out."""
     machine, packages = manifest.get("machine") or {}, manifest.get("packages") or {}
-    told = {
+    lines = {
         "command": manifest.get("command"),
         "departs from its recipe in": ", ".join(f"{k}={v}" for k, v in manifest["departures"].items()) or "nothing",
         "started": manifest.get("started"),
@@ -98,15 +98,15 @@ def summary(manifest: dict[str, Any]) -> dict[str, Any]:
         "SHA-256 of the weights": manifest.get("weights_sha256"),
         "at wandb.ai": manifest.get("wandb_url"),
     }
-    return {key: value for key, value in told.items() if value is not None}
+    return {key: value for key, value in lines.items() if value is not None}
 
 
 def evaluation(entry: dict[str, Any]) -> dict[str, Any]:
-    """A line on one test of a run's weights: how, on what, the errors in %, and with which other runs."""
-    anew = f"batch norms anew on {entry['num_bn_images']:,} images" if entry["num_bn_images"] else ""
+    """Return one test of a run's weights: the way to test, the images, the errors in %, the ensemble's runs."""
+    recomputed = f"batch norms recomputed on {entry['num_bn_images']:,} images" if entry["num_bn_images"] else ""
     return {
         "test": entry["test"],
-        "how": ", ".join(filter(None, (TESTS[entry["test"]], anew, entry["precision"]))),
+        "how": ", ".join(filter(None, (TESTS[entry["test"]], recomputed, entry["precision"]))),
         "images": f"{entry['num_images']:,} {SPLITS[entry['split']]}",
         "errors": [entry["error"], entry["error_top5"]],
         "ensemble": entry["runs"] if len(entry["runs"]) > 1 else [],
@@ -115,27 +115,21 @@ def evaluation(entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def link(file: Path, page: Path) -> str:
-    """The way from the page to a file, as a relative address: it works where both folders lie as they did."""
+    """Return the relative address of a file from the page: it works as long as neither folder moves."""
     return quote(Path(os.path.relpath(file, page.parent)).as_posix())
 
 
+# --- curves -----------------------------------------------------------------------------------------------------------
+
 MAX_POINTS = 200
-
-
-WIDTH, HEIGHT = 440, 190  # pixels, of the whole
-
-
-LEFT, TOP, RIGHT, BOTTOM = 36, 10, 12, 34  # margins
-
-
-SPACES = (0.5, 1, 2, 5, 10, 20)  # %, between the lines across
-
-
+WIDTH, HEIGHT = 440, 190  # pixels of the picture
+LEFT, TOP, RIGHT, BOTTOM = 36, 10, 12, 34  # pixels of the margins
+SPACES = (0.5, 1, 2, 5, 10, 20)  # % between two horizontal lines
 MAX_SPACES = 5
 
 
 def thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """At most MAX_POINTS of them, evenly over their order, the first and the last among them."""
+    """Return at most MAX_POINTS of the points, evenly spaced, with the first and the last."""
     if len(points) <= MAX_POINTS:
         return list(points)
     stride = (len(points) - 1) / (MAX_POINTS - 1)
@@ -143,13 +137,13 @@ def thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def top_of(lines: dict[str, list[tuple[float, float]]]) -> float:
-    """Top of the y axis in %: over what comes after the first quarter of the points, so that the end can be read."""
+    """Return the top of the y axis in %: above all but the first quarter of the points, so that the end is legible."""
     late = [error for points in lines.values() for _, error in points[len(points) // 4 :]]
     return next((limit for limit in LIMITS if limit >= max(late, default=100.0)), 100)
 
 
 def draw(run: FinishedRun) -> Markup:
-    """Error in % over steps, a line a split; what is above the y axis is cut off. Empty where nothing was measured."""
+    """Return the curves of error in % over steps, a line a split, cut off at the top; empty if nothing was measured."""
     lines = {}
     for split in SPLITS:
         errors = zip(run.curves["step"], run.curves.get(f"{split}/error", []), strict=False)
@@ -176,6 +170,6 @@ def draw(run: FinishedRun) -> Markup:
     return Markup(
         f'<svg class="curves" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">{"".join(grid)}'
         f'<text x="{LEFT + width / 2:g}" y="{HEIGHT - 4}" text-anchor="middle">step</text>'
-        # an svg in the svg cuts off what lies outside it
+        # the inner svg cuts the curves off at its edges
         f'<svg x="{LEFT}" y="{TOP}" width="{width}" height="{height}">{"".join(paths)}</svg></svg>'
     )

@@ -14,8 +14,8 @@ from resnet_repro.runs.groups import Cell, Comparison
 
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC3311", "#7B3294", "#333333", "#56B4E9", "#AA7744")  # one a depth
 MAX_COLUMNS = 3
-MAIN = ("plain", "resnet_v1", "resnet_v2")  # by these names, cells that depart in nothing
-LIMITS = (2, 5, 10, 20, 30, 40, 60, 80, 100)  # %, the tops that the y axis may have
+MAIN = ("plain", "resnet_v1", "resnet_v2")  # names of cells without departures
+LIMITS = (2, 5, 10, 20, 30, 40, 60, 80, 100)  # %: tops of the y axis
 STYLE = {
     "train": {"linestyle": (0, (3, 1.5)), "linewidth": 0.9, "alpha": 0.9},
     "test": {"linestyle": "-", "linewidth": 2.0},
@@ -24,7 +24,7 @@ STYLE = {
 
 
 class Curve(NamedTuple):
-    """Mean, lowest and highest error in % over seeds, at the steps that all seeds have measured."""
+    """Mean, lowest and highest error in % over seeds, at the steps that all seeds measured."""
 
     steps: list[float]
     mean: list[float]
@@ -33,7 +33,7 @@ class Curve(NamedTuple):
 
 
 def curve(cell: Cell, split: str) -> Curve:
-    """The error of a cell on a split over the steps; empty where it has not been measured."""
+    """Return the error of a cell on a split over the steps; empty if it was not measured."""
     seeds = []
     for run in cell.runs:
         errors = run.curves.get(f"{split}/error", [])
@@ -44,12 +44,12 @@ def curve(cell: Cell, split: str) -> Curve:
 
 
 def held_out_split(comparison: Comparison) -> str:
-    """The split drawn bold beside the training error: test, val where there is no test set."""
+    """Return the split drawn bold beside the training error: test, or val if there is no test set."""
     return "test" if any(curve(cell, "test").steps for cell in comparison.cells) else "val"
 
 
 def top_error(comparison: Comparison, cells: list[Cell]) -> float:
-    """Top of the y axis in %: 20 as in the paper for its own data and length, else what shows every final error."""
+    """Return the top of the y axis in %: the paper's 20 for its data and length, else above every final error."""
     if comparison.data == "cifar10" and comparison.steps == 64_000:
         return 20
     curves = [curve(cell, split) for cell in cells for split in ("train", held_out_split(comparison))]
@@ -66,11 +66,11 @@ class Line(NamedTuple):
 
 
 Panels = dict[str, list[Line]]
-"""By title, in the order in which they are drawn."""
+"""The lines of each panel by its title, in the order of drawing."""
 
 
 def training_panels(comparison: Comparison) -> Panels:
-    """One panel an architecture, plain first; one colour a depth. [v1 Fig. 6] The comparators share a last panel."""
+    """Return a panel for each architecture, plain first, one colour a depth [v1 Fig. 6]; comparators share the last."""
     cells = [cell for cell in comparison.cells if cell.arch in MAIN]
     depths = sorted({cell.num_layers for cell in cells})
     panels = {
@@ -89,7 +89,7 @@ def training_panels(comparison: Comparison) -> Panels:
 
 
 def constructed_panels(comparison: Comparison) -> Panels:
-    """One panel an architecture: a shallow network, a deep one, and the deep one that began as the shallow one."""
+    """Return a panel for each architecture: a shallow network, a deep one, and the deep one built from the shallow."""
     panels: Panels = {}
     cells = {(cell.arch, cell.depth): cell for cell in comparison.cells}
     for begun in (cell for cell in comparison.cells if cell.init_from):
@@ -103,7 +103,7 @@ def constructed_panels(comparison: Comparison) -> Panels:
 
 
 def ablation_panels(comparison: Comparison) -> Panels:
-    """One panel an ablation, at the greatest depth it was run at, beside the network it departs from. [v2 Fig. 3]"""
+    """Return a panel for each ablation, at its greatest depth, beside the network it departs from. [v2 Fig. 3]"""
     panels: Panels = {}
     cells = {(cell.arch, cell.depth): cell for cell in comparison.cells}
     ablations = [cell for cell in comparison.cells if cell.arch not in MAIN and cell.depth is not None]
@@ -118,7 +118,7 @@ def ablation_panels(comparison: Comparison) -> Panels:
 
 
 def curves(comparison: Comparison, panels: Panels, *, columns: int = MAX_COLUMNS) -> Figure:
-    """Training and test error over the steps, a panel beside the other, all with the same y axis.
+    """Return training and test error over the steps, in panels side by side with the same y axis.
 
     Args:
         columns: panels side by side; 1 stacks them, for a narrow screen.
@@ -186,10 +186,10 @@ def _label(axes: Axes, text: str, xy: tuple[float, float], *, color: str, offset
 
 
 def spread(heights: list[float], *, gap: float) -> list[float]:
-    """Heights of labels, pushed apart until they lie at least `gap` apart, in the same order and none below 0."""
+    """Return heights of labels at least `gap` apart, in the same order and none below 0."""
     order = sorted(range(len(heights)), key=lambda i: heights[i])
     y = [max(heights[i], 0.0) for i in order]
-    for _ in range(100):  # neighbours that are too close give way by half each
+    for _ in range(100):  # neighbours that are too close each give way by half
         for i in range(1, len(y)):
             push = max(0.0, gap - (y[i] - y[i - 1])) / 2
             y[i - 1], y[i] = max(y[i - 1] - push, 0.0), y[i] + push
@@ -199,11 +199,11 @@ def spread(heights: list[float], *, gap: float) -> list[float]:
 
 
 def headline(figure: Figure, text: str) -> None:
-    """The title over all panels, on as many lines as the figure's width asks for."""
+    """Write the title over all panels, wrapped to the figure's width."""
     figure.suptitle(textwrap.fill(text, int(10 * figure.get_figwidth())), fontsize=12)  # 10 letters an inch
 
 
 def save(figure: Figure, path: Path) -> None:
-    """The figure as PNG (200 dots an inch) and PDF, to `path` with these suffixes; the same bits every time."""
+    """Save the figure as PNG (200 dots an inch) and PDF beside `path`; the same bits every time."""
     figure.savefig(path.with_suffix(".png"), dpi=200)
     figure.savefig(path.with_suffix(".pdf"), metadata={"CreationDate": None})

@@ -1,7 +1,7 @@
-"""The runs as a report on W&B: `python report.py wandb=true` makes it there, or makes it anew.
+"""The runs as a report on W&B, which `python report.py wandb=true` makes or renews.
 
-Its figures ask W&B for runs by data, schedule and architecture, so they grow with the runs. Its text, the tables of
-paper and ours, is of the moment of the command.
+The figures ask W&B for runs by data, schedule and architecture, so they grow with the runs. The text, with the tables
+of paper and ours, is of the moment of the command.
 """
 
 import os
@@ -23,39 +23,39 @@ from resnet_repro.runs.groups import Comparison, group, identity
 from resnet_repro.runs.wandb_account import is_logged_in, kill_wandb_after, wandb_mode
 
 TITLE = "ResNets by depth and architecture, paper versus ours"
-"""By which the report is found again in its project."""
+"""The title by which the report is found again in its project."""
 
 STEP = "trainer/global_step"
-"""The training step, as the runs log it."""
+"""The name under which runs log the training step."""
 
 COMMAND = "python report.py wandb=true"
 COLUMNS = ["summary:test/error", "summary:val/error", "summary:train/error", "summary:paper/error"]
 TIMEOUT_S = 10
 AS_IT_IS: dict[str, Any] = {"soft_wrap": True, "markup": False, "highlight": False}
-"""A command in a line must stay one to be copied."""
+"""Printed without wrapping: a command must stay one line to be copied."""
 
 
 class NoSuchProject(Exception):
-    """Its name."""
+    """W&B has no project of this name."""
 
 
 def write(outputs: Path, logger: dict[str, Any], console: Console, *, kept: Sequence[Path] = ()) -> None:
-    """Write the definition of the report into outputs/report/ and, where somebody is logged in, publish it.
+    """Write the report's definition into outputs/report/ and, if somebody is logged in, publish it.
 
-    It is of the runs below `outputs` and `kept`, as the page is.
+    The report covers the runs below `outputs` and `kept`, as the page does.
 
     Args:
-        logger: project, entity and mode, as the runs have them.
+        logger: the runs' project, entity and mode.
 
     Raises:
-        UserError: where W&B is asked and cannot do it. The definition is written all the same.
+        UserError: if W&B does not take the report. The definition is written all the same.
     """
     if logger["name"] != "wandb":
         raise UserError(f"wandb=true publishes to logger.project, which logger={logger['name']} lacks: leave it out")
     comparisons = group(read(outputs, *kept)[0])
     file = outputs / "report" / "wandb_report.json"
     file.parent.mkdir(parents=True, exist_ok=True)
-    definition = build(comparisons, entity="", project="")._to_model()  # what `save` would send
+    definition = build(comparisons, entity="", project="")._to_model()  # as `save` sends it
     file.write_text(
         definition.spec.model_dump_json(by_alias=True, exclude_none=True, indent=1) + "\n", encoding="utf-8"
     )
@@ -63,15 +63,15 @@ def write(outputs: Path, logger: dict[str, Any], console: Console, *, kept: Sequ
     upload = f"`wandb sync {shlex.quote(str(outputs / 'wandb'))}/offline-run-*`"
     if not is_logged_in() or wandb_mode(logger["mode"]) == "offline":
         first, mode = ("", " logger.mode=online") if is_logged_in() else ("`wandb login`, ", "")
-        console.print(f"The W&B report is not published, its definition is {file}.", **AS_IT_IS)
+        console.print(f"The W&B report is not published; its definition is {file}.", **AS_IT_IS)
         console.print(f"To publish it: {first}{upload} for the runs, then `{command}{mode}`.", **AS_IT_IS)
         return
-    os.environ.setdefault("WANDB_SILENT", "true")  # else it says in its own words what is said here
+    os.environ.setdefault("WANDB_SILENT", "true")  # else W&B prints its own messages beside ours
     try:
         url = publish(comparisons, entity=logger["entity"], project=logger["project"])
     except NoSuchProject as error:
         raise UserError(f"W&B has no project {error}: upload the runs with {upload}, then `{command}`") from error
-    except Exception as error:  # what fails between here and there is W&B's own matter
+    except Exception as error:  # W&B's library raises errors of many kinds
         reason = first_words(error)
         raise UserError(f"W&B has not taken the report ({reason}): it is in {file}; try `{command}` again") from error
     finally:
@@ -82,11 +82,11 @@ def write(outputs: Path, logger: dict[str, Any], console: Console, *, kept: Sequ
 
 
 def publish(comparisons: list[Comparison], *, entity: str | None, project: str) -> str:
-    """Save the report in its project, in place of the one of that title where there is one; its address.
+    """Save the report in its project, replacing the report of that title, and return its address.
 
     Raises:
-        NoSuchProject: where W&B has no run of it.
-        Exception: whatever W&B's library raises where it is out of reach.
+        NoSuchProject: if W&B has no run of the project.
+        Exception: whatever W&B's library raises if W&B is out of reach.
     """
     api = wandb.Api(timeout=TIMEOUT_S)
     entity = entity or api.default_entity
@@ -99,16 +99,16 @@ def publish(comparisons: list[Comparison], *, entity: str | None, project: str) 
 
 
 def build(comparisons: list[Comparison], *, entity: str, project: str) -> wr.Report:
-    """The report; the same runs give the same one, to the letter.
+    """Return the report; the same runs give the same report, to the letter.
 
-    With an entity and a project its figures are bound to that project, which W&B is asked for when it is saved.
+    With an entity and a project the figures are bound to that project, which `save` asks W&B for.
     """
     tables = verdicts.with_numbers(verdicts.judge_cells(verdicts.cells_of_rows(comparisons)))
     blocks = [block for comparison in comparisons for block in _section(comparison, entity=entity, project=project)]
     num_runs = sum(len(comparison.runs) for comparison in comparisons)
     text = (
         f"Written by `{COMMAND}` from {num_runs} finished runs. The figures and the run tables below them are W&B's "
-        "own and grow with the runs; the same command brings the tables of paper and ours up to date."
+        "own and grow with the runs; run the command again to renew the tables of paper and ours."
     )
     report = wr.Report(
         project=project,
@@ -123,7 +123,7 @@ def build(comparisons: list[Comparison], *, entity: str, project: str) -> wr.Rep
 
 
 def _tables(tables: Tables) -> Iterator[wr.H1 | wr.MarkdownBlock]:
-    """Every table of the papers that we have a run for, each number beside ours."""
+    """Yield every table of the papers with runs of ours, each number beside ours."""
     if tables:
         yield wr.H1(text="Paper versus ours, error in %")
     for title, judged in tables.items():
@@ -137,13 +137,13 @@ def _tables(tables: Tables) -> Iterator[wr.H1 | wr.MarkdownBlock]:
 
 
 def table_row(texts: list[str]) -> str:
-    """A row of a table in Markdown, where a cell is one line and a bar ends it."""
+    """Return a row of a Markdown table; line breaks and bars inside a cell are replaced."""
     cells = (text.replace("|", r"\|").replace("\n", "; ") for text in texts)
     return f"| {' | '.join(cells)} |"
 
 
 def _section(comparison: Comparison, *, entity: str, project: str) -> Iterator[wr.H1 | wr.H2 | wr.PanelGrid]:
-    """What may be compared: a figure an architecture with a line a depth, then all networks side by side."""
+    """Yield a comparison: a figure for each architecture with a line a depth, then all networks side by side."""
     comparable = identity(comparison.runs[0].manifest)["comparable"]
 
     def grid(panels: list[Any], name: str, group_by: str, architecture: str | None = None) -> wr.PanelGrid:
@@ -173,7 +173,7 @@ def _section(comparison: Comparison, *, entity: str, project: str) -> Iterator[w
 
 
 def _curve(metric: str, title: str, title_y: str) -> wr.LinePlot:
-    """A metric against the training step: mean and range over the seeds of a line."""
+    """Return a plot of a metric against the training step: mean and range over the seeds of a line."""
     return wr.LinePlot(
         title=title,
         x=STEP,
@@ -189,7 +189,7 @@ def _curve(metric: str, title: str, title_y: str) -> wr.LinePlot:
 
 
 def _bars(metric: str, title: str) -> wr.BarPlot:
-    """A number of a finished run: the mean over the seeds of a bar."""
+    """Return bars of a number of the finished runs: a bar is the mean over seeds."""
     return wr.BarPlot(
         title=title, metrics=[wr.SummaryMetric(metric)], groupby_aggfunc="mean", max_bars_to_show=100,
         layout=wr.Layout(w=12, h=9),
@@ -197,7 +197,7 @@ def _bars(metric: str, title: str) -> wr.BarPlot:
 
 
 def _number(report: wr.Report) -> None:
-    """Names for run sets and panels where the library draws random ones, so that equal reports are equal."""
+    """Number run sets and panels, which the library names at random: equal reports are then equal."""
     grids = [block for block in report.blocks if isinstance(block, wr.PanelGrid)]
     for i, grid in enumerate(grids):
         for j, part in enumerate([*grid.runsets, *grid.panels]):

@@ -1,5 +1,5 @@
 "use strict";
-// The filter by paper and data set, and the way to a run. Without this script everything is shown.
+// The filter by paper and data set, and links to runs. Without this script everything is shown.
 const filter = document.getElementById("filter");
 const kinds = { figure: "figures", claim: "claims", table: "tables", row: "final errors", run: "runs" };
 
@@ -10,14 +10,14 @@ function choose(name, value) {
   (inputs.find(input => input.value === value) ?? inputs[0]).checked = true;
 }
 
-// What names no paper, as a network of neither, belongs to both.
+// A part that names no paper, such as a network of neither, belongs to both.
 const isOf = (words, chosen) => !chosen || !words || words.split(" ").includes(chosen);
 
 function apply() {
   const paper = choice("paper"), data = choice("data");
   for (const part of document.querySelectorAll("[data-set]"))
     part.hidden = !(isOf(part.dataset.paper, paper) && isOf(part.dataset.set, data));
-  // the innermost groups first: one without anything to show is hidden with its heading
+  // innermost groups first: a group with nothing to show is hidden with its heading
   for (const group of [...document.querySelectorAll("[data-group]")].reverse())
     group.hidden = !group.querySelector("[data-kind]:not([hidden])");
   for (const link of document.querySelectorAll("nav a"))
@@ -31,7 +31,7 @@ function apply() {
   document.getElementById("everything").hidden = !paper && !data;
 }
 
-// The choice stands in the address, so that a filtered page can be linked.
+// Keep the choice in the address, so that a filtered page can be linked.
 function remember() {
   const address = new URL(location.href);
   for (const name of ["paper", "data"])
@@ -46,7 +46,7 @@ function showEverything() {
   remember();
 }
 
-// What the address leads to is shown and opened.
+// Show and open the target of the address.
 function reveal() {
   const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
   if (!target) return;
@@ -65,7 +65,7 @@ addEventListener("hashchange", reveal);
 // a second click on the same link changes no address
 document.addEventListener("click", event => { if (event.target.closest("a[href^='#']")) setTimeout(reveal); });
 
-// On paper nothing can be opened: open all before, and close again what was closed.
+// Open everything before printing, and close again what was closed.
 let closed = [];
 addEventListener("beforeprint", () => {
   closed = [...document.querySelectorAll("details:not([open])")];
