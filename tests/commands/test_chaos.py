@@ -69,8 +69,8 @@ def test_a_sweep_killed_at_random_ends_with_undisturbed_weights(kind: str, tmp_p
 def compare(home: Path, undisturbed: Path) -> None:
     """Assert the same runs, weights and curves, bit for bit."""
     expected = manifests(undisturbed / "outputs")
-    found = manifests(home / "outputs")
-    assert {n: m["weights_sha256"] for n, m in found.items()} == {n: m["weights_sha256"] for n, m in expected.items()}
+    ours = manifests(home / "outputs")
+    assert {n: m["weights_sha256"] for n, m in ours.items()} == {n: m["weights_sha256"] for n, m in expected.items()}
     for name in expected:
         path = Path("outputs/digits") / name / "metrics.csv"
         assert (home / path).read_bytes() == (undisturbed / path).read_bytes()

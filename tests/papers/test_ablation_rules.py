@@ -20,8 +20,8 @@ def test_identity_shortcuts_must_beat_every_row_of_the_table(tmp_path: Path, dro
     for mix in MIXES:
         write_run(tmp_path, "resnet_v1", 56, name=mix, arch__mix=mix, test=30)
     write_run(tmp_path, "resnet_v1", 56, name="C", arch__shortcut="C", test=20)
-    found = claim(tmp_path, "identity_is_best")
-    assert found.numbers.startswith("Needs resnet_v1 dropout.")
+    judged = claim(tmp_path, "identity_is_best")
+    assert judged.numbers.startswith("Needs resnet_v1 dropout.")
     write_run(tmp_path, "resnet_v1", 56, name="dropout", arch__shortcut="dropout", test=dropout)
     assert verdict(tmp_path, "identity_is_best") == expected
 
@@ -36,9 +36,9 @@ def test_imagenet_distinguishes_options_a_and_c_from_the_usual_b(
         departs = {} if option == "B" else {"arch__shortcut": option}
         how = {"data__name": "imagenet", "test": None, "val": val, "results": images} | departs
         write_run(tmp_path, "resnet_v1", 34, name=option, **how)
-    found = claim(tmp_path, "options_differ_little")
-    assert found.verdict == expected
-    assert "A: resnet_v1-34 A 25.03, B: resnet_v1-34 24.52" in found.numbers
+    judged = claim(tmp_path, "options_differ_little")
+    assert judged.verdict == expected
+    assert "A: resnet_v1-34 A 25.03, B: resnet_v1-34 24.52" in judged.numbers
 
 
 @pytest.mark.parametrize(("original", "expected"), [(20, "holds"), (6.5, "not decided"), (1, "does not hold")])
@@ -73,9 +73,9 @@ def test_regularising_means_higher_loss_and_lower_test_error(tmp_path: Path, los
     write_units(tmp_path, 56, losses=(0.001, loss), tests=(20, 6))
     write_run(tmp_path, "resnet_v1", 110, train=88, test=88, data__name="cifar10")  # has learned nothing
     write_run(tmp_path, "resnet_v2", 110, test=6, data__name="cifar10")
-    found = claim(tmp_path, "full_preactivation_regularises")
-    assert found.verdict == expected
-    assert "Training loss: resnet_v2-56 0.0" in found.numbers
+    judged = claim(tmp_path, "full_preactivation_regularises")
+    assert judged.verdict == expected
+    assert "Training loss: resnet_v2-56 0.0" in judged.numbers
 
 
 def test_one_seed_of_a_loss_decides_nothing(tmp_path: Path) -> None:
@@ -87,8 +87,8 @@ def test_one_seed_of_a_loss_decides_nothing(tmp_path: Path) -> None:
 def test_regularising_is_not_asked_of_1001_layers(tmp_path: Path) -> None:
     """v2 itself says that its loss with 1001 layers is the lowest of all."""
     write_units(tmp_path, 1001, losses=(0.01, 0.001), tests=(7.61, 4.92))
-    found = claim(tmp_path, "full_preactivation_regularises")
-    assert found.numbers.startswith("Needs one depth up to 164 layers of resnet_v1")
+    judged = claim(tmp_path, "full_preactivation_regularises")
+    assert judged.numbers.startswith("Needs one depth up to 164 layers of resnet_v1")
     write_units(tmp_path, 164, losses=(0.001, 0.002), tests=(5.93, 5.46))
     assert verdict(tmp_path, "full_preactivation_regularises") == "holds"
 
@@ -98,6 +98,6 @@ def test_options_are_not_compared_with_many_units(tmp_path: Path) -> None:
     for option, test in (("A", 6.61), ("B", 6.55), ("C", 12.22)):
         departs = {} if option == "A" else {"arch__shortcut": option}
         write_run(tmp_path, "resnet_v1", 110, name=option, test=test, data__name="cifar10", **departs)
-    found = claim(tmp_path, "options_differ_little")
-    assert found.verdict == "not decided"
-    assert found.numbers.startswith("Needs one depth up to 56 layers of resnet_v1")
+    judged = claim(tmp_path, "options_differ_little")
+    assert judged.verdict == "not decided"
+    assert judged.numbers.startswith("Needs one depth up to 56 layers of resnet_v1")

@@ -70,8 +70,8 @@ def test_a_deeper_net_that_only_generalises_worse_overfits(tmp_path: Path) -> No
 def test_a_difference_within_its_interval_decides_nothing(tmp_path: Path, deep: float, expected: str) -> None:
     """10 % of 1,408 images have a standard error of 0.80: the difference is known to ± 2.2 points."""
     write_all(tmp_path, {("plain", 20): (10, 10), ("plain", 56): (deep, 12)})
-    found = claim(tmp_path, "degradation")
-    assert (found.verdict, found.lacks_runs) == (expected, False)
+    judged = claim(tmp_path, "degradation")
+    assert (judged.verdict, judged.lacks_runs) == (expected, False)
 
 
 @pytest.mark.parametrize(("deep", "expected"), [(0.8, "holds"), (2.3, "not decided"), (4.0, "does not hold")])
@@ -134,10 +134,10 @@ def test_both_residual_architectures_are_judged_and_no_ablation(tmp_path: Path) 
 def test_without_a_test_error_the_validation_error_counts(tmp_path: Path) -> None:
     for arch, val in (("plain", 60.0), ("resnet_v1", 10.0)):
         write_run(tmp_path, arch, 56, test=None, val=val, data__val_size=200)
-    found = claim(tmp_path, "beats_plain")
-    assert found.verdict == "holds"
-    assert "validation error" in found.sentence
-    assert "+50.00 ± 1.59 points" in found.numbers
+    judged = claim(tmp_path, "beats_plain")
+    assert judged.verdict == "holds"
+    assert "validation error" in judged.sentence
+    assert "+50.00 ± 1.59 points" in judged.numbers
 
 
 def test_uncertainty_is_the_seeds_or_for_one_seed_the_images(tmp_path: Path) -> None:
@@ -155,19 +155,19 @@ def test_several_seeds_are_compared_by_welchs_interval(tmp_path: Path) -> None:
         write_run(tmp_path, "plain", 20, seed, train=each)
         write_run(tmp_path, "plain", 56, seed, train=12 + each / 2)
     shallow, deep = comparison(tmp_path).cells
-    found = difference(error(deep, "train"), error(shallow, "train"), what="x")
+    gap = difference(error(deep, "train"), error(shallow, "train"), what="x")
     ours = stats.ttest_ind([12 + each / 2 for each in SEEDS], SEEDS, equal_var=False)
     theirs = ours.confidence_interval(0.95)
-    assert (found.value - found.half_width, found.value + found.half_width) == pytest.approx(tuple(theirs), rel=1e-4)
+    assert (gap.value - gap.half_width, gap.value + gap.half_width) == pytest.approx(tuple(theirs), rel=1e-4)
 
 
 def test_an_unknown_uncertainty_decides_nothing_and_is_named(tmp_path: Path) -> None:
     for arch, loss in (("plain", 9.0), ("resnet_v1", 0.001)):
         write_run(tmp_path, arch, results={"train/loss": loss})
     losses = [quantity(cell, lambda run: run.results["train/loss"]) for cell in comparison(tmp_path).cells]
-    found = difference(*losses, what="Loss", unit="")
-    assert (found.exceeds(), found.exceeds(10.0)) == (None, None)
-    assert found.text.startswith("Loss: plain-20 9.00, resnet_v1-20 0.00100; difference +9.00, of unknown uncertainty")
+    gap = difference(*losses, what="Loss", unit="")
+    assert (gap.exceeds(), gap.exceeds(10.0)) == (None, None)
+    assert gap.text.startswith("Loss: plain-20 9.00, resnet_v1-20 0.00100; difference +9.00, of unknown uncertainty")
 
 
 def test_a_diverged_run_is_named_and_not_averaged(tmp_path: Path) -> None:
@@ -188,9 +188,9 @@ def test_a_depth_at_which_every_run_diverged_is_no_evidence(tmp_path: Path) -> N
 def test_two_untrained_residual_nets_prove_nothing(tmp_path: Path) -> None:
     write_run(tmp_path, "resnet_v2", 20, train=89)
     write_run(tmp_path, "resnet_v2", 56, train=89)
-    found = claim(tmp_path, "no_degradation")
-    assert found.verdict == "not decided"
-    assert found.numbers == "Needs more steps: resnet_v2-20 itself has 89.00 % training error."
+    judged = claim(tmp_path, "no_degradation")
+    assert judged.verdict == "not decided"
+    assert judged.numbers == "Needs more steps: resnet_v2-20 itself has 89.00 % training error."
 
 
 def test_the_shallowest_pair_says_which_converges_faster(tmp_path: Path) -> None:
@@ -198,9 +198,9 @@ def test_the_shallowest_pair_says_which_converges_faster(tmp_path: Path) -> None
     write_run(tmp_path, "resnet_v1", 20, train=1)
     write_run(tmp_path, "plain", 110, train=1)
     write_run(tmp_path, "resnet_v1", 110, train=40)
-    found = claim(tmp_path, "converges_faster")
-    assert found.verdict == "holds"
-    assert "plain-20" in found.numbers
+    judged = claim(tmp_path, "converges_faster")
+    assert judged.verdict == "holds"
+    assert "plain-20" in judged.numbers
 
 
 @pytest.mark.parametrize(
@@ -252,9 +252,9 @@ def write_plain(outputs: Path, *depths: tuple[int, float, dict[int, list[float]]
 def test_one_degraded_depth_with_healthy_gradients_is_enough(tmp_path: Path) -> None:
     """As on digits: plain-110 starts with exploding gradients and dies, plain-56 has healthy ones and degrades."""
     write_plain(tmp_path, (20, 2.0, VANISHED), (56, 72.0, HEALTHY), (110, 89.0, DEAD))
-    found = claim(tmp_path, "healthy_gradients")
-    assert found.verdict == "holds"
-    assert found.numbers == (
+    judged = claim(tmp_path, "healthy_gradients")
+    assert judged.verdict == "holds"
+    assert judged.numbers == (
         "plain-56 loses 70.00 points to plain-20, and its gradients reach the first layers: 0.7 at step 1, 0.2 at step "
         "220. plain-110 loses 87.00 points to plain-20, and its gradients die on the way to the first layers: 2e+04 at "
         "step 1, nan at step 220."
@@ -270,9 +270,9 @@ def test_gradients_that_die_at_every_degraded_depth_are_seen(tmp_path: Path, gra
 def test_gradients_that_die_beyond_v1s_depths_refute_nothing(tmp_path: Path) -> None:
     """v1 gives the error of plain-110 and no cause."""
     write_plain(tmp_path, (20, 2.0, HEALTHY), (110, 89.0, DEAD))
-    found = claim(tmp_path, "healthy_gradients")
-    assert (found.verdict, found.lacks_runs) == ("not decided", False)
-    assert "plain-110 loses 87.00 points to plain-20, and its gradients die" in found.numbers
+    judged = claim(tmp_path, "healthy_gradients")
+    assert (judged.verdict, judged.lacks_runs) == ("not decided", False)
+    assert "plain-110 loses 87.00 points to plain-20, and its gradients die" in judged.numbers
 
 
 def test_degradation_from_an_untrained_network_says_nothing(tmp_path: Path) -> None:
@@ -282,9 +282,9 @@ def test_degradation_from_an_untrained_network_says_nothing(tmp_path: Path) -> N
 
 def test_a_depth_that_does_not_degrade_says_nothing_of_the_cause(tmp_path: Path) -> None:
     write_plain(tmp_path, (20, 2.0, HEALTHY), (56, 2.1, HEALTHY))
-    found = claim(tmp_path, "healthy_gradients")
-    assert (found.verdict, found.lacks_runs) == ("not decided", True)
-    assert "a plain network that degrades" in found.numbers
+    judged = claim(tmp_path, "healthy_gradients")
+    assert (judged.verdict, judged.lacks_runs) == ("not decided", True)
+    assert "a plain network that degrades" in judged.numbers
     write_plain(tmp_path, (110, 89.0, DEAD))
     assert "plain-56" not in claim(tmp_path, "healthy_gradients").numbers
 
@@ -292,9 +292,9 @@ def test_a_depth_that_does_not_degrade_says_nothing_of_the_cause(tmp_path: Path)
 def test_of_several_seeds_the_lowest_gradients_count(tmp_path: Path) -> None:
     write_plain(tmp_path, (20, 2.0, HEALTHY), (56, 72.0, HEALTHY))
     write_layers(write_run(tmp_path, "plain", 56, 1, train=72.0), gradients=VANISHED)
-    found = claim(tmp_path, "healthy_gradients")
-    assert found.verdict == "does not hold"
-    assert "lowest of 2 seeds: 0.7 at step 1, 0.01 at step 220" in found.numbers
+    judged = claim(tmp_path, "healthy_gradients")
+    assert judged.verdict == "does not hold"
+    assert "lowest of 2 seeds: 0.7 at step 1, 0.01 at step 220" in judged.numbers
 
 
 def test_only_plain_nets_miss_the_constructed_solution(tmp_path: Path) -> None:

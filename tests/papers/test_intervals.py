@@ -26,11 +26,11 @@ def test_infinite_degrees_of_freedom_are_the_normal() -> None:
 
 
 def test_two_spreads_give_welchs_test() -> None:
-    found = interval(0.3, (Spread(0.25, 3), 1 / math.sqrt(4)), (Spread(0.16, 4), 1 / math.sqrt(5)))
+    gap = interval(0.3, (Spread(0.25, 3), 1 / math.sqrt(4)), (Spread(0.16, 4), 1 / math.sqrt(5)))
     theirs = stats.ttest_ind_from_stats(6.9, 0.25, 4, 6.6, 0.16, 5, equal_var=False)
-    assert found.p_value == pytest.approx(theirs.pvalue)
-    ours = stats.t.interval(0.95, found.df, 0.3, found.standard_error)
-    assert (0.3 - found.half_width, 0.3 + found.half_width) == pytest.approx(ours)
+    assert gap.p_value == pytest.approx(theirs.pvalue)
+    ours = stats.t.interval(0.95, gap.df, 0.3, gap.standard_error)
+    assert (0.3 - gap.half_width, 0.3 + gap.half_width) == pytest.approx(ours)
 
 
 @pytest.mark.parametrize("n", range(1, 11))
@@ -80,9 +80,9 @@ def test_two_runs_far_apart_are_not_taken_to_be_close() -> None:
 
 
 def test_an_unknown_spread_gives_an_unknown_interval() -> None:
-    found = interval(5.0, (Spread(math.nan, math.inf), 1.0))
-    assert math.isnan(found.half_width)
-    assert math.isnan(found.p_value)
+    gap = interval(5.0, (Spread(math.nan, math.inf), 1.0))
+    assert math.isnan(gap.half_width)
+    assert math.isnan(gap.p_value)
 
 
 def test_without_any_spread_only_equal_errors_are_equal() -> None:

@@ -323,18 +323,18 @@ UNTRANSCRIBED = {"v2 Table 4": ("params_m",)}  # printed but not transcribed; co
 
 def transcribed_tables(facts: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Return the transcription's tables; a table with a column for each depth or unit becomes one for each column."""
-    found = {}
+    by_name = {}
     entries = [item for paper in ("v1", "v2") for item in facts[paper].items()]
     nested = [(f"{name}, {part}", rows) for name, table in entries if name == "table3" for part, rows in table.items()]
     for name, table in [item for item in entries if item[0] != "table3"] + nested:
         if name.startswith(("table2_activation", "table3,")):
             for column in (0, 1):
-                found[f"{name}, {column}"] = {row: values[column] for row, values in table.items()}
+                by_name[f"{name}, {column}"] = {row: values[column] for row, values in table.items()}
         elif name not in ("plain_cifar10", "author_readme_1crop"):
-            found[name] = {
+            by_name[name] = {
                 row: value for row, value in table.items() if value is not None
             }  # a name with a comma is two
-    return found
+    return by_name
 
 
 def transcribed(value: Any, *, table: str) -> dict[str, float]:
@@ -375,9 +375,9 @@ def rows_transcribed(table: str) -> list[Published]:
 
 
 def test_every_transcribed_row_is_in_the_registry_in_its_order(facts: dict[str, Any]) -> None:
-    found = transcribed_tables(facts)
-    assert found.keys() == TRANSCRIBED.keys()
-    for table, values in found.items():
+    by_name = transcribed_tables(facts)
+    assert by_name.keys() == TRANSCRIBED.keys()
+    for table, values in by_name.items():
         rows = rows_transcribed(table)
         assert [kept(row) for row in rows] == [transcribed(value, table=table) for value in values.values()], table
         for name, row in zip(values, rows, strict=True):

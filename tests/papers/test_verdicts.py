@@ -21,25 +21,25 @@ OTHERS = ("ResNet-20", "ResNet-32", "ResNet-44")
 
 
 def test_a_printed_mean_is_compared_by_welchs_test() -> None:
-    found = judge(BEST, runs(6.5, 6.7, 6.9))
+    verdict = judge(BEST, runs(6.5, 6.7, 6.9))
     theirs = stats.ttest_ind_from_stats(6.7, 0.2, 3, 6.61, 0.16, 5, equal_var=False)
-    assert found.difference == pytest.approx(6.7 - 6.61)
-    assert found.p_value == pytest.approx(theirs.pvalue)
-    assert found.uncertainty is not None
-    edge = stats.ttest_ind_from_stats(found.uncertainty, 0.2, 3, 0, 0.16, 5, equal_var=False)
+    assert verdict.difference == pytest.approx(6.7 - 6.61)
+    assert verdict.p_value == pytest.approx(theirs.pvalue)
+    assert verdict.uncertainty is not None
+    edge = stats.ttest_ind_from_stats(verdict.uncertainty, 0.2, 3, 0, 0.16, 5, equal_var=False)
     assert edge.pvalue == pytest.approx(0.05)
-    assert found.word == "agrees"
+    assert verdict.word == "agrees"
     assert judge(BEST, runs(7.2, 7.4, 7.6)).word == "differs"
     assert judge(BEST, runs(5.6, 5.8, 6.0)).word == "differs"  # better than the paper is not the paper's number
 
 
 def test_a_printed_median_is_compared_with_our_median() -> None:
     errors = (6.2, 6.3, 6.4, 6.5, 6.9)
-    found = judge(MEDIAN, runs(*errors, arch="resnet_v2"))
+    verdict = judge(MEDIAN, runs(*errors, arch="resnet_v2"))
     standard_error = 1.1976 * statistics.stdev(errors) * math.sqrt(2 / 5)  # our std stands for theirs
-    assert found.difference == pytest.approx(6.4 - 6.37)
-    assert found.uncertainty == pytest.approx(stats.t.ppf(0.975, 4) * standard_error, rel=1e-4)
-    assert found.word == "agrees"
+    assert verdict.difference == pytest.approx(6.4 - 6.37)
+    assert verdict.uncertainty == pytest.approx(stats.t.ppf(0.975, 4) * standard_error, rel=1e-4)
+    assert verdict.word == "agrees"
 
 
 @pytest.mark.parametrize(
@@ -54,25 +54,27 @@ def test_a_printed_median_is_compared_with_our_median() -> None:
     ],
 )
 def test_one_run_has_the_binomial_std_of_the_images(ours: float, word: str) -> None:
-    found = judge(SINGLE, runs(ours, depth=20))
-    assert found.uncertainty == pytest.approx(1.96 * math.sqrt(2) * 100 * math.sqrt(0.0875 * 0.9125 / 10_000), rel=1e-4)
-    assert found.word == word  # the interval is ±0.78, the margin 1
+    verdict = judge(SINGLE, runs(ours, depth=20))
+    assert verdict.uncertainty == pytest.approx(
+        1.96 * math.sqrt(2) * 100 * math.sqrt(0.0875 * 0.9125 / 10_000), rel=1e-4
+    )
+    assert verdict.word == word  # the interval is ±0.78, the margin 1
 
 
 def test_several_runs_lend_a_single_number_their_spread() -> None:
-    found = judge(SINGLE, runs(8.5, 8.7, 8.8, 9.0, depth=20))
+    verdict = judge(SINGLE, runs(8.5, 8.7, 8.8, 9.0, depth=20))
     standard_error = statistics.stdev((8.5, 8.7, 8.8, 9.0)) * math.hypot(1 / math.sqrt(4), 1)
-    assert found.uncertainty == pytest.approx(stats.t.ppf(0.975, 3) * standard_error)
+    assert verdict.uncertainty == pytest.approx(stats.t.ppf(0.975, 3) * standard_error)
 
 
 def test_three_runs_close_together_do_not_make_a_certainty() -> None:
     """Two standard errors of these runs alone would say that they differ, by 0.15 ± 0.01."""
-    found = judge(MEDIAN, runs(6.22, 6.23, 6.22, arch="resnet_v2"))
+    verdict = judge(MEDIAN, runs(6.22, 6.23, 6.22, arch="resnet_v2"))
     floor = intervals.FLOOR * intervals.binomial_std(6.37, 10_000)
-    assert found.uncertainty == pytest.approx(
+    assert verdict.uncertainty == pytest.approx(
         stats.t.ppf(0.975, 2) * floor * math.hypot(1.1602 / math.sqrt(3), 1.1976 / math.sqrt(5)), rel=1e-4
     )
-    assert found.word == "agrees"
+    assert verdict.word == "agrees"
 
 
 @pytest.mark.parametrize(
@@ -85,10 +87,10 @@ def test_three_runs_close_together_do_not_make_a_certainty() -> None:
 )
 def test_runs_that_scatter_widely_do_not_agree(row: Published, errors: tuple[float, ...]) -> None:
     options = row.options
-    found = judge(row, runs(*errors, arch=options["arch"], depth=options["depth"]))
-    assert found.word == "cannot tell"
-    assert found.uncertainty is not None
-    assert found.uncertainty > verdicts.MARGIN
+    verdict = judge(row, runs(*errors, arch=options["arch"], depth=options["depth"]))
+    assert verdict.word == "cannot tell"
+    assert verdict.uncertainty is not None
+    assert verdict.uncertainty > verdicts.MARGIN
 
 
 @pytest.mark.parametrize("row", [BEST, SINGLE, MEDIAN])
@@ -100,11 +102,11 @@ def test_a_point_worse_is_seen_with_five_seeds(row: Published) -> None:
 
 def test_a_small_difference_that_is_shown_differs() -> None:
     """The interval lies within the margin and excludes zero."""
-    found = judge(MEDIAN, runs(*(6.77 + 0.1 * z for z in STANDARD_FIVE * 2), arch="resnet_v2"))
-    assert found.difference is not None
-    assert found.uncertainty is not None
-    assert 0 < found.difference - found.uncertainty < found.difference + found.uncertainty < verdicts.MARGIN
-    assert found.word == "differs"
+    verdict = judge(MEDIAN, runs(*(6.77 + 0.1 * z for z in STANDARD_FIVE * 2), arch="resnet_v2"))
+    assert verdict.difference is not None
+    assert verdict.uncertainty is not None
+    assert 0 < verdict.difference - verdict.uncertainty < verdict.difference + verdict.uncertainty < verdicts.MARGIN
+    assert verdict.word == "differs"
 
 
 def test_rows_of_a_table_are_tested_together() -> None:
@@ -126,9 +128,9 @@ def test_rows_of_a_table_are_tested_together() -> None:
     assert alone.word == "differs"
     together = verdicts.judge_table(table, runs_of)
     assert {v.word for v in together if v.row is not MEDIAN} == {"agrees"}
-    (found,) = (v for v in together if v.row is MEDIAN)
-    assert found.word == "cannot tell"
-    assert found.reason == "alone the row would differ, but among 10 rows that may be chance"
+    (verdict,) = (v for v in together if v.row is MEDIAN)
+    assert verdict.word == "cannot tell"
+    assert verdict.reason == "alone the row would differ, but among 10 rows that may be chance"
 
 
 def test_holm_tests_the_remaining_rows_at_the_remaining_level() -> None:
@@ -162,18 +164,18 @@ def diverged(count: int, error: float | None = 90.0, **changes: Any) -> list[Fin
 
 @pytest.mark.parametrize("error", [90.0, None])
 def test_a_run_that_diverged_is_counted_and_not_averaged(error: float | None) -> None:
-    found = judge(BEST, runs(6.5, 6.6, 6.7, 6.6) + diverged(1, error))
-    assert found.ours is not None
-    assert found.ours.mean == pytest.approx(6.6)
-    assert (found.word, found.reason) == ("cannot tell", "1 of 5 runs diverged")
-    assert "1 diverged" in verdict_text.numbers(found)["ours"].splitlines()
+    verdict = judge(BEST, runs(6.5, 6.6, 6.7, 6.6) + diverged(1, error))
+    assert verdict.ours is not None
+    assert verdict.ours.mean == pytest.approx(6.6)
+    assert (verdict.word, verdict.reason) == ("cannot tell", "1 of 5 runs diverged")
+    assert "1 diverged" in verdict_text.numbers(verdict)["ours"].splitlines()
     assert judge(BEST, runs(8.5, 8.6, 8.7, 8.6) + diverged(1, error)).word == "differs"
 
 
 @pytest.mark.parametrize(("good", "bad", "word"), [(0, 5, "differs"), (2, 3, "differs"), (2, 1, "too few runs")])
 def test_a_cell_of_which_most_runs_diverged_differs(good: int, bad: int, word: str) -> None:
-    found = judge(BEST, runs(*[6.6] * good) + diverged(bad))
-    assert (found.word, found.reason) == (word, f"{bad} of {good + bad} runs diverged")
+    verdict = judge(BEST, runs(*[6.6] * good) + diverged(bad))
+    assert (verdict.word, verdict.reason) == (word, f"{bad} of {good + bad} runs diverged")
 
 
 def test_rows_claims_and_errors_leave_out_the_same_runs() -> None:
@@ -192,9 +194,9 @@ def test_rows_claims_and_errors_leave_out_the_same_runs() -> None:
 
 
 def test_a_single_run_that_diverged_differs_from_a_number() -> None:
-    found = judge(SINGLE, diverged(1, depth=20))
-    assert (found.word, found.reason) == ("differs", "1 of 1 run diverged")
-    assert verdict_text.numbers(found) == {"paper": "8.75", "ours": "1 diverged", "difference": ""}
+    verdict = judge(SINGLE, diverged(1, depth=20))
+    assert (verdict.word, verdict.reason) == ("differs", "1 of 1 run diverged")
+    assert verdict_text.numbers(verdict) == {"paper": "8.75", "ours": "1 diverged", "difference": ""}
 
 
 def test_a_printed_bound_agrees_where_ours_is_over_it() -> None:
@@ -225,9 +227,9 @@ def test_a_failure_in_the_paper_agrees_with_most_runs_failing() -> None:
     ],
 )
 def test_another_recipe_network_or_data_is_not_comparable(change: dict[str, Any], reason: str) -> None:
-    found = judge(BEST, runs(6.5, 6.6, 6.7, **change))
-    assert (found.word, found.difference) == ("not comparable", None)
-    assert reason in found.reason
+    verdict = judge(BEST, runs(6.5, 6.6, 6.7, **change))
+    assert (verdict.word, verdict.difference) == ("not comparable", None)
+    assert reason in verdict.reason
 
 
 def test_one_shortened_run_makes_its_cell_not_comparable() -> None:
@@ -238,8 +240,8 @@ def test_one_shortened_run_makes_its_cell_not_comparable() -> None:
 
 
 def test_another_papers_network_has_no_verdict_but_a_reason() -> None:
-    found = judge(row("v1 Table 6", "Maxout"), [])
-    assert (found.word, found.reason) == ("", "another paper's network, for comparison")
+    verdict = judge(row("v1 Table 6", "Maxout"), [])
+    assert (verdict.word, verdict.reason) == ("", "another paper's network, for comparison")
 
 
 @pytest.mark.parametrize("width", [80, 120])

@@ -37,18 +37,18 @@ def test_a_one_crop_number_is_compared_with_the_runs_own_error() -> None:
     ours = on_imagenet(
         23.3, depth=152, unit="bottleneck", shortcut="B", protocol="paper_v2", tests=[entry("10crop", 1.0)]
     )
-    found = judge(row("v2 Table 5", "ResNet-152, tested at 224"), [ours])
-    assert found.difference == pytest.approx(0.3)
-    assert found.uncertainty == pytest.approx(WIDTH * 100 * math.sqrt(0.23 * 0.77 / 50_000))
-    assert found.word == "agrees"
+    verdict = judge(row("v2 Table 5", "ResNet-152, tested at 224"), [ours])
+    assert verdict.difference == pytest.approx(0.3)
+    assert verdict.uncertainty == pytest.approx(WIDTH * 100 * math.sqrt(0.23 * 0.77 / 50_000))
+    assert verdict.word == "agrees"
 
 
 def test_a_ten_crop_number_is_compared_with_the_newest_test() -> None:
     ours = on_imagenet(27.0, depth=34, tests=[entry("10crop", 30.0), entry("10crop", 25.2), entry("multiscale", 19.0)])
-    found = judge(TEN_CROPS, [ours])
-    assert (found.word, found.reason) == ("agrees", "")
-    assert found.difference == pytest.approx(25.2 - 25.03)
-    assert found.uncertainty == pytest.approx(WIDTH * 100 * math.sqrt(0.2503 * 0.7497 / 50_000))
+    verdict = judge(TEN_CROPS, [ours])
+    assert (verdict.word, verdict.reason) == ("agrees", "")
+    assert verdict.difference == pytest.approx(25.2 - 25.03)
+    assert verdict.uncertainty == pytest.approx(WIDTH * 100 * math.sqrt(0.2503 * 0.7497 / 50_000))
     assert judge(TEN_CROPS, [on_imagenet(25.03, depth=34, tests=[entry("10crop", 27.0)])]).word == "differs"
 
 
@@ -60,9 +60,9 @@ def test_each_row_takes_its_own_way_to_test(way: str) -> None:
     }[way]
     tests = [entry(way, error), entry("10crop", 22.0)]
     ours = on_imagenet(23.0, depth=depth, unit="bottleneck", shortcut="B", tests=tests, **how)
-    found = judge(row(source, printed), [ours])
-    assert found.ours is not None
-    assert (found.word, found.ours.mean, found.test) == ("agrees", error, way)
+    verdict = judge(row(source, printed), [ours])
+    assert verdict.ours is not None
+    assert (verdict.word, verdict.ours.mean, verdict.test) == ("agrees", error, way)
 
 
 @pytest.mark.parametrize(
@@ -78,22 +78,22 @@ def test_each_row_takes_its_own_way_to_test(way: str) -> None:
 def test_a_test_of_other_weights_images_or_ways_does_not_count(
     change: dict[str, Any],
 ) -> None:
-    found = judge(TEN_CROPS, [on_imagenet(27.0, depth=34, tests=[entry("10crop", 25.0) | change])])
-    assert (found.word, found.difference, found.test) == ("not comparable", None, "1crop")
-    assert found.reason == (
+    verdict = judge(TEN_CROPS, [on_imagenet(27.0, depth=34, tests=[entry("10crop", 25.0) | change])])
+    assert (verdict.word, verdict.difference, verdict.test) == ("not comparable", None, "1crop")
+    assert verdict.reason == (
         "ours is of one crop: `python evaluate.py run=outputs/imagenet/run-s0 test=10crop recompute_bn=true` tests it "
         "as the paper did"
     )
-    assert found.ours is not None
-    assert verdict_text.numbers(found)["ours"].splitlines() == ["27.00, 1 run", "top-5 9.00", "one crop"]
+    assert verdict.ours is not None
+    assert verdict_text.numbers(verdict)["ours"].splitlines() == ["27.00, 1 run", "top-5 9.00", "one crop"]
 
 
 def test_recomputed_statistics_count_if_the_authors_averaged() -> None:
     tests = [entry("10crop", 25.0, num_bn_images=50_000), entry("10crop", 24.0)]
-    found = judge(TEN_CROPS, [on_imagenet(27.0, depth=34, tests=tests)])
-    assert found.ours is not None
-    assert (found.ours.mean, found.test) == (25.0, "10crop")
-    assert "batch norm averaged over 50,000 images" in found.conditions
+    verdict = judge(TEN_CROPS, [on_imagenet(27.0, depth=34, tests=tests)])
+    assert verdict.ours is not None
+    assert (verdict.ours.mean, verdict.test) == (25.0, "10crop")
+    assert "batch norm averaged over 50,000 images" in verdict.conditions
     running = judge(TEN_CROPS, [on_imagenet(27.0, depth=34, tests=tests[1:])])
     assert running.ours is not None
     assert running.ours.mean == 24.0
@@ -102,9 +102,9 @@ def test_recomputed_statistics_count_if_the_authors_averaged() -> None:
 
 def test_elsewhere_recomputed_statistics_do_not_count() -> None:
     tests = [entry("10crop", 24.0, num_bn_images=50_000)]
-    found = judge(row("v1 Table 2", "ResNet-34"), [on_imagenet(27.0, depth=34, tests=tests)])
-    assert found.word == "not comparable"
-    assert "test=10crop` tests it as the paper did" in found.reason
+    verdict = judge(row("v1 Table 2", "ResNet-34"), [on_imagenet(27.0, depth=34, tests=tests)])
+    assert verdict.word == "not comparable"
+    assert "test=10crop` tests it as the paper did" in verdict.reason
 
 
 def test_the_tables_of_plain_averages_are_v1_tables_3_and_4() -> None:
@@ -113,10 +113,10 @@ def test_the_tables_of_plain_averages_are_v1_tables_3_and_4() -> None:
 
 def test_every_seed_must_be_tested_with_a_command_of_its_own() -> None:
     seeds = [on_imagenet(27.0, depth=34, seed=seed, tests=[entry("10crop", 25.0)] * (seed == 0)) for seed in range(3)]
-    found = judge(TEN_CROPS, seeds)
-    assert found.word == "not comparable"
-    assert "run=outputs/imagenet/run-s1 test=10crop" in found.reason
-    assert found.reason.endswith("as the paper did, and so each of 1 more")
+    verdict = judge(TEN_CROPS, seeds)
+    assert verdict.word == "not comparable"
+    assert "run=outputs/imagenet/run-s1 test=10crop" in verdict.reason
+    assert verdict.reason.endswith("as the paper did, and so each of 1 more")
     all_tested = [
         on_imagenet(27.0, depth=34, seed=seed, tests=[entry("10crop", 25.0 + seed / 10)]) for seed in range(3)
     ]
@@ -124,15 +124,15 @@ def test_every_seed_must_be_tested_with_a_command_of_its_own() -> None:
 
 
 def test_a_shortened_run_gets_no_command_for_the_papers_test() -> None:
-    found = judge(TEN_CROPS, [on_imagenet(27.0, depth=34, departures={"data.crop": 64})])
-    assert (found.word, found.reason) == ("not comparable", "data.crop=64")
+    verdict = judge(TEN_CROPS, [on_imagenet(27.0, depth=34, departures={"data.crop": 64})])
+    assert (verdict.word, verdict.reason) == ("not comparable", "data.crop=64")
 
 
 def test_a_printed_top5_error_is_shown_and_decides_nothing() -> None:
-    found = judge(TEN_CROPS, [on_imagenet(27.0, depth=34, tests=[entry("10crop", 25.0, top5=50.0)])])
-    assert found.word == "agrees"
+    verdict = judge(TEN_CROPS, [on_imagenet(27.0, depth=34, tests=[entry("10crop", 25.0, top5=50.0)])])
+    assert verdict.word == "agrees"
     uncertainty = WIDTH * 100 * math.sqrt(0.0776 * 0.9224 / 50_000)
-    assert verdict_text.numbers(found) == {
+    assert verdict_text.numbers(verdict) == {
         "paper": "25.03\ntop-5 7.76",
         "ours": "25.00, 1 run\ntop-5 50.00",
         "difference": f"-0.03 ± 0.54\n+42.24 ± {uncertainty:.2f}",
@@ -142,8 +142,8 @@ def test_a_printed_top5_error_is_shown_and_decides_nothing() -> None:
 
 
 def test_a_number_format_that_only_the_test_had_is_a_condition() -> None:
-    found = judge(TEN_CROPS, [on_imagenet(27.0, depth=34, tests=[entry("10crop", 25.0, precision="bf16-mixed")])])
-    assert "tested in bf16-mixed" in found.conditions
+    verdict = judge(TEN_CROPS, [on_imagenet(27.0, depth=34, tests=[entry("10crop", 25.0, precision="bf16-mixed")])])
+    assert "tested in bf16-mixed" in verdict.conditions
 
 
 def test_a_table_with_top5_errors_fits_80_columns() -> None:

@@ -44,10 +44,10 @@ def words(kind: str, n: int, *, off: float = 0.0) -> Counter[str]:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("n", range(1, 11))
 def test_a_right_row_differs_in_at_most_one_case_of_20(kind: str, n: int) -> None:
-    found = words(kind, n)
-    assert found["differs"] <= 0.05 * TRIALS
+    counts = words(kind, n)
+    assert counts["differs"] <= 0.05 * TRIALS
     if n < verdicts.MIN_RUNS and kind != "one run":
-        assert found == {"too few runs": TRIALS}
+        assert counts == {"too few runs": TRIALS}
 
 
 @pytest.mark.parametrize(("kind", "least"), [("one run", 0.7), ("median of 5", 0.9), ("mean of 5", 0.9)])
@@ -58,9 +58,9 @@ def test_a_right_row_of_five_seeds_mostly_agrees(kind: str, least: float) -> Non
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("off", [-1.0, 1.0])
 def test_a_row_that_is_a_point_off_differs_with_five_seeds(kind: str, off: float) -> None:
-    found = words(kind, 5, off=off)
-    assert found["agrees"] <= 0.02 * TRIALS
-    assert found["differs"] > 0.85 * TRIALS
+    counts = words(kind, 5, off=off)
+    assert counts["agrees"] <= 0.02 * TRIALS
+    assert counts["differs"] > 0.85 * TRIALS
 
 
 def test_a_table_of_right_rows_differs_in_at_most_one_of_20() -> None:
