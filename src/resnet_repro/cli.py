@@ -174,15 +174,18 @@ def report() -> None:
         from rich.console import Console
 
         from resnet_repro.report.report import write
+        from resnet_repro.runs import options
 
-        console = Console()
+        console, account = Console(), options.logger(config["logger"]) if config["wandb"] else None
+        if isinstance(account, options.Csv):
+            raise UserError(f"wandb=true publishes to logger.project, which logger={account.name} lacks: leave it out")
         outputs, kept = Path(config["outputs"]), [Path(config["results"])]
         page = write(outputs, console, kept=kept)
         console.print(f"The page: {page}", soft_wrap=True, markup=False)
-        if config["wandb"]:
+        if account is not None:
             from resnet_repro.report import wandb_report
 
-            wandb_report.write(outputs, config["logger"], console, kept=kept)
+            wandb_report.write(outputs, account, console, kept=kept)
 
 
 def evaluate() -> None:

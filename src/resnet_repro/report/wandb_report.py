@@ -20,6 +20,7 @@ from resnet_repro.papers import verdict_text, verdicts
 from resnet_repro.papers.verdicts import Tables
 from resnet_repro.runs.finished import SPLITS, read
 from resnet_repro.runs.groups import Comparison, group, identity
+from resnet_repro.runs.options import Wandb
 from resnet_repro.runs.wandb_account import is_logged_in, kill_wandb_after, wandb_mode
 
 TITLE = "ResNets by depth and architecture, paper versus ours"
@@ -39,19 +40,17 @@ class NoSuchProject(Exception):
     """W&B has no project of this name."""
 
 
-def write(outputs: Path, logger: dict[str, Any], console: Console, *, kept: Sequence[Path] = ()) -> None:
+def write(outputs: Path, account: Wandb, console: Console, *, kept: Sequence[Path] = ()) -> None:
     """Write the report's definition into outputs/report/ and, if somebody is logged in, publish it.
 
     The report covers the runs below `outputs` and `kept`, as the page does.
 
     Args:
-        logger: the runs' project, entity and mode.
+        account: the runs' project, entity and mode.
 
     Raises:
         UserError: if W&B does not take the report. The definition is written all the same.
     """
-    if logger["name"] != "wandb":
-        raise UserError(f"wandb=true publishes to logger.project, which logger={logger['name']} lacks: leave it out")
     comparisons = group(read(outputs, *kept)[0])
     file = outputs / "report" / "wandb_report.json"
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -61,14 +60,14 @@ def write(outputs: Path, logger: dict[str, Any], console: Console, *, kept: Sequ
     )
     command = shlex.join(["python", *sys.argv])
     upload = f"`wandb sync {shlex.quote(str(outputs / 'wandb'))}/offline-run-*`"
-    if not is_logged_in() or wandb_mode(logger["mode"]) == "offline":
+    if not is_logged_in() or wandb_mode(account.mode) == "offline":
         first, mode = ("", " logger.mode=online") if is_logged_in() else ("`wandb login`, ", "")
         console.print(f"The W&B report is not published; its definition is {file}.", **AS_IT_IS)
         console.print(f"To publish it: {first}{upload} for the runs, then `{command}{mode}`.", **AS_IT_IS)
         return
     os.environ.setdefault("WANDB_SILENT", "true")  # else W&B prints its own messages beside ours
     try:
-        url = publish(comparisons, entity=logger["entity"], project=logger["project"])
+        url = publish(comparisons, entity=account.entity, project=account.project)
     except NoSuchProject as error:
         raise UserError(f"W&B has no project {error}: upload the runs with {upload}, then `{command}`") from error
     except Exception as error:  # W&B's library raises errors of many kinds
