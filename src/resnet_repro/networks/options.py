@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
+from resnet_repro.errors import UserError
 from resnet_repro.networks import costs, depths
 from resnet_repro.options import Auto, Count, Family, Number, Options, Text, option
 
@@ -202,9 +203,11 @@ class AskedComparator(AskedNetwork):
     image_size: Count | None = option("null or a whole number of pixels, at least 1")
 
     def decided(self, depth: object, images: Images) -> Decided:
+        if self.name is None:
+            choices = "one of " if self.source == "torchvision" else "any of timm.list_models(), for example "
+            raise UserError(f"arch={self.source} needs arch.name=..., {choices}{', '.join(COMPARATORS[self.source])}")
         from resnet_repro.networks import comparators  # imports torch, because only the library knows its networks
 
-        assert self.name is not None
         size = self.image_size or images.image[1]
         facts = comparators.inspect(self.source, self.name, image_size=size, num_classes=images.num_classes)
         return Decided(Comparator(**self.record(), multiply_adds=facts.multiply_adds), facts.has_batch_norm)

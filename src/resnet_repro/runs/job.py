@@ -10,7 +10,7 @@ from resnet_repro.data import photos, shards
 from resnet_repro.data.options import AskedPhotographs, AskedShards, InMemory, asked_kind_of
 from resnet_repro.data.options import kind_of as data_kind_of
 from resnet_repro.errors import UserError
-from resnet_repro.networks.options import AskedComparator, Comparator, Images, Network, Residual, kind_of
+from resnet_repro.networks.options import Comparator, Images, Network, Residual, kind_of
 from resnet_repro.runs import rules
 from resnet_repro.runs.options import (
     AskedProtocol,
@@ -135,9 +135,9 @@ def resolve(config: Config) -> Run:
     protocol = AskedProtocol.parse(config["protocol"], group="protocol.").name
     protocol = arch.protocol if protocol == "auto" else protocol
     usual = recipe(protocol, data.family)
-    if isinstance(arch, AskedComparator):
-        rules.check_comparator(arch, init_from=top_level.init_from, hardware=hardware)
     network, has_batch_norm = arch.decided(config["depth"], Images(data.image, data.num_classes, data.family))
+    if not network.of_units:
+        rules.check_without_units(network, init_from=top_level.init_from, hardware=hardware)
     lr = LR if has_batch_norm else LR_WITHOUT_BATCH_NORM
     run = Run(
         **top_level.record(),

@@ -3,7 +3,7 @@
 from resnet_repro.data.options import InMemory
 from resnet_repro.errors import UserError
 from resnet_repro.networks import depths
-from resnet_repro.networks.options import COMPARATORS, AskedComparator, Residual
+from resnet_repro.networks.options import Network, Residual
 from resnet_repro.runs.options import Hardware, Run
 
 
@@ -54,23 +54,22 @@ def _check_plateau(run: Run) -> None:
         raise UserError(f"init_from={run.init_from} trains on at a rate that is known; use schedule.shape=steps")
 
 
-def check_comparator(words: AskedComparator, *, init_from: int | None, hardware: Hardware) -> None:
-    """Refuse options that networks of other libraries do not have. Only the library itself can check the name.
+def check_without_units(network: Network, *, init_from: int | None, hardware: Hardware) -> None:
+    """Refuse options that only networks of residual units have.
 
     Raises:
         UserError: at the first rule that is broken.
     """
-    source = words.source
-    if words.name is None:
-        choices = "one of " if source == "torchvision" else "any of timm.list_models(), for example "
-        raise UserError(f"arch={source} needs arch.name=..., {choices}{', '.join(COMPARATORS[source])}")
     if init_from is not None:
         raise UserError(
-            f"init_from={init_from} inserts layers into plain and residual networks; with arch={source} leave it out"
+            f"init_from={init_from} inserts layers into plain and residual networks; "
+            f"with arch={network.kind} leave it out"
         )
     for key, usual in (("fused", "auto"), ("recompute", "false")):
         if getattr(hardware, key) is True:
-            raise UserError(f"hardware.{key}=true is for plain and residual networks; with arch={source} use {usual}")
+            raise UserError(
+                f"hardware.{key}=true is for plain and residual networks; with arch={network.kind} use {usual}"
+            )
 
 
 def check_construction(init_from: int, network: Residual, *, asked_unit: str) -> None:
