@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from resnet_repro.errors import UserError
-from resnet_repro.networks.options import COMPARATORS, Residual
+from resnet_repro.networks.libraries import LIBRARIES
+from resnet_repro.networks.options import Residual
 from resnet_repro.runs.job import make_job, resolve, result_keys
 from resnet_repro.training.schedule import learning_rate
 from tests.helpers.runs import CONF, composed, resolved
@@ -191,7 +192,7 @@ def choices(group: str) -> list[str]:
 def test_every_config_choice_composes_and_resolves() -> None:
     for arch in choices("arch"):
         for data in choices("data"):
-            options = ["arch.name=resnet18"] if arch in COMPARATORS else []
+            options = ["arch.name=resnet18"] if arch in LIBRARIES else []
             options += ["depth=18"] if data.startswith("imagenet") else []
             run = resolved(f"arch={arch}", f"data={data}", *options)
             assert getattr(run.network, "source", run.network.name) == arch

@@ -4,11 +4,10 @@ A new kind of network is a row of `KINDS`, the two classes in that row, and a mo
 """
 
 from collections.abc import Mapping
-from importlib import import_module
 from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 from resnet_repro.errors import UserError
-from resnet_repro.networks import costs, depths
+from resnet_repro.networks import costs, depths, libraries
 from resnet_repro.options import Auto, Count, Family, Number, Options, Text, option
 
 Order = Literal["original", "bn_after_add", "relu_before_add", "relu_only_preact", "full_preact"]
@@ -17,12 +16,6 @@ Mix = Literal["add", "half_shortcut", "half_both", "exclusive_gate", "shortcut_g
 Unit = Literal["basic", "bottleneck", "one_layer"]
 StrideOn = Literal["first", "3x3"]
 Paper = Literal["paper_v1", "paper_v2"]
-
-COMPARATORS = {
-    "torchvision": ("alexnet", "squeezenet1_1", "vgg16", "googlenet"),
-    "timm": ("resnet18", "mobilenetv3_small_050", "vit_tiny_patch16_224"),
-}
-"""Libraries whose networks can be trained, each with examples of its names."""
 
 
 class Images(NamedTuple):
@@ -105,10 +98,9 @@ class Network(AskedNetwork):
     def _values(self, *keys: str) -> dict[str, Any]:
         return {key: getattr(self, key) for key in keys}
 
-    def count_multiply_adds(self, images: Images) -> int:
-        """Return the multiply-adds of one image's forward pass."""
-        count: int = import_module("resnet_repro.networks.parts").count_multiply_adds(self, images)
-        return count
+    def known_multiply_adds(self, images: Images) -> int | None:
+        """Return the multiply-adds of one image's forward pass; None if they must be counted on the network itself."""
+        return None
 
     def count_kept_activations(self, image_size: int, *, recompute: bool) -> int | None:
         """Return about how many numbers a training step keeps of an image; None if that is unknown."""
@@ -186,7 +178,7 @@ class Residual(Network, AskedResidual):
             words["stride_on"] = self.stride_on
         return words
 
-    def count_multiply_adds(self, images: Images) -> int:
+    def known_multiply_adds(self, images: Images) -> int:
         channels, size, _ = images.image
         words = self._values("depth", "family", "unit", "shortcut", "mix", "stride_on")
         return costs.multiply_adds(image_size=size, in_channels=channels, num_classes=images.num_classes, **words)
@@ -205,11 +197,10 @@ class AskedComparator(AskedNetwork):
     def decided(self, depth: object, images: Images) -> Decided:
         if self.name is None:
             choices = "one of " if self.source == "torchvision" else "any of timm.list_models(), for example "
-            raise UserError(f"arch={self.source} needs arch.name=..., {choices}{', '.join(COMPARATORS[self.source])}")
-        from resnet_repro.networks import comparators  # imports torch, because only the library knows its networks
-
+            examples = ", ".join(libraries.LIBRARIES[self.source].examples)
+            raise UserError(f"arch={self.source} needs arch.name=..., {choices}{examples}")
         size = self.image_size or images.image[1]
-        facts = comparators.inspect(self.source, self.name, image_size=size, num_classes=images.num_classes)
+        facts = libraries.inspect(self.source, self.name, image_size=size, num_classes=images.num_classes)
         return Decided(Comparator(**self.record(), multiply_adds=facts.multiply_adds), facts.has_batch_norm)
 
 
@@ -237,7 +228,7 @@ class Comparator(Network, AskedComparator):
     def cell_words(self) -> dict[str, Any]:
         return self._values("source", "name", "image_size")
 
-    def count_multiply_adds(self, images: Images) -> int:
+    def known_multiply_adds(self, images: Images) -> int:
         return self.multiply_adds
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from resnet_repro.conf_dir import config_dir
 from resnet_repro.data.options import AskedPhotographs, asked_kind_of
 from resnet_repro.errors import UserError
-from resnet_repro.networks.options import COMPARATORS
+from resnet_repro.networks.libraries import LIBRARIES
 from resnet_repro.runs.job import Config, flatten
 from resnet_repro.runs.options import check_values, rule_of
 from resnet_repro.runs.trainer_arguments import about_trainer_argument
@@ -158,7 +158,7 @@ def about_unknown_choice(group: str, choice: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(choice.lower(), known, n=1)
     groups = ("arch", "data", "protocol", "hardware", "logger", "experiment")
     others = [other for other in groups if choice in choices(other)]
-    library = next((library for library, names in COMPARATORS.items() if choice in names), None)
+    library = next((name for name, library in LIBRARIES.items() if choice in library.examples), None)
     hint = f"; did you mean {near[0]}?" if near else f"; {others[0]}={choice} is one" if others else ""
     if group == "arch" and library:
         hint = f"; give arch={library} arch.name={choice}"

@@ -12,7 +12,7 @@ from typing import Any
 
 from resnet_repro.data.options import Photographs
 from resnet_repro.errors import UserError
-from resnet_repro.networks.options import COMPARATORS
+from resnet_repro.networks import libraries
 from resnet_repro.runs.folder import RunDir, read_json, write_json
 from resnet_repro.runs.job import RESULT_HARDWARE, Job, result_keys
 from resnet_repro.runs.options import Run, SettledHardware
@@ -36,7 +36,7 @@ def source_sha256(package: Path) -> str:
 
 
 DECODERS = ["simplejpeg", "pillow"]
-LIBRARIES = ("torch", *COMPARATORS, *DECODERS)
+LIBRARIES = ("torch", *libraries.LIBRARIES, *DECODERS)
 CODE = {"code_sha256": source_sha256(Path(__file__).parents[1]), "torch": version("torch")}
 """Checksum and version of the running code, read at import, so that files may be edited during a long sweep."""
 
