@@ -122,8 +122,8 @@ class LocalProcesses(Backend):
         if self.num_stops_asked == self.num_stops_passed_on:
             return
         self.num_stops_passed_on = self.num_stops_asked
+        self.farewell = "Stopped. To go on, run the same command again."
         if self.num_stops_asked == 1:
-            self.farewell = "Stopped. To go on, run the same command again."
             self.note = "Stopping: each run saves its state after the step it is at. Ctrl-C again: stop at once"
         for each in self.running:
             if self.num_stops_asked == 1:
