@@ -3,6 +3,7 @@
 A new kind of network is a row of `KINDS`, the two classes in that row, and a module with a function `build`.
 """
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
@@ -45,13 +46,13 @@ class AskedNetwork(Options):
     """Whether the network consists of residual units: only such networks can fuse batch norms, recompute activations or
     begin with a shallower network's weights."""
 
+    @abstractmethod
     def decided(self, depth: object, images: Images) -> Decided:
         """Return the network for these images.
 
         Raises:
             UserError: if there is no such network; names the nearest networks.
         """
-        raise NotImplementedError
 
 
 class Network(AskedNetwork):
