@@ -72,10 +72,16 @@ def test_a_sweeper_chooses_each_job_by_the_error_of_the_last(split: str, chain: 
     val_size = ("data.val_size=300",) if split == "val" else ()
     status, output = run("train.py", *SMALL, *val_size, "hydra/sweeper=chain", home=tmp_path, variables=chain)
     assert status == 0, output
-    runs = sorted(manifests(tmp_path / "outputs").values(), key=lambda manifest: manifest["started"])
-    errors = [manifest["results"][f"{split}/error"] for manifest in runs]
-    assert messages(output) == [f"told {error!r}" for error in errors]
-    assert [manifest["config"]["seed"] for manifest in runs] == [0, *(round(100 * error) for error in errors[:2])]
+    error_of = {
+        manifest["config"]["seed"]: manifest["results"][f"{split}/error"]
+        for manifest in manifests(tmp_path / "outputs").values()
+    }
+    seed, told = 0, []
+    for _ in range(3):
+        told.append(f"told {error_of.pop(seed)!r}")
+        seed = round(100 * float(told[-1].removeprefix("told ")))
+    assert messages(output) == told
+    assert not error_of
 
 
 def test_a_failed_job_tells_the_sweeper_its_reason(chain: dict[str, str], tmp_path: Path) -> None:
