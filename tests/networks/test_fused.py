@@ -1,4 +1,4 @@
-"""Fused batch norm, addition and ReLU: the same function and the same run as separate operations."""
+"""The operations of fused.c: the same function and the same run as PyTorch's own operations."""
 
 import copy
 import csv
@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from resnet_repro.errors import Stopped, UserError
 from resnet_repro.networks import fused
-from resnet_repro.networks.fused import FusedBatchNorm, fuse
+from resnet_repro.networks.fused import FusedBatchNorm, FusedConv2d, fuse
 from resnet_repro.networks.resnet import ResNet
 from resnet_repro.networks.unit import MIXES, ORDERS, SHORTCUTS
 from resnet_repro.runs.folder import RunDir
+from resnet_repro.training.hardware import compile_network
 from resnet_repro.training.run import run
 from tests.helpers.compilers import COMPILER, needs_compiler
 from tests.helpers.runs import assert_a_stop_changes_nothing, change_job, interrupt_at, prepared
@@ -176,6 +177,113 @@ def test_a_library_that_cannot_be_loaded_names_tmpdir(monkeypatch: pytest.Monkey
         with pytest.raises(UserError, match=r"failed to map segment.*set TMPDIR to another folder, or use hardware"):
             fused.kernels()
     fused.kernels.cache_clear()
+
+
+# --- the weights' gradient --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def own_weights_gradient() -> None:
+    """Skip the test where fused.c leaves the weights' gradient to oneDNN: without avx512_bf16, or with AMX."""
+    if COMPILER is None or not hasattr(fused.kernels(), "weights_gradient"):
+        pytest.skip("this processor has no weights' gradient of fused.c")
+
+
+def gradients(conv: nn.Conv2d, x: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
+    """Return dx and dw of a convolution under autocast."""
+    x = x.clone().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        conv(x).backward(dy)
+    assert x.grad is not None
+    assert conv.weight.grad is not None
+    return x.grad, conv.weight.grad
+
+
+def convolution(c_in: int, c_out: int, *, stride: int, n: int, h: int, w: int) -> tuple[nn.Conv2d, Tensor, Tensor]:
+    """Return a 3x3 convolution, its bf16 input and its output's gradient."""
+    torch.manual_seed(0)
+    conv = nn.Conv2d(c_in, c_out, 3, stride, padding=1, bias=False).to(memory_format=torch.channels_last)
+    x = torch.randn(n, c_in, h, w).bfloat16().contiguous(memory_format=torch.channels_last)
+    with torch.autocast("cpu", torch.bfloat16):
+        return conv, x, torch.randn_like(conv(x))
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize(("c_in", "c_out"), [(16, 16), (16, 48), (64, 32)])
+@pytest.mark.parametrize(("n", "h", "w"), [(9, 32, 32), (33, 7, 9), (3, 1, 1), (2, 2, 5)])
+def test_a_fused_convolution_has_float64s_gradients(
+    c_in: int, c_out: int, stride: int, n: int, h: int, w: int, own_weights_gradient: None
+) -> None:
+    conv, x, dy = convolution(c_in, c_out, stride=stride, n=n, h=h, w=w)
+    usual_dx, _ = gradients(copy.deepcopy(conv), x, dy)
+    exact = torch.nn.grad.conv2d_weight(x.double(), conv.weight.shape, dy.double(), stride=stride, padding=1)
+    assert FusedConv2d.replaces(conv)
+    conv.__class__ = FusedConv2d
+    dx, dw = gradients(conv, x, dy)
+    assert torch.equal(dx, usual_dx)
+    assert dw.stride() == conv.weight.stride()
+    torch.testing.assert_close(dw.double(), exact, rtol=1e-5, atol=1e-6 * float(exact.abs().max()))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"kernel_size": 1, "padding": 0}, {"bias": True}, {"groups": 2}, {"dilation": 2}, {"padding": 0}, {"stride": 3}],
+    ids=str,
+)
+def test_other_convolutions_stay_the_librarys(options: dict[str, int]) -> None:
+    usual = {"kernel_size": 3, "padding": 1, "bias": False}
+    assert FusedConv2d.replaces(nn.Conv2d(16, 16, **usual))
+    assert not FusedConv2d.replaces(nn.Conv2d(16, 16, **usual | options))
+    assert not FusedConv2d.replaces(nn.Conv2d(3, 16, **usual))
+
+
+@needs_compiler
+@pytest.mark.parametrize("num_threads", [2, 3])
+def test_threads_change_no_gradient_but_by_rounding(num_threads: int) -> None:
+    def step() -> list[Tensor]:
+        torch.manual_seed(0)
+        net = ResNet(depth=8, family="cifar", num_classes=10).to(memory_format=torch.channels_last)
+        fuse(net)
+        with torch.autocast("cpu", torch.bfloat16):
+            F.cross_entropy(net(torch.randn(16, 3, 32, 32)), torch.arange(16) % 10).backward()
+        return [p.grad for p in net.parameters() if p.grad is not None]
+
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = step()
+        torch.set_num_threads(num_threads)
+        for mine, expected in zip(step(), alone, strict=True):
+            assert (mine - expected).norm() < 0.02 * expected.norm()
+    finally:
+        torch.set_num_threads(before)
+
+
+@needs_compiler
+@pytest.mark.slow
+def test_a_compiled_fused_network_equals_the_eager_one() -> None:
+    """In every loss of four steps, and in every weight, to rounding."""
+    results = []
+    for is_compiled in (False, True):
+        torch.manual_seed(0)
+        net = ResNet(depth=8, family="cifar", num_classes=10).to(memory_format=torch.channels_last)
+        fuse(net)
+        if is_compiled:
+            compile_network(net)
+        optimizer, losses = torch.optim.SGD(net.parameters(), lr=0.1), []
+        images = torch.randn(16, 3, 32, 32).contiguous(memory_format=torch.channels_last)
+        for _ in range(4):
+            with torch.autocast("cpu", torch.bfloat16):
+                loss = F.cross_entropy(net(images), torch.arange(16) % 10)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        results.append((losses, net.state_dict()))
+    (eager, weights), (compiled, compiled_weights) = results
+    assert compiled == pytest.approx(eager, rel=1e-2)
+    for name, weight in weights.items():
+        torch.testing.assert_close(compiled_weights[name], weight, rtol=0.05, atol=0.01)
 
 
 # --- the whole run ----------------------------------------------------------------------------------------------------

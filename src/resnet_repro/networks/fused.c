@@ -1,15 +1,16 @@
-// Batch norm, addition of a shortcut and ReLU in training, as two passes over the activations instead of six.
-// Statistics are over groups of `group` rows; the last group may be smaller.
+// What a training step on a CPU does around oneDNN's convolutions: batch norm with the addition of a shortcut and ReLU,
+// and the weights' gradient of 3x3 convolutions.
 //
 // A tensor [n, c, h, w] in channels_last is a matrix here: n h w rows, one for each pixel, and c columns, one for each
-// channel; c is a multiple of LANES. Activations are float32 or bfloat16, arithmetic is float32, sums over rows are
+// channel; c is a multiple of 16. Activations are float32 or bfloat16, arithmetic is float32, sums over rows are
 // float64. fused.py compiles this file for the machine's processor when a run starts, with GCC or Clang.
 
 #include <math.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
-#ifdef __AVX512BF16__
+#ifdef __AVX512F__
 #include <immintrin.h>
 #endif
 
@@ -20,22 +21,24 @@ enum { LANES = 8 };
 #else
 enum { LANES = 4 };
 #endif
-enum { BLOCK = 64 };  // rows summed in float32
 typedef float f32 __attribute__((vector_size(4 * LANES)));
 typedef uint32_t u32 __attribute__((vector_size(4 * LANES)));
 typedef uint16_t u16 __attribute__((vector_size(2 * LANES)));
 
-#define INLINE static inline __attribute__((always_inline))  // so that the constant `bf16` costs nothing
-#define FOR_BLOCKS                                       \
-    for (size_t top = 0; top < rows; top += BLOCK)       \
-        for (size_t col = 0; col < c; col += LANES)
-#define FOR_ROWS for (size_t i = top * c + col, end = (top + BLOCK < rows ? top + BLOCK : rows) * c; i < end; i += c)
+#define INLINE static inline __attribute__((always_inline))  // so that constants as arguments cost nothing
+#define MIN(a, b) ((a) < (b) ? (a) : (b))
+#define MAX(a, b) ((a) > (b) ? (a) : (b))
 
 INLINE f32 load(const void *from, size_t i, int bf16) {
     if (bf16) {
+#ifdef __AVX512F__  // one instruction, which GCC 12 does not find by itself
+        __m512i halves = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const void *)((const uint16_t *)from + i)));
+        return (f32)_mm512_slli_epi32(halves, 16);
+#else
         u16 halves;
         memcpy(&halves, (const uint16_t *)from + i, sizeof halves);
         return (f32)(__builtin_convertvector(halves, u32) << 16);
+#endif
     }
     f32 values;
     memcpy(&values, (const float *)from + i, sizeof values);
@@ -56,6 +59,62 @@ INLINE void store(void *to, size_t i, f32 values, int bf16) {
     }
 }
 
+// --- threads ---------------------------------------------------------------------------------------------------------
+
+#ifdef __linux__  // PyTorch's own OpenMP, so that its threads are used: a process that trains has loaded it
+void GOMP_parallel(void (*)(void *), void *, unsigned, unsigned) __attribute__((weak));
+int omp_get_thread_num(void) __attribute__((weak));
+int omp_get_num_threads(void) __attribute__((weak));
+#define HAS_THREADS (GOMP_parallel && omp_get_thread_num && omp_get_num_threads)
+#else
+#define GOMP_parallel(...)
+#define omp_get_thread_num() 0
+#define omp_get_num_threads() 1
+#define HAS_THREADS 0
+#endif
+
+struct tasks {
+    void (*run)(const void *job, size_t i);
+    const void *job;
+    size_t num;
+};
+
+static void run_share(void *all) {
+    const struct tasks *tasks = all;
+    for (size_t i = omp_get_thread_num(); i < tasks->num; i += omp_get_num_threads()) tasks->run(tasks->job, i);
+}
+
+static void run_tasks(void (*run)(const void *job, size_t i), const void *job, size_t num, int num_threads) {
+    struct tasks tasks = {run, job, num};
+    if (num_threads > 1 && num > 1 && HAS_THREADS)
+        GOMP_parallel(run_share, &tasks, num_threads, 0);
+    else
+        for (size_t i = 0; i < num; i++) run(job, i);
+}
+
+// --- batch norm ------------------------------------------------------------------------------------------------------
+
+struct norm {  // the layer, for one group of rows that is normalised by itself
+    const void *x, *h, *dy;
+    void *y, *dx, *dh;                  // y: an output forward, an input backward
+    float *mean, *var, *scale, *shift;  // of c channels each; scale and shift follow from mean, var, weight and bias
+    float *slope, *offset;              // dx = scale dy + slope x + offset
+    double *sums;                       // [tasks][2][c]
+    size_t rows, c, rows_a_task;
+    int relu, bf16;
+};
+
+enum { BLOCK = 64 };  // rows summed in float32
+
+// For each block of the task's rows, and in it for each strip of V vectors: the columns of a wide tensor are read along
+// its rows, as memory lies.
+#define FOR_STRIPS(V)                                                                                         \
+    for (size_t start = task * n.rows_a_task, stop = MIN(start + n.rows_a_task, n.rows); start < stop;     \
+         start += BLOCK)                                                                                      \
+        for (size_t col = 0; col < c; col += V * LANES)
+#define FOR_ROWS for (size_t i = start * c + col, end = MIN(start + BLOCK, stop) * c + col; i < end; i += c)
+#define FOR_VECTORS(V) _Pragma("GCC unroll 4") for (int k = 0; k < V; k++)
+
 // Zero if `test` is zero or less, but not if `test` is NaN: activations of a diverging run must not turn into zeros.
 INLINE f32 relu_of(f32 test, f32 values) { return (f32)((u32)values & ~(u32)(test <= 0)); }
 
@@ -63,80 +122,110 @@ INLINE void add_to(double *sums, f32 values) {
     for (int lane = 0; lane < LANES; lane++) sums[lane] += values[lane];
 }
 
-// y = relu(weight (x - mean) / sqrt(var + eps) + bias + h), where ReLU and h are optional. `saved` is 4 c floats: mean,
-// biased variance, and the scale and shift that follow from these, weight and bias.
-INLINE void forward(const void *x, const void *h, void *y, const float *weight, const float *bias, float *saved,
-                    size_t rows, size_t c, float eps, int relu, int bf16) {
-    float *mean = saved, *var = saved + c, *scale = saved + 2 * c, *shift = saved + 3 * c;
-    double sum[c], sum_of_squares[c];
-    memset(sum, 0, sizeof sum);
-    memset(sum_of_squares, 0, sizeof sum_of_squares);
-    for (size_t col = 0; col < c; col += LANES) store(mean, col, load(x, col, bf16), 0);
-    FOR_BLOCKS {  // sum x less its first row, because the square of a large mean would swallow the variance
-        f32 origin = load(mean, col, 0), s = {0}, s2 = {0};
-        FOR_ROWS {
-            f32 v = load(x, i, bf16) - origin;
-            s += v;
-            s2 += v * v;
+// Sums of x and of its squares. Both are of x less its first row, because the square of a large mean would swallow the
+// variance.
+INLINE void sum_forward(struct norm n, size_t task, int bf16, int V) {
+    size_t c = n.c;
+    double *sums = n.sums + task * 2 * c;
+    FOR_STRIPS(V) {
+        f32 origin[4], s[4] = {{0}}, s2[4] = {{0}};
+        FOR_VECTORS(V) origin[k] = load(n.mean, col + k * LANES, 0);
+        FOR_ROWS FOR_VECTORS(V) {
+            f32 v = load(n.x, i + k * LANES, bf16) - origin[k];
+            s[k] += v;
+            s2[k] += v * v;
         }
-        add_to(sum + col, s);
-        add_to(sum_of_squares + col, s2);
+        FOR_VECTORS(V) add_to(sums + col + k * LANES, s[k]);
+        FOR_VECTORS(V) add_to(sums + c + col + k * LANES, s2[k]);
     }
-    for (size_t k = 0; k < c; k++) {
-        double m = sum[k] / rows, v = sum_of_squares[k] / rows - m * m;
-        mean[k] = (float)(mean[k] + m);
-        var[k] = v < 0 ? 0 : (float)v;  // not fmax, which would turn a NaN into 0
-        scale[k] = weight[k] / sqrtf(var[k] + eps);
-        shift[k] = bias[k] - mean[k] * scale[k];
-    }
-    FOR_BLOCKS {
-        f32 a = load(scale, col, 0), b = load(shift, col, 0);
-        FOR_ROWS {
-            f32 v = load(x, i, bf16) * a + b;
-            if (h) v += load(h, i, bf16);
-            if (relu) v = relu_of(v, v);
-            store(y, i, v, bf16);
+}
+
+INLINE void apply_forward(struct norm n, size_t task, int bf16, int V) {
+    size_t c = n.c;
+    FOR_STRIPS(V) {
+        f32 a[4], b[4];
+        FOR_VECTORS(V) a[k] = load(n.scale, col + k * LANES, 0), b[k] = load(n.shift, col + k * LANES, 0);
+        FOR_ROWS FOR_VECTORS(V) {
+            f32 v = load(n.x, i + k * LANES, bf16) * a[k] + b[k];
+            if (n.h) v += load(n.h, i + k * LANES, bf16);
+            store(n.y, i + k * LANES, n.relu ? relu_of(v, v) : v, bf16);
         }
     }
 }
 
-// Compute dx, and dh unless null, from dy; add to dweight and dbias. ReLU's mask is the sign of y or, if y is null
-// (there was no h), the sign of the sum before ReLU.
-INLINE void backward(const void *dy, const void *y, const void *x, const float *saved, void *dx, void *dh,
-                     float *dweight, float *dbias, size_t rows, size_t c, float eps, int relu, int bf16) {
-    const float *mean = saved, *var = saved + c, *scale = saved + 2 * c, *shift = saved + 3 * c;
-    double sum[c], sum_of_products[c];
-    memset(sum, 0, sizeof sum);
-    memset(sum_of_products, 0, sizeof sum_of_products);
-    FOR_BLOCKS {
-        f32 m = load(mean, col, 0), a = load(scale, col, 0), b = load(shift, col, 0), s = {0}, s2 = {0};
-        FOR_ROWS {
-            f32 g = load(dy, i, bf16), v = load(x, i, bf16);
-            if (relu) g = relu_of(y ? load(y, i, bf16) : v * a + b, g);
-            if (dh) store(dh, i, g, bf16);
-            s += g;
-            s2 += g * (v - m);
+// The gradient of what ReLU reads. Its mask is the sign of y or, if y is null (there was no h), of the normalised x.
+INLINE f32 before_relu(struct norm n, size_t i, f32 x, f32 a, f32 b, int bf16) {
+    f32 g = load(n.dy, i, bf16);
+    return n.relu ? relu_of(n.y ? load(n.y, i, bf16) : x * a + b, g) : g;
+}
+
+// Sums of g and of g (x - mean), where g is the gradient of what ReLU reads; that gradient becomes dh, unless null.
+INLINE void sum_backward(struct norm n, size_t task, int bf16, int V) {
+    size_t c = n.c;
+    double *sums = n.sums + task * 2 * c;
+    FOR_STRIPS(V) {
+        f32 m[4], a[4], b[4], s[4] = {{0}}, s2[4] = {{0}};
+        FOR_VECTORS(V) m[k] = load(n.mean, col + k * LANES, 0);
+        FOR_VECTORS(V) a[k] = load(n.scale, col + k * LANES, 0), b[k] = load(n.shift, col + k * LANES, 0);
+        FOR_ROWS FOR_VECTORS(V) {
+            f32 v = load(n.x, i + k * LANES, bf16), g = before_relu(n, i + k * LANES, v, a[k], b[k], bf16);
+            if (n.dh) store(n.dh, i + k * LANES, g, bf16);
+            s[k] += g;
+            s2[k] += g * (v - m[k]);
         }
-        add_to(sum + col, s);
-        add_to(sum_of_products + col, s2);
+        FOR_VECTORS(V) add_to(sums + col + k * LANES, s[k]);
+        FOR_VECTORS(V) add_to(sums + c + col + k * LANES, s2[k]);
     }
-    float slope[c], offset[c];  // dx = scale (g - mean of g - x^ mean of g x^) = scale g + slope x + offset
-    for (size_t k = 0; k < c; k++) {
-        double variance = (double)var[k] + eps;
-        dbias[k] += (float)sum[k];
-        dweight[k] += (float)(sum_of_products[k] / sqrt(variance));
-        double along_x = -scale[k] * sum_of_products[k] / variance / rows;
-        slope[k] = (float)along_x;
-        offset[k] = (float)(-scale[k] * sum[k] / rows - along_x * mean[k]);
-    }
-    FOR_BLOCKS {
-        f32 a = load(scale, col, 0), b = load(shift, col, 0), p = load(slope, col, 0), q = load(offset, col, 0);
-        FOR_ROWS {
-            f32 g = load(dh ? dh : dy, i, bf16), v = load(x, i, bf16);
-            if (relu && !dh) g = relu_of(y ? load(y, i, bf16) : v * a + b, g);
-            store(dx, i, a * g + p * v + q, bf16);
+}
+
+INLINE void apply_backward(struct norm n, size_t task, int bf16, int V) {
+    size_t c = n.c;
+    FOR_STRIPS(V) {
+        f32 a[4], b[4], p[4], q[4];
+        FOR_VECTORS(V) a[k] = load(n.scale, col + k * LANES, 0), b[k] = load(n.shift, col + k * LANES, 0);
+        FOR_VECTORS(V) p[k] = load(n.slope, col + k * LANES, 0), q[k] = load(n.offset, col + k * LANES, 0);
+        FOR_ROWS FOR_VECTORS(V) {
+            f32 v = load(n.x, i + k * LANES, bf16);
+            f32 g = n.dh ? load(n.dh, i + k * LANES, bf16) : before_relu(n, i + k * LANES, v, a[k], b[k], bf16);
+            store(n.dx, i + k * LANES, a[k] * g + p[k] * v + q[k], bf16);
         }
     }
+}
+
+#define SPECIALISED(pass)                                               \
+    static void pass##_task(const void *job, size_t task) {             \
+        struct norm n = *(const struct norm *)job;                      \
+        int num_vectors = n.c / LANES % 4 ? n.c / LANES % 2 ? 1 : 2 : 4; \
+        if (n.bf16 && num_vectors == 4) pass(n, task, 1, 4);           \
+        else if (n.bf16 && num_vectors == 2) pass(n, task, 1, 2);      \
+        else if (n.bf16) pass(n, task, 1, 1);                          \
+        else if (num_vectors == 4) pass(n, task, 0, 4);                 \
+        else pass(n, task, 0, 1);                                       \
+    }
+SPECIALISED(sum_forward)
+SPECIALISED(apply_forward)
+SPECIALISED(sum_backward)
+SPECIALISED(apply_backward)
+
+// Run `pass` over all rows, and leave the sums of all tasks in those of the first.
+static void run_pass(void (*pass)(const void *, size_t), const struct norm *n, int num_threads) {
+    size_t num = (n->rows + n->rows_a_task - 1) / n->rows_a_task;
+    memset(n->sums, 0, num * 2 * n->c * sizeof *n->sums);
+    run_tasks(pass, n, num, num_threads);
+    for (size_t task = 1; task < num; task++)
+        for (size_t k = 0; k < 2 * n->c; k++) n->sums[k] += n->sums[task * 2 * n->c + k];
+}
+
+// The layer's group of rows that begins at `top`. A group's record in `saved` is 4 c floats: mean, biased variance, and
+// the scale and shift that follow from these, weight and bias.
+static struct norm group_at(size_t top, size_t rows, size_t group, size_t c, float *saved, int relu, int bf16) {
+    float *record = saved + top / group * 4 * c;
+    size_t rows_a_task = MAX(2 * BLOCK, 65536 / c / BLOCK * BLOCK);
+    return (struct norm){
+        .mean = record, .var = record + c, .scale = record + 2 * c, .shift = record + 3 * c,
+        .rows = MIN(group, rows - top), .c = c, .rows_a_task = rows_a_task, .relu = relu, .bf16 = bf16,
+        .sums = malloc((rows / rows_a_task + 1) * 2 * c * sizeof(double)),
+    };
 }
 
 // The address of a row, or null if there is no tensor.
@@ -144,31 +233,155 @@ INLINE void *at(const void *tensor, size_t row, size_t c, int bf16) {
     return tensor ? (char *)tensor + row * c * (bf16 ? sizeof(uint16_t) : sizeof(float)) : NULL;
 }
 
-#define FOR_GROUPS                                                                                  \
-    for (size_t top = 0, num = rows < group ? rows : group; top < rows;                              \
-         top += num, saved += 4 * c, num = rows - top < group ? rows - top : group)
-
+// y = relu(weight (x - mean) / sqrt(var + eps) + bias + h), where ReLU and h are optional; statistics are over groups
+// of `group` rows, of which the last may be smaller.
 void norm_forward(const void *x, const void *h, void *y, const float *weight, const float *bias, float *saved,
-                  size_t rows, size_t group, size_t c, float eps, int relu, int bf16) {
-    FOR_GROUPS {
-        const void *x_ = at(x, top, c, bf16), *h_ = at(h, top, c, bf16);
-        if (bf16)
-            forward(x_, h_, at(y, top, c, 1), weight, bias, saved, num, c, eps, relu, 1);
-        else
-            forward(x_, h_, at(y, top, c, 0), weight, bias, saved, num, c, eps, relu, 0);
+                  size_t rows, size_t group, size_t c, float eps, int relu, int bf16, int num_threads) {
+    for (size_t top = 0; top < rows; top += group) {
+        struct norm n = group_at(top, rows, group, c, saved, relu, bf16);
+        n.x = at(x, top, c, bf16), n.h = at(h, top, c, bf16), n.y = at(y, top, c, bf16);
+        for (size_t col = 0; col < c; col += LANES) store(n.mean, col, load(n.x, col, bf16), 0);
+        run_pass(sum_forward_task, &n, num_threads);
+        for (size_t k = 0; k < c; k++) {
+            double m = n.sums[k] / n.rows, v = n.sums[c + k] / n.rows - m * m;
+            n.mean[k] = (float)(n.mean[k] + m);
+            n.var[k] = v < 0 ? 0 : (float)v;  // not fmax, which would turn a NaN into 0
+            n.scale[k] = weight[k] / sqrtf(n.var[k] + eps);
+            n.shift[k] = bias[k] - n.mean[k] * n.scale[k];
+        }
+        run_pass(apply_forward_task, &n, num_threads);
+        free(n.sums);
     }
 }
 
+// dx and, unless null, dh from dy; y is null if there was no h.
 void norm_backward(const void *dy, const void *y, const void *x, const float *saved, void *dx, void *dh,
-                   float *dweight, float *dbias, size_t rows, size_t group, size_t c, float eps, int relu, int bf16) {
+                   float *dweight, float *dbias, size_t rows, size_t group, size_t c, float eps, int relu, int bf16,
+                   int num_threads) {
     memset(dweight, 0, c * sizeof *dweight);
     memset(dbias, 0, c * sizeof *dbias);
-    FOR_GROUPS {
-        const void *dy_ = at(dy, top, c, bf16), *y_ = at(y, top, c, bf16), *x_ = at(x, top, c, bf16);
-        void *dx_ = at(dx, top, c, bf16), *dh_ = at(dh, top, c, bf16);
-        if (bf16)
-            backward(dy_, y_, x_, saved, dx_, dh_, dweight, dbias, num, c, eps, relu, 1);
-        else
-            backward(dy_, y_, x_, saved, dx_, dh_, dweight, dbias, num, c, eps, relu, 0);
+    float slope[c], offset[c];  // dx = scale (g - mean of g - x^ mean of g x^) = scale g + slope x + offset
+    for (size_t top = 0; top < rows; top += group) {
+        struct norm n = group_at(top, rows, group, c, (float *)saved, relu, bf16);
+        n.dy = at(dy, top, c, bf16), n.y = at(y, top, c, bf16), n.x = at(x, top, c, bf16);
+        n.dx = at(dx, top, c, bf16), n.dh = at(dh, top, c, bf16), n.slope = slope, n.offset = offset;
+        run_pass(sum_backward_task, &n, num_threads);
+        for (size_t k = 0; k < c; k++) {
+            double variance = (double)n.var[k] + eps;
+            dbias[k] += (float)n.sums[k];
+            dweight[k] += (float)(n.sums[c + k] / sqrt(variance));
+            double along_x = -n.scale[k] * n.sums[c + k] / variance / n.rows;
+            slope[k] = (float)along_x;
+            offset[k] = (float)(-n.scale[k] * n.sums[k] / n.rows - along_x * n.mean[k]);
+        }
+        run_pass(apply_backward_task, &n, num_threads);
+        free(n.sums);
     }
 }
+
+// --- weights' gradient -----------------------------------------------------------------------------------------------
+
+// oneDNN reaches 60 to 80 % of a Zen 4's bf16 rate here, these loops 80 to 100 %. With AMX, oneDNN is faster.
+#if defined(__AVX512BF16__) && !defined(__AMX_BF16__)
+
+// dw[co][kh][kw][ci] = sum over images and pixels of dy[r][p][co] x[r stride + kh - 1][p stride + kw - 1][ci].
+struct convolution {
+    const uint16_t *x, *dy;
+    float *dw;  // [threads][co][3][3][ci]: each thread has images of its own
+    size_t n, h, w, out_h, out_w, ci, co, stride;
+    size_t pairs;       // of neighbouring pixels in a row of dy
+    size_t at_once;     // images whose pairs stay in a core's L2 cache
+    __m512i *x_pairs;   // [ci / 16][image, row][w + 2][16]: x of a pixel, and of the pixel `stride` to the right
+    uint32_t *dy_pairs; // [co / 8][image, row][pairs][8]: dy of two neighbouring pixels
+    size_t num_threads;
+};
+
+// Two rows of 16 channels as one vector: a multiply-add with bf16 operands sums over pairs.
+INLINE __m512i pair(const uint16_t *first, const uint16_t *second) {
+    __m256i low = first ? _mm256_loadu_si256((const void *)first) : _mm256_setzero_si256();
+    __m256i high = second ? _mm256_loadu_si256((const void *)second) : _mm256_setzero_si256();
+    return _mm512_or_si512(_mm512_cvtepu16_epi32(low), _mm512_slli_epi32(_mm512_cvtepu16_epi32(high), 16));
+}
+
+static void make_pairs(struct convolution c) {
+    for (size_t row = 0; row < c.n * c.h; row++)
+        for (size_t block = 0; block < c.ci / 16; block++)
+            for (size_t i = 0; i < c.w + 2; i++) {
+                const uint16_t *from = c.x + row * c.w * c.ci + block * 16;
+                size_t a = i - 1, b = a + c.stride;  // a pixel before the first is a large number
+                c.x_pairs[(block * c.n * c.h + row) * (c.w + 2) + i] =
+                    pair(a < c.w ? from + a * c.ci : NULL, b < c.w ? from + b * c.ci : NULL);
+            }
+    for (size_t row = 0; row < c.n * c.out_h; row++)
+        for (size_t i = 0; i < c.pairs; i++)
+            for (size_t block = 0; block < c.co / 8; block += 2) {
+                const uint16_t *from = c.dy + (row * c.out_w + 2 * i) * c.co + block * 8;
+                __m512i both = pair(from, 2 * i + 1 < c.out_w ? from + c.co : NULL);
+                uint32_t *to = c.dy_pairs + ((block * c.n * c.out_h + row) * c.pairs + i) * 8;
+                _mm256_storeu_si256((void *)to, _mm512_castsi512_si256(both));
+                to += c.n * c.out_h * c.pairs * 8;
+                _mm256_storeu_si256((void *)to, _mm512_extracti64x4_epi64(both, 1));
+            }
+}
+
+// One row of 3 weights, 8 output and 16 input channels: 24 sums, as many as there are registers for.
+#define FOR_SUMS \
+    _Pragma("GCC unroll 3") for (int kw = 0; kw < 3; kw++) _Pragma("GCC unroll 8") for (int k = 0; k < 8; k++)
+static void add_products(struct convolution c, size_t kh, size_t out_block, size_t in_block) {
+    __m512 sums[3][8];
+    FOR_SUMS sums[kw][k] = _mm512_setzero_ps();
+    for (size_t out_row = 0; out_row < c.n * c.out_h; out_row++) {
+        size_t image = out_row / c.out_h, row = out_row % c.out_h * c.stride + kh - 1;
+        if (row >= c.h) continue;  // the padding
+        const __m512i *x = c.x_pairs + ((in_block * c.n + image) * c.h + row) * (c.w + 2);
+        const uint32_t *dy = c.dy_pairs + (out_block * c.n * c.out_h + out_row) * c.pairs * 8;
+        for (size_t i = 0; i < c.pairs; i++, x += 2 * c.stride, dy += 8) {
+            __m512i v[3] = {x[0], x[1], x[2]};
+#pragma GCC unroll 8
+            for (int k = 0; k < 8; k++) {
+                __m512i g = _mm512_set1_epi32(dy[k]);
+#pragma GCC unroll 3
+                for (int kw = 0; kw < 3; kw++)
+                    sums[kw][k] = _mm512_dpbf16_ps(sums[kw][k], (__m512bh)v[kw], (__m512bh)g);
+            }
+        }
+    }
+    float *to = c.dw + (out_block * 8 * 9 + kh * 3) * c.ci + in_block * 16;
+    FOR_SUMS {
+        float *at = to + (k * 9 + kw) * c.ci;
+        _mm512_storeu_ps(at, _mm512_add_ps(_mm512_loadu_ps(at), sums[kw][k]));
+    }
+}
+
+static void add_images(const void *job, size_t thread) {
+    struct convolution c = *(const struct convolution *)job;
+    size_t image = c.n * thread / c.num_threads, end = c.n * (thread + 1) / c.num_threads;
+    size_t x_image = c.h * c.w * c.ci, dy_image = c.out_h * c.out_w * c.co, num_weights = 9 * c.ci * c.co;
+    c.x += image * x_image, c.dy += image * dy_image, c.dw += thread * num_weights;
+    c.x_pairs = aligned_alloc(64, c.at_once * c.h * (c.w + 2) * c.ci * 4);
+    c.dy_pairs = malloc(c.at_once * c.out_h * c.pairs * c.co * 4);
+    memset(c.dw, 0, num_weights * sizeof *c.dw);
+    for (; image < end; image += c.n, c.x += c.n * x_image, c.dy += c.n * dy_image) {
+        c.n = MIN(c.at_once, end - image);
+        make_pairs(c);
+        for (size_t in_block = 0; in_block < c.ci / 16; in_block++)
+            for (size_t out_block = 0; out_block < c.co / 8; out_block++)
+                for (size_t kh = 0; kh < 3; kh++) add_products(c, kh, out_block, in_block);
+    }
+    free(c.x_pairs);
+    free(c.dy_pairs);
+}
+
+// dw has room for the sums of each thread; the first becomes the sum of all.
+void weights_gradient(const uint16_t *x, const uint16_t *dy, float *dw, size_t n, size_t h, size_t w, size_t ci,
+                      size_t co, size_t stride, int num_threads) {
+    size_t out_h = (h + stride - 1) / stride, out_w = (w + stride - 1) / stride, pairs = (out_w + 1) / 2;
+    size_t image_bytes = h * (w + 2) * ci * 4 + out_h * pairs * co * 4;
+    struct convolution c = {
+        .x = x, .dy = dy, .dw = dw, .n = n, .h = h, .w = w, .out_h = out_h, .out_w = out_w, .ci = ci, .co = co,
+        .stride = stride, .pairs = pairs, .at_once = MAX(1, (256 << 10) / image_bytes), .num_threads = num_threads,
+    };
+    run_tasks(add_images, &c, num_threads, num_threads);
+    for (size_t i = 9 * ci * co; i < num_threads * 9 * ci * co; i++) dw[i % (9 * ci * co)] += dw[i];
+}
+#endif

@@ -1,4 +1,4 @@
-"""Batch norm, addition of the shortcut and ReLU as one CPU operation, compiled by this machine's C compiler."""
+"""The operations of fused.c on a CPU, compiled by this machine's C compiler, in place of PyTorch's own."""
 
 import ctypes
 import os
@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from resnet_repro.networks.unit import ResidualUnit
 
 SOURCE = Path(__file__).with_name("fused.c")
 LANES = 16
-"""The number of channels must be a multiple of this: the most that fused.c takes at a time."""
+"""Numbers of channels must be multiples of this: the most that fused.c takes at a time."""
 
 
 def find_compiler() -> str | None:
@@ -48,7 +49,8 @@ def kernels() -> ctypes.CDLL:
     native = "-march=native" if platform.machine() in ("x86_64", "AMD64") else "-mcpu=native"
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "fused.so"
-        options = ["-O3", native, "-shared", "-fPIC", "-o", str(library), str(SOURCE), "-lm"]
+        # -O3 takes twice as long, for slower loops
+        options = ["-O2", "-funswitch-loops", native, "-shared", "-fPIC", "-o", str(library), str(SOURCE), "-lm"]
         variables = os.environ | {"TMPDIR": folder}  # this folder has room; a compiler does not look for another
         process = subprocess.run([compiler, *options], env=variables, capture_output=True, text=True, check=False)
         if status := process.returncode:
@@ -68,8 +70,11 @@ def kernels() -> ctypes.CDLL:
             ) from None
     pointer, size, flag = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
     for kernel, num_tensors in ((loaded.norm_forward, 6), (loaded.norm_backward, 8)):
-        kernel.argtypes = [pointer] * num_tensors + [size, size, size, ctypes.c_float, flag, flag]
+        kernel.argtypes = [pointer] * num_tensors + [size, size, size, ctypes.c_float, flag, flag, flag]
         kernel.restype = None
+    if hasattr(loaded, "weights_gradient"):  # only where its loops are the faster ones
+        loaded.weights_gradient.argtypes = [pointer] * 3 + [size] * 6 + [flag]
+        loaded.weights_gradient.restype = None
     return loaded
 
 
@@ -87,25 +92,32 @@ def _load(library: Path) -> ctypes.CDLL:
 
 
 def fuse(net: nn.Module) -> None:
-    """Have each batch norm of a channels_last network also do the addition and the ReLU that follow, in training.
+    """Have a channels_last network use the operations of fused.c in training.
 
-    Parameters keep their names. Results differ only by rounding, and evaluation does not change.
+    Each batch norm also does the addition and the ReLU that follow. On processors where fused.c has it, the weights'
+    gradient of 3x3 convolutions in bf16 is its own. Parameters keep their names. Results differ only by rounding, and
+    evaluation does not change.
 
     Raises:
         UserError: if `kernels` cannot compile or load fused.c.
     """
-    kernels()
+    has_weights_gradient = hasattr(kernels(), "weights_gradient")
     for layers in [module for module in net.modules() if isinstance(module, nn.Sequential)]:
-        for i, norm in enumerate(layers):
-            if isinstance(norm, nn.BatchNorm2d) and norm.num_features % LANES == 0:
-                fused = layers[i] = FusedBatchNorm.of(norm)
+        for i, layer in enumerate(layers):
+            if isinstance(layer, nn.BatchNorm2d) and layer.num_features % LANES == 0:
+                fused = layers[i] = FusedBatchNorm.of(layer)
                 if i + 1 < len(layers) and isinstance(layers[i + 1], nn.ReLU):
                     fused.relu, layers[i + 1] = True, nn.Identity()
+            elif has_weights_gradient and isinstance(layer, nn.Conv2d) and FusedConv2d.replaces(layer):
+                layer.__class__ = FusedConv2d
     for unit in [module for module in net.modules() if isinstance(module, ResidualUnit)]:
         last = unit.residual[-1]
         if isinstance(last, FusedBatchNorm) and unit.mix == "add" and [type(f) for f in unit.after] == [nn.ReLU]:
             last.relu, unit.after = True, nn.Sequential()
             unit.ends_in_one = unit.shortcut is not None
+
+
+# --- batch norm, addition and ReLU ------------------------------------------------------------------------------------
 
 
 class FusedBatchNorm(nn.BatchNorm2d):
@@ -127,44 +139,149 @@ class FusedBatchNorm(nn.BatchNorm2d):
         return fused
 
     def forward(self, x: Float[Tensor, "n c h w"], h: Float[Tensor, "n c h w"] | None = None) -> Tensor:
-        if self.training:
-            return _Norm.apply(self, x, h, self.weight, self.bias)
-        y = super().forward(x)
-        y = y if h is None else y + h
-        return y.relu() if self.relu else y
+        if not self.training:
+            y = super().forward(x)
+            y = y if h is None else y + h
+            return y.relu() if self.relu else y
+        assert x.dtype in (torch.float32, torch.bfloat16)
+        x = x.contiguous(memory_format=torch.channels_last)
+        h = None if h is None else h.to(x.dtype).contiguous(memory_format=torch.channels_last)
+        size = group_size(len(x), at_most=self.group_at_most)
+        y, saved = _Norm.apply(x, h, self.weight, self.bias, size, self.eps, self.relu)
+        with torch.no_grad():
+            num = size * x.shape[2] * x.shape[3]
+            self.running_mean.lerp_(saved[0, 0], self.momentum)
+            self.running_var.lerp_(saved[0, 1] * (num / (num - 1)), self.momentum)
+            self.num_batches_tracked += 1
+        return y
 
 
 class _Norm(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, norm: FusedBatchNorm, x: Tensor, h: Tensor | None, weight: Tensor, bias: Tensor) -> Tensor:
-        assert x.dtype in (torch.float32, torch.bfloat16)
-        x = x.contiguous(memory_format=torch.channels_last)
-        h = None if h is None else h.to(x.dtype).contiguous(memory_format=torch.channels_last)
-        y, c = torch.empty_like(x), x.shape[1]
-        rows_an_image = x.numel() // c // len(x)
-        size = group_size(len(x), at_most=norm.group_at_most)
-        rows = size * rows_an_image  # of a group
-        saved = torch.empty(-(-len(x) // size), 4, c)
-        ctx.options = len(x) * rows_an_image, rows, c, norm.eps, norm.relu, x.dtype == torch.bfloat16
-        kernels().norm_forward(*_addresses(x, h, y, weight, bias, saved), *ctx.options)
-        mean, var, *_ = saved[0]
-        norm.running_mean.lerp_(mean, norm.momentum)
-        norm.running_var.lerp_(var * (rows / (rows - 1)), norm.momentum)
-        norm.num_batches_tracked += 1
-        ctx.adds = h is not None
-        ctx.save_for_backward(x, y if norm.relu and ctx.adds else None, saved)
-        return y
+    def forward(
+        ctx: Any, x: Tensor, h: Tensor | None, weight: Tensor, bias: Tensor, size: int, eps: float, relu: bool
+    ) -> tuple[Tensor, Tensor]:
+        y, saved = norm_forward(x, h, weight, bias, size, eps, relu)
+        ctx.options, ctx.adds = (size, eps, relu), h is not None
+        ctx.save_for_backward(x, y if relu and ctx.adds else None, saved)
+        ctx.mark_non_differentiable(saved)
+        return y, saved
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, dy: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         x, y, saved = ctx.saved_tensors
         dy = dy.to(x.dtype).contiguous(memory_format=torch.channels_last)
-        dx, dh = torch.empty_like(x), None if y is None else torch.empty_like(x)
-        dweight, dbias = torch.empty_like(saved[0, :2])
-        kernels().norm_backward(*_addresses(dy, y, x, saved, dx, dh, dweight, dbias), *ctx.options)
-        return None, dx, (dy if dh is None else dh) if ctx.adds else None, dweight, dbias
+        dx, dh, dweight, dbias = norm_backward(dy, y, x, saved, *ctx.options)
+        return dx, (dy if y is None else dh) if ctx.adds else None, dweight, dbias, None, None, None
+
+
+def _norm_forward(
+    x: Tensor, h: Tensor | None, weight: Tensor, bias: Tensor, size: int, eps: float, relu: bool
+) -> tuple[Tensor, Tensor]:
+    y, saved = _like_norm_forward(x, h, weight, bias, size, eps, relu)
+    kernels().norm_forward(*_addresses(x, h, y, weight, bias, saved), *_numbers(x, size, eps, relu))
+    return y, saved
+
+
+def _norm_backward(
+    dy: Tensor, y: Tensor | None, x: Tensor, saved: Tensor, size: int, eps: float, relu: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    dx, dh, dweight, dbias = _like_norm_backward(dy, y, x, saved, size, eps, relu)
+    addresses = _addresses(dy, y, x, saved, dx, None if y is None else dh, dweight, dbias)
+    kernels().norm_backward(*addresses, *_numbers(x, size, eps, relu))
+    return dx, dh, dweight, dbias
+
+
+def _like_norm_forward(
+    x: Tensor, h: Tensor | None, weight: Tensor, bias: Tensor, size: int, eps: float, relu: bool
+) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(x), weight.new_empty(-(-len(x) // size), 4, x.shape[1])
+
+
+def _like_norm_backward(
+    dy: Tensor, y: Tensor | None, x: Tensor, saved: Tensor, size: int, eps: float, relu: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    dh = x.new_empty(0) if y is None else torch.empty_like(x)
+    return torch.empty_like(x), dh, saved.new_empty(x.shape[1]), saved.new_empty(x.shape[1])
+
+
+def _numbers(x: Tensor, size: int, eps: float, relu: bool) -> tuple[int, int, int, float, bool, bool, int]:
+    n, c, height, width = x.shape
+    rows = height * width  # of an image
+    return n * rows, size * rows, c, eps, relu, x.dtype == torch.bfloat16, torch.get_num_threads()
+
+
+# --- the weights' gradient of a convolution ---------------------------------------------------------------------------
+
+
+class FusedConv2d(nn.Conv2d):
+    """A 3x3 convolution whose weights' gradient is fused.c's, if it reads bf16 in training.
+
+    That gradient is float32 as its sums are, where PyTorch's is rounded to bf16.
+    """
+
+    @staticmethod
+    def replaces(conv: nn.Conv2d) -> bool:
+        """Return whether fused.c has this convolution."""
+        is_usual = conv.groups == 1 and conv.bias is None and conv.padding_mode == "zeros" and conv.dilation == (1, 1)
+        is_3x3 = conv.kernel_size == (3, 3) and conv.padding == (1, 1) and conv.stride in [(1, 1), (2, 2)]
+        return is_usual and is_3x3 and conv.in_channels % LANES == 0 and conv.out_channels % LANES == 0
+
+    def forward(self, x: Float[Tensor, "n c_in h w"]) -> Float[Tensor, "n c_out h2 w2"]:
+        if not self.training or x.dtype != torch.bfloat16:
+            return super().forward(x)
+        y: Tensor = _Conv.apply(x.contiguous(memory_format=torch.channels_last), self.weight, self.stride[0])
+        return y
+
+
+class _Conv(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int) -> Tensor:
+        weight = weight.to(x.dtype)
+        ctx.stride = stride
+        ctx.save_for_backward(x, weight)
+        return torch.conv2d(x, weight, stride=stride, padding=1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, None]:
+        x, weight = ctx.saved_tensors
+        dy = dy.contiguous(memory_format=torch.channels_last)
+        options = (None, [ctx.stride] * 2, [1, 1], [1, 1], False, [0, 0], 1, [True, False, False])
+        dx, *_ = torch.ops.aten.convolution_backward(dy, x, weight, *options)
+        return dx, weights_gradient(x, dy, ctx.stride), None
+
+
+def _weights_gradient(x: Tensor, dy: Tensor, stride: int) -> Tensor:
+    n, c_in, height, width = x.shape
+    num_threads, c_out = torch.get_num_threads(), dy.shape[1]
+    sums = x.new_empty((num_threads, c_out, 3, 3, c_in), dtype=torch.float32)
+    kernels().weights_gradient(*_addresses(x, dy, sums), n, height, width, c_in, c_out, stride, num_threads)
+    return sums[0].permute(0, 3, 1, 2)
+
+
+def _like_weights_gradient(x: Tensor, dy: Tensor, stride: int) -> Tensor:
+    return x.new_empty((dy.shape[1], 3, 3, x.shape[1]), dtype=torch.float32).permute(0, 3, 1, 2)
 
 
 def _addresses(*tensors: Tensor | None) -> list[int | None]:
     return [None if tensor is None else tensor.data_ptr() for tensor in tensors]
+
+
+# --- for torch.compile ------------------------------------------------------------------------------------------------
+
+
+def _operation(function: Callable[..., Any], like: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `function`, which torch.compile does not look into: it sees an operation that returns what `like` does.
+
+    Otherwise the function is called directly, because an operation's way through the dispatcher takes 0.1 ms.
+    """
+    operation = torch.library.custom_op(f"resnet_repro::{function.__name__.strip('_')}", function, mutates_args=())
+    operation.register_fake(like)
+    return lambda *arguments: (operation if torch.compiler.is_compiling() else function)(*arguments)
+
+
+norm_forward = _operation(_norm_forward, _like_norm_forward)
+norm_backward = _operation(_norm_backward, _like_norm_backward)
+weights_gradient = _operation(_weights_gradient, _like_weights_gradient)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from resnet_repro.errors import UserError
-from resnet_repro.networks.fused import find_compiler, kernels
+from resnet_repro.networks.fused import FusedBatchNorm, find_compiler, kernels
 from resnet_repro.networks.resnet import ResNet
 from resnet_repro.networks.unit import ResidualUnit
 from resnet_repro.runs.options import Hardware, SettledHardware
@@ -21,7 +21,7 @@ def settle(hardware: Hardware) -> SettledHardware:
 
     - `precision`: bf16 autocast if the device multiplies bf16 natively; weights and batch-norm statistics stay float32.
     - `channels_last`: true if the device multiplies bf16 natively or is an x86 CPU.
-    - `fused`: true for one thread of an x86 CPU in channels_last under Linux, if there is a C compiler.
+    - `fused`: true on an x86 CPU in channels_last under Linux, if there is a C compiler.
 
     Each choice was measured to be faster for every network of the papers, see benchmarks/.
     [deviates: the papers trained in float32; `hardware.precision=32-true` does]
@@ -44,9 +44,9 @@ def settle(hardware: Hardware) -> SettledHardware:
         precision = "bf16-mixed" if native_bf16 else "32-true"
     if channels_last == "auto":
         channels_last = native_bf16 or on_x86
-    fusable = accelerator == "cpu" and channels_last and not hardware.compile
+    fusable = accelerator == "cpu" and channels_last
     if fused == "auto":
-        measured = on_x86 and sys.platform == "linux" and hardware.num_threads == 1
+        measured = on_x86 and sys.platform == "linux"
         fused = fusable and measured and find_compiler() is not None
     elif fused and not fusable:
         raise UserError("hardware.fused=true needs a CPU and hardware.channels_last=true; use hardware.fused=auto")
@@ -56,13 +56,20 @@ def settle(hardware: Hardware) -> SettledHardware:
     return SettledHardware(**hardware.record() | decided)
 
 
-def compile_regions(net: nn.Module) -> None:
-    """Have torch.compile compile every residual unit, the stem and the head, or another library's network as a whole.
+def compile_network(net: nn.Module) -> None:
+    """Have torch.compile compile a network.
 
-    Units of the same shape share their code, so compiling takes as long at depth 1001 as at 20.
+    A fused network on a CPU is compiled as a whole, for training alone. It keeps the operations of fused.c, and
+    the generated code does the casts, copies and additions between them in fewer passes. Of others, every residual
+    unit, the stem and the head are compiled, or all of another library's network. Units of the same shape share their
+    code, so compiling takes as long at depth 1001 as at 20.
     """
     import torch._dynamo  # takes a second
 
+    if any(isinstance(module, FusedBatchNorm) for module in net.modules()):
+        eager, compiled = net.forward, torch.compile(net.forward, dynamic=False)
+        net.forward = lambda x: (compiled if net.training else eager)(x)
+        return
     torch._dynamo.config.recompile_limit = 64  # shapes of units, times training and evaluation, times batch sizes
     regions = [net]
     if isinstance(net, ResNet):

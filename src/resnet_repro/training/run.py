@@ -26,7 +26,7 @@ from resnet_repro.runs.ranks import Rank
 from resnet_repro.training.checkpoints import Checkpoint, newest_checkpoint
 from resnet_repro.training.classifier import GraphedClassifier, LitClassifier
 from resnet_repro.training.constructed import copy_function_from
-from resnet_repro.training.hardware import compile_regions, keep_freed_memory, settle
+from resnet_repro.training.hardware import compile_network, keep_freed_memory, settle
 from resnet_repro.training.layers import GradientNorms, write_responses
 from resnet_repro.training.loggers import CsvLogger, LenientWandbLogger, finish_wandb, wandb_logger
 from resnet_repro.training.manifest import Commit, git_commit, of_run, weights_sha256
@@ -114,7 +114,7 @@ class Training:
         if hardware.recompute:
             recompute_units(model.net)
         if hardware.compile:
-            compile_regions(model.net)
+            compile_network(model.net)
         return cls(RunDir(path), replace(job, run=options), options, hardware, rank, commit, data, model)
 
     def begin_or_go_on(self) -> Path | None:
