@@ -17,6 +17,7 @@ from resnet_repro.training.cuda_graph import GraphedSGD, GraphedStep
 from resnet_repro.training.metrics import LossAndError
 from resnet_repro.training.process_group import share_buffers
 from resnet_repro.training.schedule import WARMUP_JUDGED_EVERY, Plateau, last_rate, learning_rate
+from resnet_repro.training.sgd import EagerSGD
 
 
 def parameter_groups(net: torch.nn.Module, *, decay: str) -> list[dict[str, Any]]:
@@ -81,7 +82,7 @@ class LitClassifier(pl.LightningModule):
     # --- optimiser and schedule ---------------------------------------------------------------------------------------
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(parameter_groups(self.net, decay=self.schedule.decay), **self.sgd_options)
+        return EagerSGD(parameter_groups(self.net, decay=self.schedule.decay), **self.sgd_options)
 
     @property
     def sgd_options(self) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from resnet_repro.training.classifier import GraphedClassifier, LitClassifier
 from resnet_repro.training.constructed import copy_function_from
 from resnet_repro.training.hardware import compile_network, keep_freed_memory, settle
 from resnet_repro.training.layers import GradientNorms, write_responses
-from resnet_repro.training.loggers import CsvLogger, LenientWandbLogger, finish_wandb, wandb_logger
+from resnet_repro.training.loggers import CsvLogger
 from resnet_repro.training.manifest import Commit, git_commit, of_run, weights_sha256
 from resnet_repro.training.process_group import check_same, from_first, gather, joined
 from resnet_repro.training.recorder import Recorder
@@ -168,7 +168,11 @@ class Training:
             return []
         top5 = self.options.data.measures_top5
         csv = CsvLogger(self.folder, splits=self.data.splits, first_step=step_of(checkpoint), top5=top5)
-        return [csv, *([wandb_logger(self.job, self.folder)] if self.options.logger.name == "wandb" else [])]
+        if self.options.logger.name != "wandb":
+            return [csv]
+        from resnet_repro.training.wandb_logger import wandb_logger  # not above: the import takes half a second
+
+        return [csv, wandb_logger(self.job, self.folder)]
 
     def trainer(
         self, environment: ClusterEnvironment, loggers: list[Logger], callbacks: list[pl.Callback]
@@ -223,9 +227,7 @@ class Training:
             "damaged_images": sorted(self.data.damaged),
             "git_commit": self.commit.name,
             **self.commit.facts,
-            "wandb_url": next(
-                (logger.experiment.url for logger in loggers if isinstance(logger, LenientWandbLogger)), None
-            ),
+            "wandb_url": next((logger.experiment.url for logger in _wandb_loggers(loggers)), None),
         }
         if self.rank.is_first:
             gradients.write(self.folder.gradients)
@@ -239,10 +241,11 @@ class Training:
 
     def finish_wandb(self, loggers: list[Logger], summary: dict[str, Any], *, exit_code: int) -> None:
         """Close the W&B run, and note in status.json the folder whose data W&B does not have."""
-        for logger in loggers:
-            if isinstance(logger, LenientWandbLogger):
-                left = finish_wandb(logger, self.folder, summary, exit_code=exit_code)
-                write_json(self.folder.status, {**self.folder.read_status(), "wandb_left": left})
+        for logger in _wandb_loggers(loggers):
+            from resnet_repro.training.wandb_logger import finish_wandb
+
+            left = finish_wandb(logger, self.folder, summary, exit_code=exit_code)
+            write_json(self.folder.status, {**self.folder.read_status(), "wandb_left": left})
 
 
 def step_of(checkpoint: Path | None) -> int:
@@ -250,14 +253,23 @@ def step_of(checkpoint: Path | None) -> int:
     return int(checkpoint.stem.split("-")[1]) if checkpoint else 0
 
 
-def _deterministic(options: Run, hardware: SettledHardware) -> bool | Literal["warn"]:
+def _wandb_loggers(loggers: list[Logger]) -> list[Any]:
+    """Return those that are `LenientWandbLogger`s, without importing W&B to tell."""
+    return [logger for logger in loggers if not isinstance(logger, CsvLogger)]
+
+
+def _deterministic(options: Run, hardware: SettledHardware) -> Literal[True, "warn"] | None:
     """Return whether PyTorch may use only deterministic operations. On a CPU all are, with a fixed number of threads.
+
+    None leaves PyTorch's own setting, which is False. To be told False, PyTorch imports its compiler: a second.
 
     [deviates: comparators that pool to several pixels (alexnet, vgg16) have no such operation for that on a GPU: there
     PyTorch uses deterministic operations if it has them, and warns if not]
     """
     is_needed = hardware.deterministic and hardware.on_gpu
-    return "warn" if is_needed and not options.network.of_units else is_needed
+    if not is_needed:
+        return None
+    return True if options.network.of_units else "warn"
 
 
 def _ddp(world_size: int) -> DDPStrategy:
