@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from resnet_repro.launch.worker import PRELOAD
+from resnet_repro.launch.worker import modules_for
 from resnet_repro.runs.folder import RunDir
 from resnet_repro.runs.job import Job
 from resnet_repro.runs.ranks import Rank
@@ -20,7 +20,7 @@ FLOAT32 = ("hardware.precision=32-true", "hardware.fused=false")
 def in_ranks(num_ranks: int, target: Callable[..., Any], path: Path) -> None:
     """Call `target(path, job, rank)` in as many processes as there are ranks."""
     context = mp.get_context("forkserver")
-    context.set_forkserver_preload(PRELOAD)
+    context.set_forkserver_preload(modules_for([job_in(path).run]))
     ranks = [Rank(n, num_ranks, n, meeting_point=path / "store") for n in range(num_ranks)]
     processes = [context.Process(target=target, args=(path, job_in(path), rank)) for rank in ranks]
     for process in processes:

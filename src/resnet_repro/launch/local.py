@@ -21,7 +21,7 @@ from resnet_repro.launch.progress import Outcome, State
 from resnet_repro.launch.rank_processes import start_tracker
 from resnet_repro.launch.sockets import make_room
 from resnet_repro.launch.sweep import Backend, outcome
-from resnet_repro.launch.worker import PRELOAD, work
+from resnet_repro.launch.worker import modules_for, work
 from resnet_repro.machine import STOP_SIGNALS
 from resnet_repro.runs.job import Job
 
@@ -176,5 +176,5 @@ def start_method(jobs: list[Job]) -> ForkServerContext | SpawnContext:
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[name] = threads
     context = mp.get_context("forkserver")
-    context.set_forkserver_preload(PRELOAD)
+    context.set_forkserver_preload(modules_for(job.run for job in jobs))
     return context

@@ -8,7 +8,7 @@ import io
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -21,11 +21,9 @@ from resnet_repro.launch.rank_processes import follow_parent, run_ranks
 from resnet_repro.launch.sockets import make_room
 from resnet_repro.runs.folder import InUse, RunDir, read_failure, read_json, write_failure, write_json
 from resnet_repro.runs.job import Job
+from resnet_repro.runs.options import Run
 from resnet_repro.runs.ranks import Rank
 from resnet_repro.runs.wandb_account import kill_wandb_after
-
-PRELOAD = ["resnet_repro.training.run", "wandb", "wandb.sdk.launch", "sklearn.datasets"]
-"""Everything that a job imports sooner or later, for a fork server to import once."""
 
 Tell = Callable[[str], None]
 """Takes the reason why a run cannot even write into its folder."""
@@ -60,6 +58,19 @@ def work(
         if part.train:
             part.train(path, job, Rank())
     sys.exit(part.status)
+
+
+def modules_for(runs: Iterable[Run]) -> list[str]:
+    """Return the modules that these runs on a CPU import sooner or later, for a fork server to import once."""
+    runs = list(runs)
+    names = ["resnet_repro.training.run"]
+    if any(run.hardware.fused is not False and run.hardware.num_threads == 1 for run in runs):
+        names = ["resnet_repro.launch.preload"]
+    if any(run.hardware.compile or run.hardware.recompute or run.hardware.world_size > 1 for run in runs):
+        names += ["torch._dynamo"]
+    if any(run.logger.name == "wandb" for run in runs):
+        names += ["resnet_repro.training.wandb_logger", "wandb.sdk.launch"]
+    return names
 
 
 def _keep_niceness() -> None:
