@@ -1,5 +1,6 @@
 """The command line: Hydra's, but every mistake is one line. Imports no torch."""
 
+import gc
 import itertools
 import os
 import shlex
@@ -38,6 +39,9 @@ def errors_for_people(config_name: str = "config") -> Iterator[None]:
     Args:
         config_name: of the file in conf/ that holds the options of the command.
     """
+    gc.set_threshold(
+        50_000
+    )  # of 700: what imports and Hydra make stays, and looking through it takes a tenth of a start
     make_lenient()
     _hand_on_code()
     forget_left_over()  # before a library that reads them is imported
