@@ -65,7 +65,7 @@ def modules_for(runs: Iterable[Run]) -> list[str]:
     runs = list(runs)
     names = ["resnet_repro.training.run"]
     if any(run.hardware.fused is not False and run.hardware.num_threads == 1 for run in runs):
-        names = ["resnet_repro.launch.preload"]
+        names.insert(0, "resnet_repro.networks.precompile")
     if any(run.hardware.compile or run.hardware.recompute or run.hardware.world_size > 1 for run in runs):
         names += ["torch._dynamo"]
     if any(run.logger.name == "wandb" for run in runs):

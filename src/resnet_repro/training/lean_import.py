@@ -6,7 +6,6 @@ long as PyTorch itself. They are hidden while Lightning is imported and can be i
 """
 
 import functools
-import gc
 import importlib
 import sys
 from collections.abc import Callable, Iterator
@@ -17,6 +16,8 @@ from importlib.metadata import PackageNotFoundError
 from types import ModuleType
 from typing import Any
 
+from resnet_repro.machine import no_garbage_collection
+
 UNUSED = frozenset({"matplotlib", "omegaconf", "scipy", "torchvision"})
 COMPILER = "torch._dynamo"
 LIGHTNING = ("lightning_fabric", "pytorch_lightning", "torchmetrics")
@@ -26,7 +27,7 @@ def import_lightning() -> None:
     """Import Lightning, if this process has not yet; the ordinary way if the short way fails, whatever the reason."""
     if any(name in sys.modules for name in LIGHTNING):
         return
-    with _no_garbage_collection():
+    with no_garbage_collection():
         import torch  # noqa: F401  # it uses nothing that is hidden next
 
         try:
@@ -36,19 +37,6 @@ def import_lightning() -> None:
             for name in [name for name in sys.modules if name.partition(".")[0] in LIGHTNING]:
                 del sys.modules[name]
             importlib.import_module("pytorch_lightning")
-
-
-@contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    """Spare imports the search for garbage, a sixth of their time: they make a million objects that all stay."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.freeze()  # nor are they searched later, or copied by each process that is forked from this one
-        if was_enabled:
-            gc.enable()
 
 
 class _Finder(MetaPathFinder):
