@@ -246,16 +246,16 @@ def test_an_unusable_temporary_folder_leaves_batch_norms_fused(
 @pytest.mark.slow
 def test_a_killed_compiler_ends_the_run(tmp_path: Path) -> None:
     """Separate batch norms would give other last digits of the weights: another run."""
-    compiler = tmp_path / "cc"
-    compiler.write_text(f"#!/bin/sh\n[ -e {tmp_path}/killed ] || {{ touch {tmp_path}/killed; kill -9 $$; }}\n")
-    with compiler.open("a") as file:
-        file.write(f'exec {COMPILER} "$@"\n')
+    compiler, killer = tmp_path / "cc", tmp_path / "killer"
+    compiler.write_text(f'#!/bin/sh\n[ ! -e {killer} ] || kill -9 $$\nexec {COMPILER} "$@"\n')
     compiler.chmod(0o755)
+    killer.touch()
     options, variables = ("train.py", "depth=8", *DIGITS, "logger=csv", "hardware=cpu"), {"CC": str(compiler)}
     status, output = run(*options, home=tmp_path, variables=variables)
     assert status == 1
     assert f"{compiler} cannot compile fused.c (killed by SIGKILL)" in output
     assert "run the same command again, or with hardware.fused=false" in output
+    killer.unlink()
     status, output = run(*options, home=tmp_path, variables=variables)
     assert status == 0, output
     (manifest,) = manifests(tmp_path / "outputs").values()
