@@ -31,11 +31,13 @@ lint: install           ## style, types, and the direction of imports
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-benchmark: install      ## images/s beside the usual loop, on this machine
-	$(BIN)/python benchmarks/train_throughput.py
+CIFAR ?= data
+benchmark: install      ## everything about speed, in 20 minutes: CIFAR=FOLDER (else downloaded) PHOTOS=FOLDER (else left out)
+	$(BIN)/python benchmarks/speed.py --cifar "$(CIFAR)" $(if $(PHOTOS),--photos "$(PHOTOS)")
+	$(BIN)/python -m docs.readme
 
-readme: install         ## renew what is generated: the README's table of the papers, the picture of the rooms
-	$(BIN)/python docs/readme.py
+readme: install         ## renew what is generated: the README's tables of papers and speed, the picture of the rooms
+	$(BIN)/python -m docs.readme
 	$(BIN)/python docs/picture.py
 
 install: .venv/installed

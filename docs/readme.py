@@ -1,6 +1,5 @@
-"""Write the README's table of the papers from conf/experiment: `make readme`."""
+"""Write the README's table of the papers from conf/experiment, and its figures of speed: `make readme`."""
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from benchmarks import figures
 from resnet_repro.conf_dir import config_dir
 from resnet_repro.launch import plan
 from resnet_repro.launch.experiment import make_jobs
@@ -17,6 +17,7 @@ from resnet_repro.papers.rows import Published
 from resnet_repro.runs.job import Config, Job
 
 BEGIN, END = "<!-- written by make readme -->\n", "<!-- until here -->\n"
+BEGIN_SPEED = "<!-- speed: written by make readme -->\n"
 HOURS = "GPU hours, estimated"
 ROOT = Path(__file__).parents[1]
 
@@ -78,16 +79,26 @@ def _composed(overrides: Sequence[str]) -> tuple[Config, dict[str, Any]]:
 
 
 def updated(text: str, every: list[Summary]) -> str:
-    """Return a README with its table renewed."""
+    """Return a README with its table of the papers renewed."""
     head = f"| paper | what | command | {HOURS} | state |\n|---|---|---|---:|---|\n"
-    table = head + "".join(summary.markdown for summary in every)
-    return re.sub(f"(?s)(?<={re.escape(BEGIN)}).*(?={re.escape(END)})", lambda _: table, text)
+    return _replaced(text, BEGIN, head + "".join(summary.markdown for summary in every))
+
+
+def updated_speed(text: str, records: list[figures.Record]) -> str:
+    """Return a README with its figures of speed renewed."""
+    return _replaced(text, BEGIN_SPEED, figures.readme_section(records))
+
+
+def _replaced(text: str, begin: str, new: str) -> str:
+    before, _, rest = text.partition(begin)
+    return before + begin + new + END + rest.partition(END)[2]
 
 
 def main() -> None:
-    """Renew the table in README.md."""
+    """Renew what is generated in README.md."""
     readme = ROOT / "README.md"
-    readme.write_text(updated(readme.read_text(encoding="utf-8"), list(summaries())), encoding="utf-8")
+    text = updated(readme.read_text(encoding="utf-8"), list(summaries()))
+    readme.write_text(updated_speed(text, figures.records()), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,247 @@
+"""The figures of `speed.py`, a record for each family of processors, and what the README says of them.
+
+`results/FAMILY.json` holds a record. RESULTS.md and the README's section on speed are written from all of them.
+"""
+
+import json
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "RESULTS.md"
+
+
+@dataclass(frozen=True)
+class Table:
+    """How a table of figures is shown. A figure is the best of its rounds."""
+
+    title: str
+    ours: str | None = None
+    """The row that the others are compared with."""
+    best: Callable[[Iterable[float]], float] = max
+
+
+OURS = "ours: `python train.py`"
+FLOAT32, BF16, BF16_LAST = "usual loop, float32", "usual loop, bf16", "usual loop, bf16, channels_last"
+COMPILED = "usual loop, bf16, `torch.compile`", "usual loop, bf16, channels_last, `torch.compile`"
+ONE_THREAD, TWO_THREADS = "one run, one thread", "one run, two threads"
+FIRST_STEP, MANIFEST = "command to the end of the first step", "last evaluation to the manifest"
+REFUSAL, REPORT = "a refusal, `depth=21`", "`report.py` on ten runs"
+CHECKPOINT = "a checkpoint"
+MULTIPLY_ADDS, BYTES = "multiply-adds", "bytes read and written"
+FLOOR = "floor: multiply-adds and six memory passes"
+
+TABLES = {
+    "train": Table("CIFAR-10, batch 128, images/s on one thread", OURS),
+    "pages": Table("The same with pages of 2 MB on both sides (`GLIBC_TUNABLES=glibc.malloc.hugetlb=1`)", OURS),
+    "resnet50": Table("Photographs, batch 32, images/s on one thread", OURS),
+    "threads": Table("Ours on two idle cores, CIFAR-10, images/s", TWO_THREADS),
+    "start": Table("Start and end of a command, s", best=min),
+    "decode": Table("Decoding and augmenting photographs, images/s of a core's time", "ours"),
+    "lightning": Table("Lightning's share, digits, ms a step", best=min),
+    "checkpoints": Table("Saving a checkpoint, s", best=min),
+    "cost": Table("What an image costs in training, millions"),
+    "rate": Table("What one thread of this machine does, billions a second"),
+}
+
+
+@dataclass
+class Record:
+    """What one `make benchmark` measured."""
+
+    family: str
+    cpu: str
+    date: str
+    command: str
+    about: dict[str, str]
+    """Cores, memory, versions, commit and load, as they are shown."""
+    tables: dict[str, dict[str, dict[str, list[float]]]] = field(default_factory=dict)
+    """The rounds by table, column and row."""
+    missing: dict[str, str] = field(default_factory=dict)
+    """Why a part or a side has no figures, by its name."""
+
+    @property
+    def has_amx(self) -> bool:
+        return "amx" in self.family
+
+    def best(self, table: str, column: str, row: str) -> float | None:
+        """Return the best round, or None if there is none."""
+        rounds = self.tables.get(table, {}).get(column, {}).get(row)
+        return TABLES[table].best(rounds) if rounds else None
+
+    def with_floors(self, table: str) -> dict[str, dict[str, list[float]]]:
+        """Return the columns of a table, with the floor of each network whose cost was counted."""
+        columns = self.tables[table]
+        rates = [self.best("rate", "one thread", row) for row in (MULTIPLY_ADDS, BYTES)]
+        floors: dict[str, dict[str, list[float]]] = {}
+        for net in columns if table in ("train", "pages", "resnet50") else ():
+            costs = [self.best("cost", net, row) for row in (MULTIPLY_ADDS, BYTES)]
+            if all(costs) and all(rates):
+                seconds = sum(1e-3 * need / rate for need, rate in zip(costs, rates, strict=True))
+                floors[net] = {FLOOR: [1 / seconds]}
+        return {name: column | floors.get(name, {}) for name, column in columns.items()}
+
+    def save(self) -> None:
+        """Write the record over the family's earlier one."""
+        path = HERE / "results" / f"{self.family}.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+
+
+def records() -> list[Record]:
+    """Return the records of all families, by name."""
+    paths = sorted((HERE / "results").glob("*.json"))
+    return [Record(**json.loads(path.read_text(encoding="utf-8"))) for path in paths]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A sentence of the README about speed, and the figure that it is about."""
+
+    sentence: str
+    """`{}` stands for the bound."""
+    table: str
+    column: str
+    row: str
+    over: tuple[str, ...] = ()
+    """The figure is the row's over that of the best of these rows; with none of them, the row's own."""
+    at_least: float = 0
+    at_most: float = math.inf
+    amx: bool | None = None
+    """True: only of processors with AMX. False: only of those without."""
+
+    @property
+    def text(self) -> str:
+        return self.sentence.format(f"{self.at_least or self.at_most:g}")
+
+    def value(self, record: Record) -> float | None:
+        """Return the figure, or None if it was not measured or the claim is not of this processor."""
+        value = record.best(self.table, self.column, self.row)
+        others = [other for row in self.over if (other := record.best(self.table, self.column, row))]
+        if value is None or (self.over and not others) or self.amx not in (None, record.has_amx):
+            return None
+        return value / TABLES[self.table].best(others) if others else value
+
+    def is_borne_out(self, value: float) -> bool:
+        return self.at_least <= value <= self.at_most
+
+
+def _over_compiled(net: str, at_least: float, *, amx: bool) -> Claim:
+    sentence = f"{'With' if amx else 'Without'} AMX, {net.replace('resnet_', 'ResNet ')} trains at least {{}} times as "
+    return Claim(sentence + "fast as the compiled loop.", "train", net, OURS, COMPILED, at_least, amx=amx)
+
+
+def _seconds(sentence: str, row: str, at_most: float) -> Claim:
+    return Claim(sentence, "start", "s", row, at_most=at_most)
+
+
+CLAIMS = [
+    Claim(
+        "ResNet v1-20 trains at least {} times as fast as the usual loop in float32.",
+        *("train", "resnet_v1-20", OURS, (FLOAT32,), 2.3),
+    ),
+    _over_compiled("resnet_v1-20", 1.35, amx=True),
+    _over_compiled("resnet_v1-56", 1.25, amx=True),
+    _over_compiled("resnet_v1-110", 1.25, amx=True),
+    _over_compiled("resnet_v2-164", 1.15, amx=True),
+    _over_compiled("resnet_v1-20", 1.25, amx=False),
+    Claim(
+        "ResNet-50 trains at least {} times as fast as the best usual loop in bf16, compiled or not.",
+        *("resnet50", "ResNet-50", OURS, (BF16, BF16_LAST, *COMPILED), 1.25),
+    ),
+    Claim(
+        "One run on two idle cores is at least {} times as fast with two threads as with one.",
+        *("threads", "resnet_v1-20", TWO_THREADS, (ONE_THREAD,), 1.6),
+    ),
+    _seconds("The first step of ResNet v1-20 on CIFAR-10 ends at most {} s after the command.", FIRST_STEP, 6),
+    _seconds("The manifest is written at most {} s after a run's last evaluation.", MANIFEST, 2),
+    _seconds("A mistake in an option is refused within {} s.", REFUSAL, 0.7),
+    _seconds("The report on ten runs takes at most {} s.", REPORT, 3),
+    Claim(
+        "A core decodes at least {} times as many photographs as by torchvision's reference recipe.",
+        *("decode", "images/s", "ours", ("reference",), 2),
+    ),
+    Claim(
+        "Lightning, our callbacks and loggers take at most {} ms a step.",
+        *("lightning", "resnet_v2-8", "Lightning, callbacks, loggers"),
+        at_most=2,
+    ),
+    Claim(
+        "A checkpoint of ResNet v1-110 takes at most {} s.",
+        *("checkpoints", "resnet_v1-110", CHECKPOINT),
+        at_most=0.3,
+    ),
+]
+"""What the README claims of speed: its only sentences on speed with a number."""
+
+
+# --- Markdown ---------------------------------------------------------------------------------------------------------
+
+
+def readme_section(every: list[Record]) -> str:
+    """Return what the README says of speed."""
+    claims = "".join(f"- {claim.text}{_exceptions(claim, every)}\n" for claim in CLAIMS)
+    return claims + "".join(f"\n{_section(record)}" for record in every)
+
+
+def results_page(every: list[Record]) -> str:
+    """Return RESULTS.md: all figures with their rounds, and which claims they do not bear out."""
+    head = (
+        "# How fast, measured\n\nWritten by `make benchmark`, a section a family of processors. A figure is the best "
+    )
+    head += "of its rounds, which stand behind it; in brackets, how many times as fast ours is.\n"
+    return head + "".join(f"\n{_section(record, in_full=True)}" for record in every)
+
+
+def not_borne_out(record: Record) -> list[str]:
+    """Return the claims that a record contradicts, with its figures."""
+    values = [(claim, claim.value(record)) for claim in CLAIMS]
+    return [f"{claim.text} Measured: {v:.2f}." for claim, v in values if v is not None and not claim.is_borne_out(v)]
+
+
+def _exceptions(claim: Claim, every: list[Record]) -> str:
+    values = [(record, claim.value(record)) for record in every]
+    if all(value is None for _, value in values):
+        return " (Not measured.)"
+    against = [f"{record.family}: {v:.2f}" for record, v in values if v is not None and not claim.is_borne_out(v)]
+    return f" (**Not borne out** by {', '.join(against)}.)" if against else ""
+
+
+def _section(record: Record, *, in_full: bool = False) -> str:
+    about = "; ".join(f"{name} {value}" for name, value in record.about.items())
+    lines = [f"### {record.cpu} ({record.family})", f"{record.date}, `{record.command}`; {about}."]
+    if in_full:
+        against = not_borne_out(record)
+        lines.append(
+            "**Claims of the README that these figures do not bear out:** "
+            + ("".join(f"\n- {each}" for each in against) or "none.")
+        )
+    for name in record.tables:
+        if in_full or name in ("train", "pages", "resnet50", "threads", "start"):
+            lines.append(f"{TABLES[name].title}:\n\n{_table(TABLES[name], record.with_floors(name), in_full=in_full)}")
+    if in_full and record.missing:
+        lines.append("Not measured:\n\n" + "\n".join(f"- {name}: {why}" for name, why in record.missing.items()))
+    return "\n\n".join(lines) + "\n"
+
+
+def _table(table: Table, columns: dict[str, dict[str, list[float]]], *, in_full: bool) -> str:
+    rows = list(dict.fromkeys(row for column in columns.values() for row in column))
+    head = f"| | {' | '.join(columns)} |\n|---|{'---:|' * len(columns)}"
+    cells = [[_cell(table, column, row, in_full=in_full) for column in columns.values()] for row in rows]
+    return "\n".join([head, *(f"| {row} | {' | '.join(line)} |" for row, line in zip(rows, cells, strict=True))])
+
+
+def _cell(table: Table, column: dict[str, list[float]], row: str, *, in_full: bool) -> str:
+    if not column.get(row):
+        return "not measured"
+    best = table.best(column[row])
+    text = f"**{_number(best)}**" if row == table.ours else _number(best)
+    if table.ours and row != table.ours and column.get(table.ours):
+        text += f" ({table.best(column[table.ours]) / best:.2f})"
+    return f"{text} [{', '.join(map(_number, column[row]))}]" if in_full and len(column[row]) > 1 else text
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 20 else f"{value:.2f}"
