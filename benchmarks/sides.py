@@ -37,11 +37,14 @@ class Side:
 
     Args:
         num_runs: how many runs the command trains at the same time; the side's speed is their sum.
+        saves: whether the command saves a checkpoint when it is stopped.
     """
 
-    def __init__(self, command: list[str], folder: Path, env: Mapping[str, str], num_runs: int = 1) -> None:
+    def __init__(
+        self, command: list[str], folder: Path, env: Mapping[str, str], *, num_runs: int = 1, saves: bool = False
+    ) -> None:
         folder.mkdir()
-        self.folder, self.num_runs = folder, num_runs
+        self.folder, self.num_runs, self.saves = folder, num_runs, saves
         self._seen: set[psutil.Process] = set()
         with (folder / "printed").open("w") as printed:
             self.process = psutil.Popen(
@@ -52,18 +55,17 @@ class Side:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        """Wait for what was interrupted, and kill what has not ended in 20 s."""
-        _, alive = psutil.wait_procs(self._processes(), timeout=0 if kind else 20)
-        for process in alive:
+        """End the command: as Ctrl-C does if it then saves a checkpoint, else at once."""
+        processes = self._processes()
+        if self.saves and kind is None:
+            self.resume()
+            with suppress(psutil.NoSuchProcess):
+                self.process.send_signal(signal.SIGINT)
+            _, processes = psutil.wait_procs(processes, timeout=20)
+        for process in processes:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
-        psutil.wait_procs(alive)
-
-    def interrupt(self) -> None:
-        """Ask the command to end as Ctrl-C does: our runs save a checkpoint."""
-        self.resume()
-        with suppress(psutil.NoSuchProcess):
-            self.process.send_signal(signal.SIGINT)
+        psutil.wait_procs(processes)
 
     def rates(self) -> list[list[float]]:
         """Return images/s of every step so far of each run that has begun."""
@@ -115,7 +117,7 @@ Start = Callable[[Path], Side]
 def ours(*options: str, env: Mapping[str, str] | None = None, num_runs: int = 1) -> Start:
     """Return how to start `python train.py` with the recipe's number of steps, which `auto` decides by."""
     command = [sys.executable, str(ROOT / "train.py"), *options, "logger=csv", "schedule.log_every=1"]
-    return lambda folder: Side([*command, f"outputs={folder}"], folder, env or {}, num_runs)
+    return lambda folder: Side([*command, f"outputs={folder}"], folder, env or {}, num_runs=num_runs, saves=True)
 
 
 def usual(*arguments: str, env: Mapping[str, str] | None = None) -> Start:
@@ -169,8 +171,6 @@ def in_turns(starts: Mapping[str, Start], *, seconds: float, turn: float) -> Tur
                     rates.setdefault(name, []).extend([rate] if rate else [])
                     print(f"  {name}: {rate or missing[name]}", file=sys.stderr)
                 ends.append(time.monotonic())
-            for side in sides.values():
-                side.interrupt()
         logs = "".join(path.read_text() for path in Path(place).rglob("train.log"))
     saves = [float(line.split()[-2]) for line in logs.splitlines() if "checkpoint saved in" in line]
     return Turns({name: rates[name] for name in starts if rates.get(name)}, missing, saves)
