@@ -36,7 +36,7 @@ benchmark: install      ## everything about speed, in 20 minutes: CIFAR=FOLDER (
 	$(BIN)/python benchmarks/speed.py --cifar "$(CIFAR)" $(if $(PHOTOS),--photos "$(PHOTOS)")
 	$(BIN)/python -m docs.readme
 
-readme: install         ## renew what is generated: the README's tables of papers and speed, the picture of the rooms
+readme: install         ## renew what is generated: the README's tables, RESULTS.md, the picture of the rooms
 	$(BIN)/python -m docs.readme
 	$(BIN)/python docs/picture.py
 

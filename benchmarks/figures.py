@@ -195,6 +195,11 @@ def results_page(every: list[Record]) -> str:
     return head + "".join(f"\n{_section(record, in_full=True)}" for record in every)
 
 
+def write_results(every: list[Record]) -> None:
+    """Write RESULTS.md."""
+    RESULTS.write_text(results_page(every), encoding="utf-8")
+
+
 def not_borne_out(record: Record) -> list[str]:
     """Return the claims that a record contradicts, with its figures."""
     values = [(claim, claim.value(record)) for claim in CLAIMS]

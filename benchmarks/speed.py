@@ -316,7 +316,7 @@ def main() -> None:
     if not is_whole:
         print(figures.results_page([record]))
     else:
-        figures.RESULTS.write_text(figures.results_page(figures.records()), encoding="utf-8")
+        figures.write_results(figures.records())
         against = figures.not_borne_out(record) or ["none"]
         print("Claims of the README that these figures do not bear out:", *against, sep="\n")
 

@@ -95,10 +95,11 @@ def _replaced(text: str, begin: str, new: str) -> str:
 
 
 def main() -> None:
-    """Renew what is generated in README.md."""
-    readme = ROOT / "README.md"
+    """Renew what is generated in README.md, and benchmarks/RESULTS.md."""
+    readme, records = ROOT / "README.md", figures.records()
     text = updated(readme.read_text(encoding="utf-8"), list(summaries()))
-    readme.write_text(updated_speed(text, figures.records()), encoding="utf-8")
+    readme.write_text(updated_speed(text, records), encoding="utf-8")
+    figures.write_results(records)
 
 
 if __name__ == "__main__":
