@@ -73,15 +73,17 @@ class Record:
 
     def with_floors(self, table: str) -> dict[str, dict[str, list[float]]]:
         """Return the columns of a table, with the floor of each network whose cost was counted."""
-        columns = self.tables[table]
-        rates = [self.best("rate", "one thread", row) for row in (MULTIPLY_ADDS, BYTES)]
         floors: dict[str, dict[str, list[float]]] = {}
-        for net in columns if table in ("train", "pages", "resnet50") else ():
-            costs = [self.best("cost", net, row) for row in (MULTIPLY_ADDS, BYTES)]
-            if all(costs) and all(rates):
-                seconds = sum(1e-3 * need / rate for need, rate in zip(costs, rates, strict=True))
-                floors[net] = {FLOOR: [1 / seconds]}
-        return {name: column | floors.get(name, {}) for name, column in columns.items()}
+        for net in self.tables[table] if table in ("train", "pages", "resnet50") else ():
+            seconds = [self._seconds(net, row) for row in (MULTIPLY_ADDS, BYTES)]
+            if all(seconds):
+                floors[net] = {FLOOR: [1 / sum(seconds)]}
+        return {name: column | floors.get(name, {}) for name, column in self.tables[table].items()}
+
+    def _seconds(self, net: str, row: str) -> float:
+        """Return what an image's share of a step takes at this machine's rate, or 0 if either is unknown."""
+        cost, rate = self.best("cost", net, row), self.best("rate", "one thread", row)
+        return 1e-3 * cost / rate if cost and rate else 0
 
     def save(self) -> None:
         """Write the record over the family's earlier one."""

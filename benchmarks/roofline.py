@@ -12,6 +12,7 @@ the network itself.
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -32,7 +33,7 @@ def cost(make_net: Callable[[], nn.Module], image: tuple[int, ...]) -> Cost:
     """Return the cost of a training step by running the network on PyTorch's meta device, where nothing is computed."""
     multiply_adds = num_outputs = 0
 
-    def count(layer: nn.Module, _: Any, output: Tensor) -> None:
+    def count(layer: nn.Conv2d | nn.Linear, _: Any, output: Tensor) -> None:
         nonlocal multiply_adds, num_outputs
         multiply_adds += output.numel() * layer.weight[0].numel()
         num_outputs += output.numel() if isinstance(layer, nn.Conv2d) else 0
@@ -51,7 +52,7 @@ def rates() -> Cost:
     products = []
     for size in (1024, 2048):
         a, b = (torch.randn(size, size).bfloat16() for _ in range(2))
-        products.append(size**3 / _fastest(lambda a=a, b=b: a @ b))
+        products.append(size**3 / _fastest(partial(torch.matmul, a, b)))
     source = torch.zeros(2**25, dtype=torch.bfloat16)  # 64 MiB, more than a core's caches
     target = torch.zeros_like(source)
     return Cost(max(products), 2 * source.nbytes / _fastest(lambda: target.copy_(source)))
