@@ -77,7 +77,7 @@ class Task:
 
     def take_turns(self, table: str, column: str, starts: dict[str, Start], seconds: float) -> None:
         """Measure sides and add their figures, or why there are none."""
-        print(f"{table}, {column}", file=sys.stderr)
+        print(f" {column}", file=sys.stderr)
         if self.quick:
             starts = {name: starts[name] for name in (next(iter(starts)), next(reversed(starts)))}
         turns = in_turns(starts, seconds=seconds, turn=0.2 if self.quick else 2)
@@ -196,9 +196,8 @@ def start(task: Task) -> None:
                 rows.setdefault(name, []).append(seconds)
         outputs = Path(place) / "ten"
         few = ["schedule.steps=2", "data=digits", "logger=csv", f"outputs={outputs}"]
-        subprocess.run(
-            [*train, "-m", "depth=8", "seed=0,1,2,3,4", "arch=plain,resnet_v2", *few], check=True, stdout=sys.stderr
-        )
+        ten = [*train, "-m", "depth=8", "seed=0,1,2,3,4", "arch=plain,resnet_v2", *few]
+        subprocess.run(ten, check=True, stdout=subprocess.DEVNULL)
         for name, command in {
             figures.REFUSAL: [*train, "depth=21"],
             figures.REPORT: [*report, f"outputs={outputs}", f"results={place}/none"],
@@ -304,6 +303,7 @@ def main() -> None:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache  # the second side that compiles the same finds it here
         for name, seconds in in_shares({name: SHARES[name] for name in asked.parts}, 60 * asked.minutes):
             task = Task(record, str(asked.cifar.resolve()), asked.photos, 1 if asked.quick else seconds, asked.quick)
+            print(f"{name}, {seconds:.0f} s", file=sys.stderr)
             try:
                 if absent and name in NEED_CIFAR:
                     raise Failure(absent)
