@@ -1,23 +1,30 @@
-"""How many runs share a GPU, by a stand-in for CUDA's driver that only lists GPUs; cores and quotas of a CPU."""
+"""How many runs share a GPU and how, by stand-ins for CUDA's driver and MPS; cores and quotas of a CPU."""
 
+import os
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from resnet_repro import machine
+from resnet_repro.launch import mps, placement
 from resnet_repro.machine import cpu_quotas, num_cores
 from resnet_repro.networks import costs
 from resnet_repro.networks.resnet import ResNet
-from tests.helpers.commands import run
+from resnet_repro.runs.job import Job, make_job
+from tests.helpers.commands import run, start, wait_for_step
 from tests.helpers.networks import training_step
+from tests.helpers.runs import composed
 
 DRIVER = """
 #include <stddef.h>
 #include <stdlib.h>
+#include <string.h>
 int cuInit(unsigned flags) { return 0; }
 int cuDeviceGetCount(int *count) { *count = atoi(getenv("GPUS")); return 0; }
+int cuDeviceGetName(char *name, int size, int device) { return strncpy(name, "Example GPU", size) == NULL; }
 int cuDeviceGet(int *device, int ordinal) { *device = ordinal; return 0; }
 int cuDeviceTotalMem_v2(size_t *bytes, int device) { *bytes = (size_t)(atof(getenv("GIB")) * (1 << 30)); return 0; }
 """
@@ -57,6 +64,82 @@ def test_small_runs_share_a_gpu_within_its_memory_and_the_cores(
     status, output = train(driver, "-m", "plan=true", *options, home=tmp_path, gpus=gpus, gib=gib)
     assert status == 0, output
     assert f", {at_a_time} at a time" in output
+
+
+CONTROL = """#!/bin/sh
+if [ "$1" != -d ]; then read command; fi
+echo "$* $command, pipes exist: $(test -d "$CUDA_MPS_PIPE_DIRECTORY" && echo yes), $CUDA_VISIBLE_DEVICES" >> "$CALLS"
+exit $STATUS
+"""
+
+
+@pytest.fixture
+def control(driver: Path, tmp_path: Path) -> dict[str, str]:
+    """Return the variables of a machine with a GPU and a stand-in for MPS's control program, which notes its calls."""
+    program = tmp_path / "bin" / "nvidia-cuda-mps-control"
+    program.parent.mkdir()
+    program.write_text(CONTROL)
+    program.chmod(0o755)
+    places = {"PATH": f"{program.parent}:{os.environ['PATH']}", "CALLS": str(tmp_path / "calls"), "STATUS": "0"}
+    return {"LD_LIBRARY_PATH": str(driver), "GPUS": "1", "GIB": "80", "CUDA_VISIBLE_DEVICES": "0", **places}
+
+
+STARTED, ENDED = "-d , pipes exist: yes, \n", " quit, pipes exist: yes, \n"
+
+
+def test_mps_starts_in_a_folder_of_its_own_and_quits(
+    control: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in control.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", "/of/another/service")
+    with mps.daemon() as why:
+        assert why == ""
+        pipes = Path(os.environ["CUDA_MPS_PIPE_DIRECTORY"])
+        assert pipes.is_dir()
+    assert (tmp_path / "calls").read_text() == STARTED + ENDED
+    assert not pipes.exists()
+    assert os.environ["CUDA_MPS_PIPE_DIRECTORY"] == "/of/another/service"
+    assert "CUDA_MPS_LOG_DIRECTORY" not in os.environ
+    monkeypatch.setenv("STATUS", "3")
+    with mps.daemon() as why:
+        assert why == "nvidia-cuda-mps-control ended with status 3: "
+    assert (tmp_path / "calls").read_text() == STARTED + ENDED + STARTED
+
+
+def test_mps_is_for_jobs_that_share_a_gpu_and_ask_for_it(
+    control: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "gpus", lambda: ["0"])
+    monkeypatch.setattr(placement, "gpus", lambda: ["0"])
+
+    def jobs(*options: str) -> list[Job]:
+        usual = composed("data=digits")
+        seeds = (composed("data=digits", "mps=true", f"seed={seed}", *options) for seed in (0, 1))
+        return [make_job(config, usual=usual) for config in seeds]
+
+    assert not mps.is_due(jobs(), parallel=2), "the program is not on the PATH"
+    monkeypatch.setenv("PATH", control["PATH"])
+    assert mps.is_due(jobs(), parallel=2)
+    assert not mps.is_due(jobs(), parallel=1)
+    assert not mps.is_due(jobs()[:1], parallel=2)
+    assert not mps.is_due(jobs("mps=false"), parallel=2)
+    assert not mps.is_due(jobs("hardware=cpu"), parallel=2)
+    monkeypatch.setattr(machine, "gpus", lambda: ["0", "1"])
+    assert not mps.is_due(jobs(), parallel=2)
+
+
+@pytest.mark.slow
+def test_mps_begins_with_a_sweep_and_ends_after_ctrl_c(control: dict[str, str], tmp_path: Path) -> None:
+    """The runs themselves fall back on the CPU, as the stand-in for the driver can only list a GPU."""
+    shared = ("-m", "seed=0,1", "jobs=2", "data=digits", "depth=8", "logger=csv", "mps=true")
+    process = start("train.py", *shared, "schedule.steps=1000000", home=tmp_path, variables=control)
+    wait_for_step(tmp_path / "outputs", 1, num_runs=1)
+    assert (tmp_path / "calls").read_text() == STARTED
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 130, output
+    assert (tmp_path / "calls").read_text() == STARTED + ENDED
 
 
 def test_a_run_that_no_gpu_can_hold_is_refused_with_what_to_do(driver: Path, tmp_path: Path) -> None:

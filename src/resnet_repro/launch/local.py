@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import chain
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, SpawnContext
@@ -16,7 +16,7 @@ from typing import NamedTuple
 from rich.console import Console
 
 from resnet_repro import machine
-from resnet_repro.launch import placement
+from resnet_repro.launch import mps, placement
 from resnet_repro.launch.progress import Outcome, State
 from resnet_repro.launch.rank_processes import start_tracker
 from resnet_repro.launch.sockets import make_room
@@ -49,6 +49,8 @@ class LocalProcesses(Backend):
         self.waiting: list[Job] = []
         self.running: list[Running] = []
         self.num_stops_asked = self.num_stops_passed_on = 0
+        self.stack = ExitStack()
+        """What ends with the sweep."""
 
     def check(self, jobs: list[Job]) -> None:
         placement.check_devices(jobs)
@@ -64,11 +66,14 @@ class LocalProcesses(Backend):
     def __enter__(self) -> "LocalProcesses":
         self.context = start_method(self.waiting)
         self.handlers = {signum: signal.signal(signum, self._stop) for signum in STOP_SIGNALS}
+        if mps.is_due(self.waiting, parallel=self.parallel):
+            self.note = self.stack.enter_context(mps.daemon())
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         for each in self.running:  # only after an error of our own
             each.process.terminate()
+        self.stack.close()
         for signum, handler in self.handlers.items():
             signal.signal(signum, handler)
 

@@ -14,7 +14,9 @@ from resnet_repro.runs.job import flatten
 from resnet_repro.runs.records import upgraded
 
 # Options that change no result or are a coordinate of a cell. All other options of a config are its protocol.
-NOT_PROTOCOL = {"arch", "depth", "seed", "init_from", "hardware", "logger", "resume", "jobs", "outputs", "protocol"}
+NOT_PROTOCOL = {
+    *("arch", "depth", "seed", "init_from", "hardware", "logger", "resume", "jobs", "mps", "outputs", "protocol")
+}
 NOT_DATA = {"root", "download", "loader", "num_workers", "num_threads", "skip_damaged", "cache_gb", "cache_dir"}
 NOT_SCHEDULE = {"warmup", "log_every", "eval_every", "eval_batch_size"}  # a warm-up belongs to an architecture
 PAPERS = ("paper_v1", "paper_v2")  # on CIFAR these recipes differ only in the warm-up, so their runs are compared

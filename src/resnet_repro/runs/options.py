@@ -208,6 +208,8 @@ class TopLevel(Options):
     """Depth of a finished run; the run begins with its weights and inserts identity layers. [v1 Sec. 1]"""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = option("a whole number from 0 on")
     jobs: Auto | Count = option("auto or a whole number of runs at a time, at least 1")
+    mps: bool = option(default=False)
+    """Whether runs that share a GPU do so through NVIDIA's Multi-Process Service."""
     outputs: Text = option(FOLDER.format(key="outputs"))
     resume: bool
 

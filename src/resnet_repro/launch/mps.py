@@ -1,0 +1,74 @@
+"""NVIDIA's Multi-Process Service, by which a GPU runs kernels of several processes at the same time.
+
+Without it the processes take turns. [open: not measured; `python benchmarks/gpu_hour.py` does]
+"""
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from resnet_repro import machine
+from resnet_repro.launch import placement
+from resnet_repro.runs.job import Job
+
+CONTROL = "nvidia-cuda-mps-control"
+PATIENCE_S = 30
+"""Seconds that the daemon gets to start, and to end."""
+
+
+def is_due(jobs: list[Job], *, parallel: int) -> bool:
+    """Return whether these jobs ask for the service, several of them share a GPU, and the service is installed."""
+    on_gpus = [job for job in jobs if placement.on_gpu(job)]
+    shares = min(parallel, len(on_gpus)) * max((job.num_devices for job in on_gpus), default=0) > len(machine.gpus())
+    return bool(on_gpus) and on_gpus[0].run.mps and shares and shutil.which(CONTROL) is not None
+
+
+@contextmanager
+def daemon() -> Iterator[str]:
+    """Run the service for the processes that this one starts meanwhile. Yield why it did not start, else an empty text.
+
+    The service listens in a folder of its own, so it meets no other service on this machine.
+    """
+    with tempfile.TemporaryDirectory(prefix="resnet_repro-") as folder:
+        places = {"CUDA_MPS_PIPE_DIRECTORY": folder, "CUDA_MPS_LOG_DIRECTORY": folder}
+        # Processes name GPUs as CUDA_VISIBLE_DEVICES does. A service that sees fewer GPUs would count them anew.
+        variables = {key: value for key, value in os.environ.items() if key != "CUDA_VISIBLE_DEVICES"} | places
+        if why := _control("-d", variables=variables):
+            yield why
+            return
+        before = {name: os.environ.get(name) for name in places}
+        os.environ |= places
+        try:
+            yield ""
+        finally:
+            for name, value in before.items():
+                os.environ.pop(name)
+                if value is not None:
+                    os.environ[name] = value
+            _control(commands="quit\n", variables=variables)
+
+
+def _control(*arguments: str, commands: str = "", variables: dict[str, str]) -> str:
+    """Call the service's control program, out of reach of a terminal's Ctrl-C. Return why it fails, else empty."""
+    command = [CONTROL, *arguments]
+    try:
+        with tempfile.TemporaryFile("w+") as said:  # the daemon inherits it; the end of a pipe would be waited for
+            status = subprocess.run(
+                command,
+                input=commands,
+                stdout=said,
+                stderr=said,
+                check=False,
+                env=variables,
+                text=True,
+                timeout=PATIENCE_S,
+                start_new_session=True,
+            ).returncode
+            said.seek(0)
+            words = " ".join(said.read().split())
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"{CONTROL}: {error}"
+    return f"{CONTROL} ended with status {status}: {words}" if status else ""
