@@ -4,6 +4,7 @@ import ctypes
 import gc
 import math
 import os
+import platform
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,6 +35,20 @@ def smallest_gpu() -> int:
         driver.cuDeviceTotalMem_v2(ctypes.byref(size), device)
         sizes.append(size.value)
     return min(sizes)
+
+
+@cache
+def describe() -> str:
+    """Return the names of this machine's processor and GPUs, and how many cores this process may use."""
+    names = [line.partition(":")[2].strip() for line in _lines(Path("/proc/cpuinfo")) if line.startswith("model name")]
+    processor = names[0] if names else platform.processor() or platform.machine()
+    driver, models = _driver(), []
+    for ordinal in range(len(gpus())):
+        assert driver is not None
+        name = ctypes.create_string_buffer(100)
+        driver.cuDeviceGetName(name, len(name), ordinal)
+        models.append(name.value.decode())
+    return ", ".join([f"{processor} with {num_cores()} cores", *models])
 
 
 @cache

@@ -39,7 +39,7 @@ def test_a_sweep_makes_every_run_in_a_folder_of_its_own(swept: tuple[int, str, P
 
 def test_a_sweep_begins_with_its_jobs_and_ends_with_a_table(swept: tuple[int, str, Path]) -> None:
     _, output, outputs = swept
-    assert output.startswith("4 jobs; 4 to run of 22 steps each, 2 at a time: about ")
+    assert output.startswith("4 jobs; 4 to run of 22 steps each, 2 at a time: how long is not known")
     for name, manifest in manifests(outputs).items():
         (row,) = (line for line in output.splitlines() if line.startswith("│") and name in line)
         for split in ("train", "test"):

@@ -9,71 +9,86 @@ from rich.table import Table
 from resnet_repro.launch import checks, placement
 from resnet_repro.launch.placement import on_gpu
 from resnet_repro.launch.progress import announcement
+from resnet_repro.launch.speed import Speeds, is_measurable, multiply_adds
 from resnet_repro.runs.finished import DAMAGED, duration
 from resnet_repro.runs.folder import RunDir, read_json
 from resnet_repro.runs.job import Job
 from resnet_repro.runs.options import Run
 
-FIRST_GUESS = {"cpu": 30e9, "gpu": 6e12}
-"""Multiply-adds per second in training, forward and backward, until something was measured on this machine."""
-
-
-def multiply_adds(run: Run) -> int:
-    """Return the multiply-adds of one image's forward pass."""
-    known = run.network.known_multiply_adds(run.images)
-    if known is not None:
-        return known
-    from resnet_repro.networks.parts import count_multiply_adds  # imports torch
-
-    return count_multiply_adds(run.network, run.images)
+GPU_RATE = 6e12
+"""Multiply-adds per second in training, forward and backward, assumed of a GPU. [open: not measured]"""
 
 
 def gpu_hours(jobs: Iterable[Job]) -> float:
-    """Return the hours that all jobs take on one GPU, by `FIRST_GUESS` and nothing that was measured."""
+    """Return the hours that all jobs take on one GPU, by `GPU_RATE` and nothing that was measured."""
     images = ((job, job.steps * job.run.schedule.batch_size) for job in jobs)
-    return sum(3 * multiply_adds(job.run) * n for job, n in images) / FIRST_GUESS["gpu"] / 3600
+    return sum(3 * multiply_adds(job.run) * n for job, n in images) / GPU_RATE / 3600
 
 
 class Estimator:
     """Estimates how long jobs take, from the finished runs in outputs/ on the same data and kind of device.
 
     Small networks wait for the host as much as for arithmetic, so the estimate scales the finished run of the nearest
-    cost. Without a finished run it falls back on `FIRST_GUESS`.
+    cost. Without a finished run it takes what a plan has measured on this machine (`resnet_repro.launch.speed`).
     """
 
     def __init__(self, outputs: Path) -> None:
+        self.speeds = Speeds()
         self.known: dict[tuple[str, bool], list[tuple[int, float]]] = {}  # multiply-adds per image, images/s
         for path in outputs.glob("*/*/manifest.json"):
             try:
                 manifest = read_json(path)
                 run, rate = Run.of_record(manifest["config"]), manifest["images_per_s"]
-                key = run.data.name, bool(manifest["machine"]["gpu"])
-                self.known.setdefault(key, []).append((multiply_adds(run), rate))
+                if rate:
+                    key = run.data.name, bool(manifest["machine"]["gpu"])
+                    self.known.setdefault(key, []).append((multiply_adds(run), rate))
             except DAMAGED:
                 continue  # damaged, or of another version: the report names it, an estimate does not need it
 
-    def is_guess(self, job: Job) -> bool:
-        """Return whether no run on this data and kind of device has finished yet."""
-        return (job.run.data.name, on_gpu(job)) not in self.known
+    def measure(self, jobs: Iterable[Job]) -> str:
+        """Measure this machine for jobs that no finished run tells about. Return why that fails, else an empty text."""
+        return self.speeds.measure([job for job in jobs if not self._known(job) and is_measurable(job)])
 
-    def seconds(self, job: Job) -> float:
-        """Return the estimate for one job, alone."""
+    def is_measured(self, job: Job) -> bool:
+        """Return whether the estimate rests on a short measurement, because no run on this data has finished yet."""
+        return not self._known(job)
+
+    def seconds(self, job: Job) -> float | None:
+        """Return the estimate for one job, alone; None if nothing is known about this machine."""
         cost = multiply_adds(job.run)
-        known = self.known.get((job.run.data.name, on_gpu(job)), [])
-        speeds = [(abs(other - cost), rate * other) for other, rate in known if rate]
-        speed = min(speeds)[1] if speeds else FIRST_GUESS["gpu" if on_gpu(job) else "cpu"] / 3
-        return job.steps * job.run.schedule.batch_size * cost / speed
+        if known := self._known(job):
+            _, speed = min((abs(other - cost), rate * other) for other, rate in known)
+            return job.steps * job.run.schedule.batch_size * cost / speed
+        if not is_measurable(job):
+            return None
+        a_step = self.speeds.seconds(job.run)
+        return None if a_step is None else job.steps * a_step
 
-    def wall_seconds(self, jobs: Iterable[Job], parallel: int) -> float:
-        """Return the estimate for all jobs, the longest first, `parallel` at a time."""
+    def _known(self, job: Job) -> list[tuple[int, float]]:
+        return self.known.get((job.run.data.name, on_gpu(job)), [])
+
+    def longest_first(self, jobs: Iterable[Job]) -> list[Job]:
+        """Return the jobs, the longest first; by their multiply-adds if the time of one is not known."""
+        jobs = list(jobs)
+        seconds = {job: self.seconds(job) for job in jobs}
+        if None in seconds.values():
+            seconds = {job: float(job.steps * job.run.schedule.batch_size * multiply_adds(job.run)) for job in jobs}
+        return sorted(jobs, key=lambda job: seconds[job] or 0.0, reverse=True)
+
+    def wall_seconds(self, jobs: Iterable[Job], parallel: int) -> float | None:
+        """Return the estimate for all jobs, the longest first, `parallel` at a time; None if one is not known."""
         slots = [0.0] * parallel
-        for seconds in sorted((self.seconds(job) for job in jobs), reverse=True):
+        for job in self.longest_first(jobs):
+            if (seconds := self.seconds(job)) is None:
+                return None
             slots[slots.index(min(slots))] += seconds
         return max(slots)
 
 
 def show_plan(jobs: list[Job], *, parallel: int | None = None, console: Console | None = None) -> int:
     """Print what a command would do: every job with its state, its steps and an estimate of its time.
+
+    The first plan on a machine measures its speed, which takes a few seconds.
 
     Args:
         parallel: how many runs go on at a time; None: as many as this machine takes.
@@ -86,22 +101,25 @@ def show_plan(jobs: list[Job], *, parallel: int | None = None, console: Console 
     """
     console = console or Console(soft_wrap=True)
     checks.check_folders(jobs)
+    states = {job: _state(job) for job in jobs}
+    todo = [job for job, state in states.items() if state != "done"]
     estimator = Estimator(Path(jobs[0].run.outputs))
+    why_not = estimator.measure(todo)
     table = Table()
     table.add_column("run", overflow="fold")
     table.add_column("")
     table.add_column("steps", justify="right")
     table.add_column("estimate", justify="right")
-    todo = []
-    for job in jobs:
-        state = _state(job)
-        todo += [job] if state != "done" else []
-        table.add_row(job.name, state, f"{job.steps:,}", "" if state == "done" else duration(estimator.seconds(job)))
+    for job, state in states.items():
+        seconds = None if state == "done" else estimator.seconds(job)
+        table.add_row(job.name, state, f"{job.steps:,}", "" if seconds is None else duration(seconds))
     console.print(table)
     parallel = min(parallel or placement.num_parallel(jobs), max(len(todo), 1))
-    seconds = estimator.wall_seconds(todo, parallel)
-    is_guess = any(map(estimator.is_guess, todo))
-    console.print(announcement(jobs, todo, parallel, seconds, is_guess=is_guess), highlight=False)
+    total = estimator.wall_seconds(todo, parallel)
+    is_measured = any(map(estimator.is_measured, todo))
+    console.print(announcement(jobs, todo, parallel, total, is_measured=is_measured), highlight=False)
+    if why_not:
+        console.print(f"This machine's speed was not measured: {why_not}", markup=False, highlight=False)
     hours = gpu_hours(jobs)
     console.print(f"On one GPU about {duration(3600 * hours)} in all, a guess from multiply-adds", highlight=False)
     return 0

@@ -195,8 +195,13 @@ def numbers(values: dict[str, Any]) -> str:
     return "  ".join(parts) if parts else "first steps"
 
 
-def announcement(jobs: list[Job], todo: list[Job], parallel: int, seconds: float, *, is_guess: bool) -> str:
-    """Return a line on what a command is about to do, and about how long it will take."""
+def announcement(jobs: list[Job], todo: list[Job], parallel: int, seconds: float | None, *, is_measured: bool) -> str:
+    """Return a line on what a command is about to do, and about how long it will take.
+
+    Args:
+        seconds: the estimate; None if nothing is known.
+        is_measured: whether the estimate rests on a short measurement and not on finished runs.
+    """
     num_done = len(jobs) - len(todo)
     num_begun = sum(bool(RunDir(job.dir).checkpoint_files()) for job in todo)
     parts = ["1 job" if len(jobs) == 1 else f"{len(jobs)} jobs"]
@@ -204,7 +209,9 @@ def announcement(jobs: list[Job], todo: list[Job], parallel: int, seconds: float
     if todo:
         steps = sorted({job.steps for job in todo})
         each = f"{steps[0]:,}" if len(steps) == 1 else f"{steps[0]:,} to {steps[-1]:,}"
-        about = f"about {duration(seconds)}" + " (a first guess: nothing has run here yet)" * is_guess
+        about = "how long is not known, as nothing has run here yet"
+        if seconds is not None:
+            about = f"about {duration(seconds)}" + " (by a short measurement: nothing has run here yet)" * is_measured
         parts.append(f"{len(todo)} to run of {each} steps each, {parallel} at a time: {about}")
     return "; ".join(parts)
 

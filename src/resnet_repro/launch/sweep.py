@@ -93,8 +93,7 @@ def run_jobs(jobs: list[Job], backend: Backend, *, console: Console | None = Non
     estimator = announce(console, jobs, todo, parallel)
     start, outcomes = time.monotonic(), dict[Job, Outcome]()
     if todo:
-        longest_first = sorted(todo, key=estimator.seconds, reverse=True)  # no core idles at the end
-        backend.take(longest_first, outcomes, console)
+        backend.take(estimator.longest_first(todo), outcomes, console)  # no core idles at the end
         display, last_note = Display(console, jobs), ""
         with backend, display:
             while states := backend.poll():
@@ -154,8 +153,8 @@ def announce(console: Console, jobs: list[Job], todo: list[Job], parallel: int) 
     """Say what the command is about to do and about how long it will take; return the estimator of that."""
     estimator = plan.Estimator(Path(jobs[0].run.outputs))
     seconds = estimator.wall_seconds(todo, parallel)
-    is_guess = any(map(estimator.is_guess, todo))
-    console.print(announcement(jobs, todo, parallel, seconds, is_guess=is_guess), highlight=False)
+    is_measured = any(map(estimator.is_measured, todo))
+    console.print(announcement(jobs, todo, parallel, seconds, is_measured=is_measured), highlight=False)
     return estimator
 
 
