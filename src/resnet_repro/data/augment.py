@@ -162,18 +162,18 @@ class Augmentation(NamedTuple):
 def finish(
     pixels: UInt8[Tensor, "n 3 size size"],
     mirrored: Bool[Tensor, " n"],
-    colour: Float[Tensor, "n 3"],
-    jitter: Float[Tensor, "n 3 3"],
+    colour: Float[Tensor, "n 3"] | None,
+    jitter: Float[Tensor, "n 3 3"] | None,
     normalisation: Normalisation,
 ) -> Float[Tensor, "n 3 size size"]:
-    """Return the network's input, float32: do jitter, colour, normalisation and mirroring on the device.
+    """Return the network's input, float32: do jitter, colour (None: none), normalisation and mirroring on the device.
 
     [open: whether the mean is subtracted before or after mirroring: before. The mean image equals its own mirror]
     """
     x = pixels.to(torch.float32, memory_format=torch.contiguous_format)
-    if (jitter[:, :, 0] != 1).any():
+    if jitter is not None:
         x = jittered(x, jitter)
-    if colour.any():
+    if colour is not None:
         x = x + 255 * colour[:, :, None, None]
     x = x / normalisation.scale - normalisation.mean
     return torch.where(mirrored[:, None, None, None], x.flip(-1), x)

@@ -160,11 +160,18 @@ class Source:
         """
         if not crops:
             raise UserError(f"no image of a batch can be read, {len(self.damage.paths)} in all: mend data.root")
+        pixels, mirrored, colour, jitter = self.pack(crops)
+        has_colour, has_jitter = (
+            bool(colour.any()),
+            bool((jitter[:, :, 0] != 1).any()),
+        )  # to ask a GPU is to wait for it
         on_gpu = self.device.type == "cuda"
         pixels, mirrored, colour, jitter, y = (
-            tensor.to(self.device, non_blocking=on_gpu) for tensor in (*self.pack(crops), torch.tensor(labels))
+            tensor.to(self.device, non_blocking=on_gpu)
+            for tensor in (pixels, mirrored, colour, jitter, torch.tensor(labels))
         )
-        return augment.finish(pixels.permute(0, 3, 1, 2), mirrored, colour, jitter, self.normalisation), y
+        changes = (colour if has_colour else None, jitter if has_jitter else None)
+        return augment.finish(pixels.permute(0, 3, 1, 2), mirrored, *changes, self.normalisation), y
 
     def pack(
         self, crops: list[Crop]
