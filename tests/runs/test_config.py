@@ -252,3 +252,10 @@ def test_every_imagenet_network_of_the_papers_composes(arch: str, depth: int) ->
 def test_a_recipe_for_cifar_is_refused_on_imagenet() -> None:
     with pytest.raises(UserError, match="official_lua is a recipe for CIFAR; on ImageNet use paper_v1"):
         resolve(composed("data=imagenet", "depth=50", "protocol=official_lua"))
+
+
+def test_a_graph_cannot_drop_the_same_values_twice() -> None:
+    options = ("hardware.graph=true", "hardware.recompute=true")
+    assert resolved(*options).hardware.recompute
+    with pytest.raises(UserError, match=r"hardware\.graph=true cannot record .* with arch\.shortcut=dropout"):
+        resolved(*options, "arch.shortcut=dropout")

@@ -25,14 +25,21 @@ from tests.helpers.runs import assert_a_stop_changes_nothing, prepared
 
 STEPS = 12
 SGD = {"lr": 0.1, "momentum": 0.9, "weight_decay": 1e-4, "nesterov": False}
-DEVICES = [
-    "cpu",
-    pytest.param(
-        "cuda",
-        marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")],
-    ),
-]
+NEEDS_GPU = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+DEVICES = ["cpu", pytest.param("cuda", marks=NEEDS_GPU)]
 FORMATS = [torch.float32, torch.bfloat16]
+
+
+@pytest.fixture(autouse=True)
+def same_kernels_same_bits(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Allow a GPU only kernels that give the same bits twice, as `hardware.deterministic=true` does."""
+    if not torch.cuda.is_available():
+        yield
+        return
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
 
 
 def batches(device: str, *, steps_at_once: int | None = None) -> DeviceBatches:
@@ -149,6 +156,26 @@ def test_a_run_of_whole_steps_is_the_usual_run_within_rounding(tmp_path: Path) -
         assert len(lines[0]) == len(lines[1]) > 5
     gradients = [RunDir(path).gradients.read_text().splitlines()[1].split(",") for path in (ours, usual)]
     assert gradients[0][:2] == gradients[1][:2]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param(options, marks=NEEDS_GPU, id=" ".join(options))
+        for options in [
+            ("hardware.graph=false",),
+            ("hardware.graph=true",),
+            ("hardware.graph=true", "hardware.precision=32-true", "arch.shortcut=dropout"),
+            ("hardware.graph=true", "arch=resnet_v2", "depth=11", "arch.unit=bottleneck"),
+        ]
+    ],
+)
+def test_a_resumed_run_on_a_gpu_is_exact(
+    options: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = [prepared(tmp_path / name, "hardware=gpu", *options) for name in ("whole", "parts")]
+    assert_a_stop_changes_nothing(*runs, monkeypatch)
+    assert not torch.backends.cudnn.allow_tf32, "float32 is float32"
 
 
 AT_ONCE = ("schedule.steps=40", "schedule.log_every=2", "schedule.eval_every=8")  # two steps at a time

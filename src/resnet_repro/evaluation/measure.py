@@ -107,6 +107,7 @@ def evaluate_runs(request: Request, rank: Rank) -> dict[str, Any]:
     """
     hardware = settle(request.options.hardware.but(**FOR_TRAINING))
     torch.set_num_threads(hardware.num_threads)
+    torch.backends.cudnn.allow_tf32 = False  # as in training
     if hardware.on_gpu and hardware.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)

@@ -32,6 +32,11 @@ def check(run: Run) -> None:
             "hardware.graph=true is for one GPU with all images on it: use it with hardware.devices=1 and "
             "data.loader=device, or leave it out"
         )
+    if hardware.graph and hardware.recompute and getattr(run.network, "shortcut", None) == "dropout":
+        raise UserError(
+            "hardware.graph=true cannot record hardware.recompute=true with arch.shortcut=dropout, which would have to "
+            "drop the same values twice; leave one of them out"
+        )
     others = [key for key in ("fused", "recompute") if getattr(hardware, key) is True]
     if hardware.compile and others:
         raise UserError(f"hardware.compile=true and hardware.{others[0]}=true exclude each other; use one of them")

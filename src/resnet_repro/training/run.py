@@ -98,6 +98,7 @@ class Training:
         options = job.run.but(hardware=hardware)
         torch.set_num_threads(hardware.num_threads)
         keep_freed_memory()
+        torch.backends.cudnn.allow_tf32 = False  # by default a GPU rounds the inputs of float32 convolutions to 10 bits
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # needed by deterministic mode on a GPU
         # filling would take time for nothing, because no code here reads uninitialised memory
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
@@ -186,6 +187,7 @@ class Training:
             plugins=[environment],
             precision=hardware.precision,
             deterministic=_deterministic(self.options, hardware),
+            benchmark=hardware.on_gpu and not hardware.deterministic,
             max_steps=schedule.steps,
             val_check_interval=eval_every(schedule) // steps_at_once(schedule, hardware),
             check_val_every_n_epoch=None,
