@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo figures test test-slow test-slurm lint install lock benchmark readme clean
+.PHONY: demo figures test test-slow test-slurm lint install lock benchmark gpu readme clean
 
 demo: install           ## the papers' claim in two minutes: train six networks on digits, then the report
 	$(BIN)/python train.py -m depth=20,56,110 arch=plain,resnet_v2 data=digits
@@ -35,6 +35,9 @@ CIFAR ?= data
 benchmark: install      ## everything about speed, in 20 minutes: CIFAR=FOLDER (else downloaded) PHOTOS=FOLDER (else left out)
 	$(BIN)/python benchmarks/speed.py --cifar "$(CIFAR)" $(if $(PHOTOS),--photos "$(PHOTOS)")
 	$(BIN)/python -m docs.readme
+
+gpu: install            ## everything there is to measure on a GPU, in 25 minutes, into benchmarks/gpu/
+	$(BIN)/python benchmarks/gpu_hour.py --minutes 25 --cifar "$(CIFAR)"
 
 readme: install         ## renew what is generated: the README's tables, RESULTS.md, the picture of the rooms
 	$(BIN)/python -m docs.readme
