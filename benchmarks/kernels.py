@@ -26,7 +26,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from resnet_repro.data.device_batches import DeviceBatches
 from resnet_repro.networks.resnet import ResNet
-from resnet_repro.training.hardware import compile_regions
+from resnet_repro.training.hardware import compile_network
 
 VIEWS = ("view", "alias", "detach", "t", "transpose", "expand", "as_strided", "slice", "select", "unfold", "permute")
 VIEWS += (
@@ -92,7 +92,7 @@ def compiled(depth: int, arch: str) -> int:
     """Of the passes of a compiled network: fused kernels, and the convolutions and products left to libraries."""
     torch._inductor.config.cpp.enable_kernel_profile = True
     net = network(depth, arch)
-    compile_regions(net)
+    compile_network(net)
     x, y = torch.zeros(BATCH_SIZE, 3, 32, 32), torch.zeros(BATCH_SIZE, dtype=torch.int64)
     forward_and_backward(net, x, y)
     net.zero_grad()

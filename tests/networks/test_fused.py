@@ -313,6 +313,13 @@ def test_a_resumed_fused_run_is_exact(arch: str, tmp_path: Path, monkeypatch: py
 
 
 @needs_compiler
+@pytest.mark.slow
+def test_a_resumed_compiled_run_is_exact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = ("hardware.fused=true", "hardware.compile=true", "hardware.precision=bf16-mixed")
+    assert_a_stop_changes_nothing(*(prepared(tmp_path / name, *options) for name in ("whole", "parts")), monkeypatch)
+
+
+@needs_compiler
 def test_a_fused_run_does_not_resume_unfused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = prepared(tmp_path, "hardware.fused=true")
     with monkeypatch.context() as patch:

@@ -23,14 +23,28 @@ def on(monkeypatch: pytest.MonkeyPatch, *, machine: str, system: str) -> None:
 
 
 @needs_compiler
-def test_auto_fuses_on_one_x86_thread_in_channels_last_on_linux(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_fuses_on_x86_in_channels_last_on_linux(monkeypatch: pytest.MonkeyPatch) -> None:
     on(monkeypatch, machine="x86_64", system="linux")
     assert settle(hardware()).fused is True
-    assert settle(hardware(num_threads=2)).fused is False
+    assert settle(hardware(num_threads=2)).fused is True
     assert settle(hardware(channels_last=False)).fused is False
     assert settle(hardware(fused=False)).fused is False
     on(monkeypatch, machine="arm64", system="darwin")
     assert settle(hardware()).fused is False
+
+
+@needs_compiler
+def test_auto_compiles_long_fused_runs_on_amx(monkeypatch: pytest.MonkeyPatch) -> None:
+    on(monkeypatch, machine="x86_64", system="linux")
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {"amx_bf16": True}, raising=False)
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
+    assert settle(hardware(), is_long=True).compile is True
+    assert settle(hardware(), is_long=False).compile is False
+    assert settle(hardware(fused=False), is_long=True).compile is False
+    assert settle(hardware(recompute=True), is_long=True).compile is False
+    assert settle(hardware(compile=True)).compile is True
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {"avx512_bf16": True})
+    assert settle(hardware(), is_long=True).compile is False
 
 
 def test_auto_does_not_fuse_without_a_compiler(no_compiler: None, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,9 +64,9 @@ def modules_for(runs: Iterable[Run]) -> list[str]:
     """Return the modules that these runs on a CPU import sooner or later, for a fork server to import once."""
     runs = list(runs)
     names = ["resnet_repro.training.run"]
-    if any(run.hardware.fused is not False and run.hardware.num_threads == 1 for run in runs):
+    if any(run.hardware.fused is not False for run in runs):
         names.insert(0, "resnet_repro.networks.precompile")
-    if any(run.hardware.compile or run.hardware.recompute or run.hardware.world_size > 1 for run in runs):
+    if any(run.hardware.compile is True or run.hardware.recompute or run.hardware.world_size > 1 for run in runs):
         names += ["torch._dynamo"]
     if any(run.logger.name == "wandb" for run in runs):
         names += ["resnet_repro.training.wandb_logger", "wandb.sdk.launch"]

@@ -129,7 +129,7 @@ class Hardware(Options):
     precision: Literal["auto", "32-true", "bf16-mixed"]
     channels_last: Switch = option(SWITCH)
     fused: Switch = option(SWITCH)
-    compile: bool = option()
+    compile: Switch = option(SWITCH)
     graph: bool
     recompute: bool
     deterministic: bool
@@ -150,6 +150,7 @@ class SettledHardware(Hardware):
     precision: Literal["32-true", "bf16-mixed"]
     channels_last: bool
     fused: bool
+    compile: bool
 
     @property
     def on_gpu(self) -> bool:

@@ -37,9 +37,8 @@ def check(run: Run) -> None:
             "hardware.graph=true cannot record hardware.recompute=true with arch.shortcut=dropout, which would have to "
             "drop the same values twice; leave one of them out"
         )
-    others = [key for key in ("fused", "recompute") if getattr(hardware, key) is True]
-    if hardware.compile and others:
-        raise UserError(f"hardware.compile=true and hardware.{others[0]}=true exclude each other; use one of them")
+    if hardware.compile is True and hardware.recompute:
+        raise UserError("hardware.compile=true and hardware.recompute=true exclude each other; use one of them")
     if schedule.shape == "plateau":
         _check_plateau(run)
     if isinstance(run.network, Residual) and run.network.is_plain and run.network.mix != "add":

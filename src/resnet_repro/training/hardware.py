@@ -2,7 +2,9 @@
 
 import contextlib
 import ctypes
+import os
 import platform
+import shutil
 import sys
 from typing import Any
 
@@ -13,15 +15,24 @@ from resnet_repro.errors import UserError
 from resnet_repro.networks.fused import FusedBatchNorm, find_compiler, kernels
 from resnet_repro.networks.resnet import ResNet
 from resnet_repro.networks.unit import ResidualUnit
-from resnet_repro.runs.options import Hardware, SettledHardware
+from resnet_repro.runs.options import Hardware, Run, SettledHardware
+
+LONG = 4_000
+"""Steps from which compiling is worth its minute: on Xeons with AMX it repays the time in 200 to 2,000 steps."""
 
 
-def settle(hardware: Hardware) -> SettledHardware:
+def is_long(run: Run) -> bool:
+    """Return whether `settle` may choose torch.compile: a long run of a CIFAR network. ResNet-50 gains nothing."""
+    return run.family == "cifar" and run.schedule.steps >= LONG
+
+
+def settle(hardware: Hardware, *, is_long: bool = False) -> SettledHardware:
     """Return the hardware with every `auto` decided for this machine.
 
     - `precision`: bf16 autocast if the device multiplies bf16 natively; weights and batch-norm statistics stay float32.
     - `channels_last`: true if the device multiplies bf16 natively or is an x86 CPU.
     - `fused`: true on an x86 CPU in channels_last under Linux, if there is a C compiler.
+    - `compile`: true for a long run of a fused network on a CPU with AMX, if there is a C++ compiler.
 
     Each choice was measured to be faster for every network of the papers, see benchmarks/.
     [deviates: the papers trained in float32; `hardware.precision=32-true` does]
@@ -52,8 +63,12 @@ def settle(hardware: Hardware) -> SettledHardware:
         raise UserError("hardware.fused=true needs a CPU and hardware.channels_last=true; use hardware.fused=auto")
     if fused:
         kernels()  # compile now: a run may not fall back later, because other kernels give other last digits
-    decided = {"accelerator": accelerator, "precision": precision, "channels_last": channels_last, "fused": fused}
-    return SettledHardware(**hardware.record() | decided)
+    compiles = hardware.compile
+    if compiles == "auto":
+        # elsewhere convolutions take nearly all of a step, and compiling what is around them gains 1 %
+        compiles = bool(is_long and fused and not hardware.recompute and _has("amx_bf16") and _finds_cxx())
+    decided = {"accelerator": accelerator, "precision": precision, "channels_last": channels_last}
+    return SettledHardware(**hardware.record() | decided | {"fused": fused, "compile": compiles})
 
 
 def compile_network(net: nn.Module) -> None:
@@ -85,12 +100,21 @@ def keep_freed_memory() -> None:
     """
     with contextlib.suppress(AttributeError, OSError):  # only the GNU C library has mallopt
         libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(-3, 32 * 2**20)  # M_MMAP_THRESHOLD, its largest value
+        libc.mallopt(-4, 0)  # M_MMAP_MAX: no memory of its own for a large tensor, which would be given back
         libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
 
 
 def _has_native_bf16(accelerator: str) -> bool:
     if accelerator == "gpu":
         return torch.cuda.is_bf16_supported(including_emulation=False)
+    return _has("avx512_bf16") or _has("amx_bf16")
+
+
+def _has(capability: str) -> bool:
     capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    return bool(capabilities.get(capability))
+
+
+def _finds_cxx() -> bool:
+    """Return whether torch.compile will find the C++ compiler that it needs."""
+    return any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "g++", "clang++"))
