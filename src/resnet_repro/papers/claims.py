@@ -8,8 +8,10 @@ import math
 import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from resnet_repro.papers.estimates import (
+    Difference,
     Estimate,
     NotEnough,
     all_of,
@@ -91,9 +93,8 @@ def claim(*, of: str, source: str | Mapping[str, str], sentence: str, measure: s
     measure="Final training error of the deepest minus the shallowest plain network; holds above zero.",
 )
 def degradation(comparison: Comparison, arch: str) -> Found:
-    shallow, deep = two_depths(comparison, arch, split="train")
-    gap = error_difference(deep, shallow, "train")
-    return gap.text, gap.exceeds()
+    effect = deepening(comparison, arch)
+    return effect.gap.text, effect.holds
 
 
 @claim(
@@ -191,11 +192,8 @@ def not_found_by_the_solver(comparison: Comparison, arch: str) -> Found:
     measure=f"Final training error of the deepest minus the shallowest; holds below {MARGIN:g} points.",
 )
 def no_degradation(comparison: Comparison, arch: str) -> Found:
-    shallow, deep = two_depths(comparison, arch, split="train")
-    if is_untrained(shallow):
-        raise NotEnough(untrained(shallow))
-    gap = error_difference(deep, shallow, "train")
-    return gap.text, negated(gap.exceeds(MARGIN))
+    effect = deepening(comparison, arch)
+    return effect.gap.text, effect.holds
 
 
 @claim(
@@ -367,6 +365,28 @@ def full_preactivation_regularises(comparison: Comparison, arch: str) -> Found:
 
 
 # --- what several claims measure --------------------------------------------------------------------------------------
+
+
+class Deepening(NamedTuple):
+    """What depth does to an architecture: the final training error of its deepest network minus its shallowest's."""
+
+    shallow: Cell
+    deep: Cell
+    gap: Difference
+    holds: bool | None
+    """Whether the papers' claim holds: plain networks degrade, residual ones do not; None if that is not decided."""
+
+
+def deepening(comparison: Comparison, arch: str) -> Deepening:
+    """Return what depth does to plain networks or to a residual architecture.
+
+    Raise NotEnough if there is one depth only, or if even the shallowest residual network is untrained.
+    """
+    shallow, deep = two_depths(comparison, arch, split="train")
+    if arch != "plain" and is_untrained(shallow):
+        raise NotEnough(untrained(shallow))
+    gap = error_difference(deep, shallow, "train")
+    return Deepening(shallow, deep, gap, gap.exceeds() if arch == "plain" else negated(gap.exceeds(MARGIN)))
 
 
 def _lowest_ratios(cell: Cell) -> dict[int, float]:

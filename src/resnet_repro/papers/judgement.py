@@ -48,7 +48,7 @@ def judge(comparison: Comparison) -> list[Judgement]:
 
 def _judge(claim: Claim, comparison: Comparison, arch: str) -> Judgement:
     decision: Decision = "not decided"
-    lacks_runs, command = False, ""
+    lacks_runs, to_make = False, ""
     try:
         numbers, holds = claim.function(comparison, arch)
         if holds is not None:
@@ -56,14 +56,14 @@ def _judge(claim: Claim, comparison: Comparison, arch: str) -> Judgement:
     except NotEnough as missing:
         lacks_runs = True
         numbers = f"Needs {missing}." + " To make the runs:" * bool(missing.options)
-        command = _command(missing.options, comparison) if missing.options else ""
+        to_make = command(missing.options, comparison) if missing.options else ""
     source = claim.source if isinstance(claim.source, str) else claim.source[arch]
     split = SPLITS[held_out(comparison)]
     sentence, measure = (text.format(arch=arch, split=split) for text in (claim.sentence, claim.measure))
-    return Judgement(claim.name, arch, sentence, source, measure, numbers, decision, lacks_runs, command)
+    return Judgement(claim.name, arch, sentence, source, measure, numbers, decision, lacks_runs, to_make)
 
 
-def _command(options: str, comparison: Comparison) -> str:
+def command(options: str, comparison: Comparison) -> str:
     """Return the command that makes the missing runs by the recipe of those that are there."""
     run = comparison.runs[0]
     sweep = [] if options.startswith("experiment=") else ["-m"]
