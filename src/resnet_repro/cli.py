@@ -184,8 +184,8 @@ def report() -> None:
         if isinstance(account, options.Csv):
             raise UserError(f"wandb=true publishes to logger.project, which logger={account.name} lacks: leave it out")
         outputs, kept = Path(config["outputs"]), [Path(config["results"])]
-        page = write(outputs, console, kept=kept)
-        console.print(f"The page: {page}", soft_wrap=True, markup=False)
+        command = shlex.join(["python", *sys.argv])
+        write(outputs, console, kept=kept, with_details=config["details"], command=command)
         if account is not None:
             from resnet_repro.report import wandb_report
 

@@ -32,7 +32,7 @@ def write(outputs: Path, *tests: dict[str, Any], seed: int = 0, **changes: Any) 
 def reported(outputs: Path) -> tuple[str, str, dict[str, Any]]:
     """Return the page's text, the terminal's text, and the row of ResNet-50 in report.json."""
     console = Console(file=io.StringIO(), width=100)
-    page = html.unescape(report.write(outputs, console).read_text(encoding="utf-8"))
+    page = html.unescape(report.write(outputs, console, with_details=True).read_text(encoding="utf-8"))
     rows = json.loads((outputs / "report" / "report.json").read_text())["tables"][TITLE]
     (row,) = (row for row in rows if row["row"]["printed"] == f"ResNet-{DEPTH}")
     return page, console.file.getvalue(), row  # type: ignore[attr-defined]

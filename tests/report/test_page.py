@@ -33,6 +33,37 @@ def test_a_row_says_its_verdict_in_colour_mark_and_word(opened: Browser, printed
     assert opened.js(f"{row}.querySelectorAll('.seeds a').length > 0") == has_runs
 
 
+def test_the_page_opens_with_answer_figure_and_table(opened: Browser) -> None:
+    opened.size(1280, 900)
+    assert opened.js("document.querySelector('h1').innerText") == (
+        "Yes. On digits, plain-110 ends 86 points worse than plain-20 on the images both trained on; ResNet-110 (v2) "
+        "ends level with ResNet-20."
+    )
+    assert opened.js("document.title").startswith("Yes")
+    panels = opened.js("[...document.querySelectorAll('#answer .panel')].map(e => e.getBoundingClientRect().toJSON())")
+    assert [panel["top"] for panel in panels] == [panels[0]["top"]] * 2  # plain and residual side by side
+    cells = opened.js("[...document.querySelectorAll('.depths tr')].map(r => [...r.cells].map(c => c.innerText))")
+    assert cells == [
+        ["layers", "plain", "resnet_v2"],
+        ["training", "test", "training", "test"],
+        ["20", "2.00", "3.00", "1.00", "2.00"],
+        ["56", "30.00", "31.00", "1.00", "2.00"],
+        ["110", "88.00", "89.00", "1.00", "2.00"],
+    ]
+    assert opened.js("document.querySelector('.depths').getBoundingClientRect().bottom") <= 900
+
+
+def test_claims_that_lack_runs_are_one_line_with_a_link(opened: Browser) -> None:
+    lines = opened.js("[...document.querySelectorAll('#claims-digits_220_steps > p')].map(e => e.innerText)")
+    assert lines == ["9 more claims lack runs: the commands that make them."]
+    opened.js("document.querySelector('#claims-digits_220_steps > p a').click()")
+    assert opened.js("location.hash") == "#missing-digits_220_steps"
+    missing = opened.js("document.querySelector('#missing-digits_220_steps').innerText")
+    assert "python train.py -m depth=20,56,110 arch=plain,resnet_v1 data=digits" in missing
+    assert opened.js("document.querySelectorAll('#missing-digits_220_steps li').length") == 9
+    assert "lack runs" in opened.js("document.querySelector('#claims').innerText")
+
+
 def test_too_few_runs_and_curves_are_states_of_their_own(opened: Browser) -> None:
     assert opened.js("document.querySelector('#v2_table2-cifar10 .too-few-runs.left').innerText").startswith(
         "… too few"
@@ -76,8 +107,8 @@ def test_a_run_shows_config_manifest_and_its_own_curve(opened: Browser) -> None:
     text = opened.js(f"{run}.innerText")
     for word in ("protocol_steps: 220", "depth: 56", "ab" * 32, "0123abc", "2.14.1"):
         assert word in text
-    assert "test error 31.00 %" in opened.js(f"{run}.querySelector('svg').getAttribute('aria-label')")
-    assert opened.js(f"{run}.querySelector('.curve.test').getTotalLength()") > 300
+    assert "test ends at 31.00 %" in opened.js(f"{run}.querySelector('svg').getAttribute('aria-label')")
+    assert opened.js(f"{run}.querySelector('polyline:not(.dashed)').getBoundingClientRect().width") > 100
 
 
 def test_a_run_shows_its_later_tests_and_ensembles(opened: Browser) -> None:

@@ -71,6 +71,69 @@ def test_the_filter_works_by_keyboard_and_stands_in_the_address(opened: Browser)
     assert opened.js("document.activeElement.name") == "paper"  # not lost with the button
 
 
+FIGURES = "[...document.querySelectorAll('.plot')].filter(e => e.checkVisibility())"
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_figures_have_one_type_size_at_any_width(opened: Browser, width: int) -> None:
+    opened.size(width)
+    heights = f"{FIGURES}.flatMap(e => [...e.querySelectorAll('text')]).map(e => getComputedStyle(e).fontSize)"
+    assert set(opened.js(heights)) == {"12px"}
+    # no parent scales the text: its height on the screen is that of its font
+    boxes = opened.js(f"{FIGURES}.flatMap(e => [...e.querySelectorAll('text')]).map(e => e.getBBox().height)")
+    drawn = f"{FIGURES}.flatMap(e => [...e.querySelectorAll('text')]).map(e => e.getBoundingClientRect().height)"
+    assert all(abs(box - height) < 1 for box, height in zip(boxes, opened.js(drawn), strict=True))
+
+
+def test_every_line_has_its_name_at_its_end(opened: Browser) -> None:
+    names = opened.js("[...document.querySelectorAll('#answer .panel:first-child .end')].map(e => e.textContent)")
+    assert sorted(names) == ["110-layer", "20-layer", "56-layer"]
+    right = opened.js("document.querySelector('#answer .plot').getBoundingClientRect().right")
+    lefts = opened.js("[...document.querySelectorAll('#answer .panel:first-child .end')].map(e => e.getBBox().x)")
+    width = opened.js("document.querySelector('#answer .plot').getBoundingClientRect().width")
+    assert right > width
+    assert all(width <= left <= width + 10 for left in lefts)
+
+
+def told(tab: Browser) -> str:
+    """Return what the answer's first panel says above its lines, once the browser has handled its input."""
+    tab.js("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    return tab.js("document.querySelector('#answer .panel output').innerText")
+
+
+def over(tab: Browser, x: float, y: float) -> tuple[float, float]:
+    """Return the place on the screen of a part of the answer's first panel, from the left and the top."""
+    tab.js("document.querySelector('#answer .plot').scrollIntoView({block: 'center'})")
+    box = tab.js("document.querySelector('#answer .plot').getBoundingClientRect().toJSON()")
+    return box["left"] + x * box["width"], box["top"] + y * box["height"]
+
+
+def test_a_figure_tells_step_and_error_to_mouse_and_finger(opened: Browser) -> None:
+    assert told(opened) == "error, %"
+    x, y = over(opened, 0.999, 0.11)
+    opened.send("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+    assert told(opened) == "110-layer, test error: 89.00 % at step 220"
+    dot = "document.querySelector('#answer .plot circle').getBoundingClientRect()"
+    assert opened.js(f"{dot}.left") < x + 6
+    opened.send("Input.dispatchMouseEvent", type="mouseMoved", x=1, y=1)
+    assert told(opened) == "error, %"
+    opened.size(390)
+    x, y = over(opened, 0.999, 0.71)
+    opened.send("Input.dispatchTouchEvent", type="touchStart", touchPoints=[{"x": x, "y": y}])
+    opened.send("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
+    assert told(opened) == "56-layer, training error: 30.00 % at step 220"
+
+
+def test_a_figure_tells_step_and_error_to_the_arrow_keys(opened: Browser) -> None:
+    opened.js("document.querySelector('#answer .plot').focus()")
+    opened.press("ArrowLeft")
+    assert told(opened) == "20-layer, training error: 2.00 % at step 220"
+    opened.press("ArrowLeft", "ArrowUp")
+    assert told(opened).startswith("20-layer, test error: ")
+    opened.press("Escape")
+    assert told(opened) == "error, %"
+
+
 def test_a_filtered_page_can_be_linked_and_links_show_their_run(tab: Browser, page: Path) -> None:
     tab.size(1200)
     tab.open(f"{page.as_uri()}?paper=v1&data=digits")
@@ -98,6 +161,7 @@ def test_without_javascript_everything_but_the_filter_is_there(tab: Browser, pag
         assert len(shown(tab, "run")) == 17
         assert len(shown(tab, "table")) == 9
         assert tab.js("document.querySelector('#filter').checkVisibility()") is False
+        assert tab.js("document.querySelector('#answer polyline').getBoundingClientRect().width") > 100
     finally:
         tab.send("Emulation.setScriptExecutionDisabled", value=False)
 
@@ -110,7 +174,8 @@ def printed(tab: Browser) -> str:
 def test_printing_opens_everything_shown_and_closes_it_again(tab: Browser, page: Path) -> None:
     text = printed(tab.open(f"{page.as_uri()}?data=digits"))
     assert text.count("protocol_steps:") == 6  # a config each
-    assert "To make the runs" in text  # of the claims without enough runs
+    assert "python train.py experiment=constructed_solution" in text  # for claims without enough runs
+    assert "110-layer" in text  # words of a figure
     assert "Show only" not in text
     assert tab.js("document.querySelectorAll('details[open]').length") == 0
 
@@ -134,4 +199,8 @@ def test_marks_and_colours_can_be_read_in_light_and_dark(opened: Browser) -> Non
     for scheme in ("light", "dark"):
         opened.send("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
         assert opened.js(worst) >= 4.5, scheme
+        names = f"Math.min(...[...document.querySelectorAll('.plot .end')].map(e => {{ const l = {luminance}; "
+        names += "const [a, b] = [l(getComputedStyle(e).fill), l(getComputedStyle(document.body).backgroundColor)]"
+        names += ".sort((x, y) => y - x); return (a + .05) / (b + .05); }))"
+        assert opened.js(names) >= 4.5, scheme
     opened.send("Emulation.setEmulatedMedia", features=[])

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from resnet_repro.papers import rows
-from resnet_repro.report import page, run_sections
+from resnet_repro.report import page, run_sections, svg
 from resnet_repro.runs import finished, groups
 from resnet_repro.runs.options import Run
 from tests.helpers.synthetic_runs import config, write_comparator, write_run
@@ -22,21 +22,22 @@ def test_a_run_kept_in_another_folder_is_linked_there() -> None:
 
 def test_a_curve_is_thinned_to_200_points_with_both_ends() -> None:
     points = [(float(step), step / 10) for step in range(1_000)]
-    thin = run_sections.thinned(points)
+    thin = svg.thinned(points)
     assert len(thin) == 200
     assert (thin[0], thin[-1]) == (points[0], points[-1])
     assert thin == sorted(set(thin))
-    assert run_sections.thinned(points[:200]) == points[:200]
+    assert svg.thinned(points[:200]) == points[:200]
 
 
 def test_a_curve_holds_the_finite_errors_of_a_run(tmp_path: Path) -> None:
     nan = float("nan")
     run = finished.FinishedRun(tmp_path, {}, {"step": [1.0, 2.0, 3.0], "train/error": [nan, nan, nan]})
-    assert run_sections.draw(run) == ""
+    assert run_sections.curves(run) is None
     run.curves["test/error"] = [90.0, 80.0, nan]
-    drawn = run_sections.draw(run)
-    assert "nan" not in drawn
-    assert "test error 80.00 %" in drawn
+    chart = run_sections.curves(run)
+    assert chart is not None
+    ((line,),) = (panel.lines for panel in chart.panels)
+    assert (line.label, line.points) == ("test", [(1.0, 90.0), (2.0, 80.0)])
 
 
 def papers_of(arch: str, depth: int, **overrides: Any) -> list[str]:

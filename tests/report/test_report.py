@@ -17,10 +17,10 @@ from resnet_repro.report import report
 from tests.helpers.synthetic_runs import write_example, write_run
 
 
-def written(outputs: Path, width: int = 120) -> tuple[str, str, dict[str, Any]]:
+def written(outputs: Path, width: int = 120, *, with_details: bool = True) -> tuple[str, str, dict[str, Any]]:
     """Return the page, the terminal's text and report.json."""
     console = Console(file=io.StringIO(), width=width)
-    page = report.write(outputs, console)
+    page = report.write(outputs, console, with_details=with_details)
     assert page == outputs / "report" / "index.html"
     text = console.file.getvalue()  # type: ignore[attr-defined]
     return page.read_text(encoding="utf-8"), text, json.loads((page.parent / "report.json").read_text())
@@ -29,6 +29,58 @@ def written(outputs: Path, width: int = 120) -> tuple[str, str, dict[str, Any]]:
 @pytest.fixture
 def outputs(tmp_path: Path) -> Path:
     return write_example(tmp_path)
+
+
+def test_the_report_prints_answer_table_files_and_what_is_next(outputs: Path) -> None:
+    (outputs / "digits" / "begun").mkdir()
+    _, text, data = written(outputs, 80, with_details=False)
+    assert text.splitlines() == [
+        "Yes. On digits, plain-110 ends 86 points worse than plain-20 on the images both ",
+        "trained on; ResNet-110 (v2) ends level with ResNet-20.",
+        "",
+        "Training / test error in %. Digits, 220 steps",
+        "layers          plain    resnet_v2",
+        "    20    2.00 / 3.00  1.00 / 2.00",
+        "    56  30.00 / 31.00  1.00 / 2.00",
+        "   110  88.00 / 89.00  1.00 / 2.00",
+        "1 run is not finished",
+        f"Page:     {outputs}/report/index.html",
+        f"Pictures: {outputs}/report/*.png and *.pdf",
+        "Next:     python report.py details=true    every claim and table, here",
+        "          python train.py -m depth=20,56 arch=plain,resnet_v2    the papers' recipe on CIFAR-10",
+    ]
+    assert data["answer"]["word"] == "Yes"
+    assert data["answer"]["sentence"] == " ".join(line.strip() for line in text.splitlines()[:2])
+    assert data["answer"]["protocol"] == data["protocols"][0]["title"] == "Digits, 220 steps"
+    (plain, residual) = data["answer"]["effects"]
+    assert (plain["deep"], plain["difference"], plain["holds"]) == ("plain-110", 86, True)
+    assert (residual["shallow"], residual["difference"], residual["holds"]) == ("resnet_v2-20", 0, True)
+
+
+def test_twenty_lines_hold_many_depths_and_the_papers_numbers(tmp_path: Path) -> None:
+    depths = {20: 8.75, 32: 7.5, 44: 7.2, 56: 6.9, 110: 6.5, 1202: 7.9}
+    for arch in ("plain", "resnet_v1", "resnet_v2"):
+        for depth, test in depths.items():
+            write_run(tmp_path, arch, depth, test=test, data__name="cifar10")
+        write_run(tmp_path, arch, 20)
+    _, text, _ = written(tmp_path, 80, with_details=False)
+    assert len(text.splitlines()) <= 20
+    assert "Training / test error in %. CIFAR-10, 64,000 steps; more depths (1) on the page" in text
+    rows = [line.split() for line in text.splitlines() if re.match(r" +\d+ ", line)]
+    assert [row[0] for row in rows] == ["20", "32", "56", "110", "1202"]
+    assert " ".join(rows[0]) == "20 2.00 / 8.75 2.00 / 8.75 8.75 ✓ 2.00 / 8.75"
+    assert " ".join(rows[3]) == "110 2.00 / 6.50 over 60 ✗ 2.00 / 6.50 6.61 … 2.00 / 6.50 6.37 …"
+    assert "The paper's test error beside ours: ✓ agrees, ✗ differs, … too few runs" in text
+    assert "Other runs say" not in text  # one depth alone answers nothing
+
+
+def test_without_an_answer_its_command_stays_on_one_line(tmp_path: Path) -> None:
+    write_run(tmp_path, "plain", 20, schedule__steps=22)
+    page, text, data = written(tmp_path, 60, with_details=False)
+    command = "python train.py -m depth=20,56 arch=plain,resnet_v2 data=digits schedule.steps=22"
+    assert text.splitlines()[0] == f"Not yet: needs these runs: {command}"
+    assert data["answer"]["command"] == command
+    assert f"<code>{command}</code></h1>" in page
 
 
 def test_a_repeated_seed_counts_once_and_the_later_run_wins(tmp_path: Path) -> None:
@@ -71,7 +123,7 @@ def test_figures_are_written_as_png_and_pdf_and_stale_ones_go(outputs: Path) -> 
 
 def test_the_papers_number_is_shown_only_on_its_own_data(outputs: Path) -> None:
     _, text, data = written(outputs)
-    cifar, digits = data["protocols"]
+    digits, cifar = data["protocols"]  # the best evidence first
     (row,) = cifar["rows"]
     assert (row["published"]["error"], row["published"]["source"]) == (6.43, "v1 Table 6")
     assert row["difference"] == pytest.approx(19.9 / 3 - 6.61)  # mean against mean
@@ -110,7 +162,7 @@ def test_no_number_is_cut_off_in_the_terminal(outputs: Path, width: int) -> None
 class Page(HTMLParser):
     """Tags and attributes of a page, and whether its tags close in order."""
 
-    VOID = frozenset({"meta", "link", "img", "source", "input"})
+    VOID = frozenset({"meta", "link", "input"})
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -122,6 +174,9 @@ class Page(HTMLParser):
         self.tags.append((tag, dict(attrs)))
         self.open += [] if tag in self.VOID else [tag]
 
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
 
@@ -129,19 +184,19 @@ class Page(HTMLParser):
 def test_page_is_well_formed_and_loads_nothing(outputs: Path) -> None:
     page = Page(written(outputs)[0])
     assert page.open == []
-    loaded = [attrs.get(key) for _, attrs in page.tags for key in ("src", "srcset") if key in attrs]
-    assert len(loaded) == 3  # two figures, one of them also stacked for narrow screens
-    assert all(str(value).startswith("data:image/png;base64,") for value in loaded)
+    assert not any(key in attrs for _, attrs in page.tags for key in ("src", "srcset", "style"))
+    assert sum(attrs.get("class") == "plot" for _, attrs in page.tags) == 3 + 9  # panels of two figures, and runs
     assert [attrs for tag, attrs in page.tags if tag in ("script", "style", "iframe")] == [{}, {}]  # within the page
     assert all("scope" in attrs for tag, attrs in page.tags if tag == "th")
-    assert all(attrs["alt"] for tag, attrs in page.tags if tag == "img")
+    assert all(attrs["aria-label"] for _, attrs in page.tags if attrs.get("role") == "img")
     ids = [attrs["id"] for _, attrs in page.tags if "id" in attrs]
     assert len(ids) == len(set(ids))
 
 
-def test_page_shows_figures_then_claims_then_tables_then_runs(outputs: Path) -> None:
+def test_page_shows_the_answer_then_claims_figures_tables_runs(outputs: Path) -> None:
     page = written(outputs)[0]
-    places = [page.index(f'<section id="{name}"') for name in ("figures", "claims", "papers", "errors", "runs")]
+    names = ("answer", "claims", "figures", "papers", "errors", "missing", "runs")
+    places = [re.search(rf'<(section|header) id="{name}"', page).start() for name in names]  # type: ignore[union-attr]
     assert places == sorted(places)
     assert "✓ holds" in page  # a word and a mark, not only a colour
 
@@ -160,7 +215,7 @@ def test_a_run_without_numbers_is_a_dash_in_valid_json(outputs: Path) -> None:
     nothing = {"train/error": None, "test/error": float("nan"), "diverged_at": 3}
     write_run(outputs, "plain", 32, results=nothing, manifest={"images_per_s": None, "wall_time_s": None})
     page, text, data = written(outputs)
-    row = next(row for row in data["protocols"][1]["rows"] if row["network"] == "plain-32")
+    row = next(row for row in data["protocols"][0]["rows"] if row["network"] == "plain-32")
     assert row["errors"] == {"train": None, "test": None}
     assert "plain-32 (1 diverged)" in text
     assert "diverged at step 3" in page

@@ -1,19 +1,15 @@
-"""Figures by layer: the standard deviation of the responses as in v1 Fig. 7, and the norms of the gradients."""
+"""Charts by layer: the standard deviation of the responses as in v1 Fig. 7, and the norms of the gradients."""
 
 import statistics
 from collections.abc import Iterable
 from itertools import groupby
 
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
-
-from resnet_repro.report.training_curves import COLORS, MAIN, headline
+from resnet_repro.report.charts import HUES, SHADES, Chart, Line, Panel
+from resnet_repro.report.training_curves import MAIN
 from resnet_repro.runs.finished import layer_table
 from resnet_repro.runs.groups import Cell, Comparison
 
 PAPER_TOP = 3.0  # top of v1 Fig. 7's y axis
-SHADES = ("#9ecae1", "#6baed6", "#4292c6", "#2171b5", "#08306b")  # early to late
 
 
 def responses(cell: Cell) -> list[float]:
@@ -41,78 +37,67 @@ def _mean_over_seeds(seeds: Iterable[list[float]]) -> list[float]:
     return [statistics.fmean(layer) for layer in zip(*seeds, strict=True)]
 
 
-def response_figure(comparison: Comparison) -> Figure | None:
-    """Return v1 Fig. 7: above in the layers' order, below sorted; plain dashed, residual solid, one colour a depth.
+def response_chart(comparison: Comparison, caption: str) -> Chart | None:
+    """Return v1 Fig. 7: in the layers' order, then sorted; plain dashed, residual solid, one colour a depth.
 
-    Each residual architecture has a column, beside the plain networks. Return None if nothing was measured.
+    Each residual architecture has two panels, beside the plain networks. Return None if nothing was measured.
     """
-    cells = [cell for cell in comparison.cells if cell.arch in MAIN and responses(cell)]
-    residual = [arch for arch in MAIN[1:] if any(cell.arch == arch for cell in cells)]
-    if not cells:
+    deviations = [(cell, stds) for cell in comparison.cells if cell.arch in MAIN and (stds := responses(cell))]
+    if not deviations:
         return None
-    depths = sorted({cell.num_layers for cell in cells})
-    highest = max((max(responses(cell)) for cell in cells if cell.arch != "plain"), default=0.0)
+    residual = [arch for arch in MAIN[1:] if any(cell.arch == arch for cell, _ in deviations)]
+    depths = sorted({cell.num_layers for cell, _ in deviations})
+    highest = max((max(stds) for cell, stds in deviations if cell.arch != "plain"), default=0.0)
     top = max(PAPER_TOP, 1.1 * highest)
-    columns = residual or ["plain"]
-    figure = Figure(figsize=(5.2 * len(columns) + 0.5, 5.6), layout="constrained")
-    grid = figure.subplots(2, len(columns), sharey=True, squeeze=False)
-    for column, arch in enumerate(columns):
-        drawn = [cell for cell in cells if cell.arch in ("plain", arch)]
-        for axes, is_sorted in zip(grid[:, column], (False, True), strict=True):
-            for cell in drawn:
-                stds = sorted(responses(cell), reverse=True) if is_sorted else responses(cell)
-                color = COLORS[depths.index(cell.num_layers) % len(COLORS)]
-                style = (0, (3, 1.5)) if cell.arch == "plain" else "-"
-                above = f", up to {max(stds):.3g}" if max(stds) > top else ""
-                axes.plot(
-                    range(1, len(stds) + 1), stds, color=color, linestyle=style, linewidth=1.4, label=cell.name + above
+    panels = []
+    for arch in residual or ["plain"]:
+        networks = [(cell, stds) for cell, stds in deviations if cell.arch in ("plain", arch)]
+        last = max(2, *(len(stds) for _, stds in networks))
+        for is_sorted in (False, True):
+            lines = [
+                Line(
+                    cell.name,
+                    tuple(enumerate(sorted(stds, reverse=True) if is_sorted else stds, start=1)),
+                    HUES[depths.index(cell.num_layers) % len(HUES)],
+                    is_dashed=cell.arch == "plain",
                 )
-            axes.set_ylim(0, top)
-            axes.set_xlabel("layer, sorted by deviation" if is_sorted else "layer, from the image on")
-            _plain_look(axes)
-        grid[0, column].legend(frameon=False, fontsize=8, ncols=2)
-    for axes in grid[:, 0]:
-        axes.set_ylabel("standard deviation")
-    headline(figure, f"{comparison.title}: responses of the 3x3 layers")
-    return figure
+                for cell, stds in networks
+            ]
+            panels.append(Panel(f"{arch}, {'sorted' if is_sorted else 'in order'}", lines, (1, last), (0, top)))
+    title = f"{comparison.title}: responses of the 3x3 layers"
+    key = (("plain", True), ("residual", False))
+    return Chart("layer_responses", title, caption, "layer", "standard deviation", panels, key=key, columns=2)
 
 
-def gradient_figure(comparison: Comparison) -> Figure | None:
-    """Return a row for each architecture, a column for each depth, a line for each measured step; None without any."""
-    cells = {(cell.arch, cell.num_layers): cell for cell in comparison.cells if cell.arch in MAIN and gradients(cell)}
-    if not cells:
-        return None
-    archs = [arch for arch in MAIN if any(arch == each for each, _ in cells)]
-    depths = sorted({depth for _, depth in cells})
-    size = (2.9 * len(depths) + 0.9, 2.2 * len(archs) + 0.8)
-    figure = Figure(figsize=size, layout="constrained")
-    grid = figure.subplots(len(archs), len(depths), sharex="col", sharey="row", squeeze=False)
-    steps: dict[int, str] = {}
-    for row, arch in enumerate(archs):
-        for column, depth in enumerate(depths):
-            axes = grid[row, column]
-            if (arch, depth) not in cells:
-                axes.set_axis_off()
-                continue
-            by_step = gradients(cells[arch, depth])
-            steps |= dict(zip(by_step, SHADES, strict=False))
-            for step, norms in by_step.items():
-                axes.plot(range(1, len(norms) + 1), norms, color=steps[step], linewidth=1.3, label=f"step {step:,}")
-            axes.set_yscale("log")
-            axes.set_title(f"{arch}-{depth}", fontsize=10, fontweight="bold")
-            _plain_look(axes)
-    for axes in grid[-1]:
-        axes.set_xlabel("layer, from the image on")
-    for axes in grid[:, 0]:
-        axes.set_ylabel("gradient norm")
-    handles = {line.get_label(): line for axes in grid.flat for line in axes.lines}
-    ncols = min(5, 3 * grid.shape[1])
-    figure.legend(handles=list(handles.values()), loc="outside lower center", ncols=ncols, frameon=False, fontsize=9)
-    headline(figure, f"{comparison.title}: L2 norms of the layers' gradients")
-    return figure
+def gradient_chart(comparison: Comparison, caption: str) -> Chart | None:
+    """Return a row for each architecture, a panel for each depth, a line for each measured step; None without any.
+
+    The panels of a row have the same y axis. A norm of zero, of a dead network, has no place on it.
+    """
+    measured = [(cell, by_step) for cell in comparison.cells if cell.arch in MAIN and (by_step := gradients(cell))]
+    panels, columns = [], 1
+    for arch in MAIN:
+        row = [(cell, by_step) for cell, by_step in measured if cell.arch == arch]
+        positive = [norm for _, by_step in row for norms in by_step.values() for norm in norms if norm > 0]
+        if positive:
+            limits = (min(positive) / 1.2, max(positive) * 1.2)
+            panels += [
+                Panel(cell.name, _lines_by_step(by_step), (1, max(2, *map(len, by_step.values()))), limits, is_log=True)
+                for cell, by_step in row
+            ]
+            columns = max(columns, len(row))
+    title = f"{comparison.title}: L2 norms of the layers' gradients"
+    return (
+        Chart("gradient_norms", title, caption, "layer", "gradient norm", panels, columns=columns) if panels else None
+    )
 
 
-def _plain_look(axes: Axes) -> None:
-    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    axes.grid(color="#dddddd", linewidth=0.6)
-    axes.spines[["top", "right"]].set_visible(False)
+def _lines_by_step(by_step: dict[int, list[float]]) -> list[Line]:
+    return [
+        Line(
+            f"step {step:,}",
+            tuple((layer, norm) for layer, norm in enumerate(norms, start=1) if norm > 0),
+            SHADES[min(index, len(SHADES) - 1)],
+        )
+        for index, (step, norms) in enumerate(by_step.items())
+    ]

@@ -1,8 +1,7 @@
-"""The report as one HTML page that loads nothing: figures, claims, the papers' tables, final errors, every run."""
+"""The report as one HTML page that loads nothing: the answer, then claims, figures, the papers' tables, every run."""
 
 import base64
 import hashlib
-import io
 import platform
 import re
 from collections.abc import Iterable
@@ -13,41 +12,27 @@ from typing import Any
 
 import jinja2
 from markupsafe import Markup
-from matplotlib.figure import Figure
-from PIL import Image
 
 from resnet_repro.papers import judgement, verdict_text, verdicts
 from resnet_repro.papers import rows as paper
-from resnet_repro.papers.verdicts import MIN_RUNS, Tables, Verdict
-from resnet_repro.report import run_sections
-from resnet_repro.report.figures import Drawn
-from resnet_repro.runs.finished import DATA_TITLES, SPLITS, duration
+from resnet_repro.papers.answer import QUESTION, Answer
+from resnet_repro.papers.verdicts import Tables, Verdict
+from resnet_repro.report import charts, run_sections, svg
+from resnet_repro.report.words import CLAIM_MARKS, DASH, STATES, number, state, time
+from resnet_repro.runs.finished import DATA_TITLES, SPLITS
 from resnet_repro.runs.groups import Cell, Comparison
 from resnet_repro.runs.options import CellKey
 
-DASH = "–"
-CLAIM_MARKS = {"holds": "✓", "does not hold": "✗", "not decided": "?"}
-STATES = {
-    "agrees": ("✓", f"the interval of the difference contains zero and stays within ±{verdicts.MARGIN:g} point"),
-    "differs": ("✗", "the interval of the difference excludes zero, or most of our runs diverged"),
-    "cannot tell": ("?", "neither is shown: our runs scatter, are few, or one of them diverged"),
-    "too few runs": ("…", f"the paper's number is over several runs, ours over fewer than {MIN_RUNS}"),
-    "not comparable": ("≠", "ours departs from the paper's recipe or test; how is said beside it"),
-    "a curve": ("~", "the paper draws it and prints no number: see the figures"),
-    "not run": ("○", "no finished run of ours"),
-    "not possible here": ("–", "nothing here can reproduce it; why is said beside it"),
-}
-"""The states of a row of the papers, each with its mark and its meaning."""
-
-
-def state(verdict: Verdict) -> str:
-    """Return the key of STATES that a verdict is in."""
-    return verdict.word or ("a curve" if verdict.ours else "not possible here")
+LEAD = "training_curves"
+"""The figure that stands beside the answer."""
 
 
 def render(
     file: Path,
     *,
+    answers: list[Answer],
+    best: dict[str, Any],
+    by_depth: dict[str, Any],
     sections: list[dict[str, Any]],
     judged: Tables,
     cells: dict[CellKey, Cell],
@@ -58,6 +43,9 @@ def render(
 
     Args:
         file: where the page will lie.
+        answers: what each group of runs says, the best evidence first.
+        best: the section of the runs that the first answer rests on.
+        by_depth: the errors of those runs, a row for each depth.
         judged: every table of the papers.
         cells: our runs of the papers' rows.
     """
@@ -68,15 +56,25 @@ def render(
         lstrip_blocks=True,
     )
     environment.filters |= {"number": number, "duration": time, "papers": papers_in, "slug": slug, "code": code}
+    environment.filters |= {each.__name__: each for each in (svg.ends, svg.outline, svg.percent, svg.polyline)}
+    environment.filters |= {each.__name__: each for each in (svg.room, svg.view_box, charts.round_number)}
     ids = run_sections.anchors(comparisons)
     templates = resources.files("resnet_repro.report").joinpath("templates")
     style, script = (templates.joinpath(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     return environment.get_template("page.html.j2").render(
+        question=QUESTION,
+        answer=answers[0],
+        other_answers=[answer for answer in answers[1:] if not answer.missing],
+        best=best,
+        lead=LEAD,
+        by_depth=by_depth,
+        max_points=svg.MAX_POINTS,
         parts=[
             part
             | {
+                "charts": [chart for chart in part["charts"] if part is not best or chart.name != LEAD],
+                "missing": missing(part["claims"]),
                 "papers": sorted({each for run in comparison.runs for each in run_sections.papers_of(run.options)}),
-                "figures": [figure(drawn, part["slug"]) for drawn in part["figures"]],
                 "rows": [row | links(cell, ids) for row, cell in zip(part["rows"], comparison.cells, strict=True)],
                 "provenance": run_sections.of_comparison(comparison, page=file, ids=ids),
             }
@@ -100,6 +98,15 @@ def render(
         | {"Python": platform.python_version()},
         written=f"{datetime.now():%Y-%m-%d %H:%M}",
     )
+
+
+def missing(claims: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Return the claims that lack runs by the command that makes the runs; by an empty text if no command does."""
+    lacking: dict[str, list[dict[str, Any]]] = {}
+    for claim in claims:
+        if claim["lacks_runs"]:
+            lacking.setdefault(claim["command"], []).append(claim)
+    return lacking
 
 
 def policy(*, style: str, script: str) -> str:
@@ -156,26 +163,6 @@ def data_of(what: str) -> str:
     return next((name for name, title in DATA_TITLES.items() if re.search(rf"\b{title}\b", what)), "other")
 
 
-def figure(drawn: Drawn, stem: str) -> dict[str, Any]:
-    """Return what the page holds of a figure, whose files lie beside the page."""
-    return {
-        "wide": data_uri(drawn.wide),
-        "narrow": drawn.narrow and data_uri(drawn.narrow),
-        "is_small": drawn.wide.get_figwidth() < 6,
-        "alt": drawn.alt,
-        "caption": drawn.caption,
-        "files": {suffix.upper(): f"{drawn.name}_{stem}.{suffix}" for suffix in ("pdf", "png")},
-    }
-
-
-def data_uri(drawn: Figure) -> str:
-    """Return a figure as a `data:` address, in 256 colours: a third of the size, and looks the same."""
-    picture, small = io.BytesIO(), io.BytesIO()
-    drawn.savefig(picture, format="png", dpi=160)
-    Image.open(picture).convert("RGB").quantize(256).save(small, "png", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(small.getvalue()).decode()
-
-
 def slug(text: str) -> str:
     """Return a text as part of an id or a class: `CIFAR-10, 64,000 steps` is `cifar-10-64000-steps`."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower().replace(",", "")).strip("-")
@@ -190,13 +177,3 @@ def code(text: str) -> Markup:
 def papers_in(texts: str | Iterable[str]) -> str:
     """Return the papers that one text or several name, as the page's filter reads them: `v1 v2`."""
     return " ".join(sorted(set(re.findall(r"\bv[12]\b", texts if isinstance(texts, str) else " ".join(texts)))))
-
-
-def time(seconds: float | None) -> str:
-    """Return seconds as a duration in words, a dash for None."""
-    return DASH if seconds is None else duration(seconds)
-
-
-def number(value: float | None, spec: str = ",.0f") -> str:
-    """Return a number as text, a dash for None and NaN."""
-    return DASH if value is None or value != value else format(value, spec)

@@ -1,4 +1,4 @@
-"""Finished runs as tables, figures, claims and one HTML page in outputs/report/."""
+"""Finished runs as an answer, tables, figures and claims: on the terminal, and as one HTML page in outputs/report/."""
 
 import json
 import math
@@ -6,59 +6,79 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich import box
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
-from resnet_repro.papers import judgement, rows, verdict_text, verdicts
+from resnet_repro.papers import answer, judgement, rows, verdicts
+from resnet_repro.papers.answer import Answer
 from resnet_repro.papers.verdicts import Tables, Verdict
-from resnet_repro.report import figures as gallery
-from resnet_repro.report import page, training_curves
+from resnet_repro.report import charts, figures, page, terminal
+from resnet_repro.report.training_curves import MAIN
 from resnet_repro.runs.finished import FinishedRun, read
 from resnet_repro.runs.groups import Cell, Comparison, group
 from resnet_repro.runs.options import CellKey
 from resnet_repro.runs.recipes import LR, LR_WITHOUT_BATCH_NORM
 
-COLORS = {"holds": "green", "does not hold": "red", "not decided": "yellow"}
 
+def write(
+    outputs: Path,
+    console: Console,
+    *,
+    kept: Sequence[Path] = (),
+    with_details: bool = False,
+    command: str = "python report.py",
+) -> Path:
+    """Write outputs/report/ from the runs below `outputs` and `kept`, print the answer, return the page's path.
 
-def write(outputs: Path, console: Console, *, kept: Sequence[Path] = ()) -> Path:
-    """Print tables and verdicts of the runs below `outputs` and `kept`, write outputs/report/, return its page's path.
+    Args:
+        with_details: also print every table, claim and note.
+        command: what a person typed, to be named with `details=true` behind it.
 
     Raises:
         UserError: if no run is finished.
     """
     runs, unfinished = read(outputs, *kept)
-    comparisons = group(runs)
+    ranked = answer.answers(group(runs))
+    comparisons = [each.comparison for each in ranked]
     folder = outputs / "report"
     folder.mkdir(parents=True, exist_ok=True)
-    for stale in (path for name in gallery.NAMES for path in folder.glob(f"{name}_*")):
+    for stale in (path for name in figures.NAMES for path in folder.glob(f"{name}_*")):
         stale.unlink()
     cells = verdicts.cells_of_rows(comparisons)
     judged = verdicts.judge_cells(cells)
     sections = [section(comparison, cells, judged) for comparison in comparisons]
-    for comparison, part in zip(comparisons, sections, strict=True):
-        part["figures"] = list(gallery.draw(comparison))
-        for drawn in part["figures"]:
-            training_curves.save(drawn.wide, folder / f"{drawn.name}_{comparison.slug}")
-        _print_section(part, console)
-    if tables := verdicts.with_numbers(judged):
-        verdict_text.show(tables, console)
-    notes = _notes(runs, comparisons, unfinished, kept=kept) + _rates(comparisons)
-    for note in notes:
-        console.print(note, markup=False, highlight=False, soft_wrap=True)
-    (folder / "report.json").write_text(_to_json(sections, tables, notes), encoding="utf-8")
+    for part in sections:
+        for chart in part["charts"]:
+            charts.save(charts.picture(chart), folder / f"{chart.name}_{part['slug']}")
+    best = sections[0]
+    tables = verdicts.with_numbers(judged)
+    notes = _notes(runs, comparisons, unfinished, kept=kept)
+    rates = _rates(comparisons)
+    in_full = [f"{about}: {', '.join(labels)}" for about, labels in notes.items()] + rates
+    (folder / "report.json").write_text(_to_json(ranked[0], sections, tables, in_full), encoding="utf-8")
     file = folder / "index.html"
-    html = page.render(file, sections=sections, judged=judged, cells=cells, comparisons=comparisons, notes=notes)
+    html = page.render(
+        file,
+        answers=ranked,
+        best=best,
+        by_depth=by_depth(best),
+        sections=sections,
+        judged=judged,
+        cells=cells,
+        comparisons=comparisons,
+        notes=in_full,
+    )
     file.write_text(html, encoding="utf-8")
+    if with_details:
+        terminal.show_details(sections, tables, in_full, console)
+    terminal.show_answer(ranked, by_depth(best), list(notes), console)
+    terminal.show_files(file, ranked, console, command=command)
     return file
 
 
 def _notes(
     runs: list[FinishedRun], comparisons: list[Comparison], unfinished: list[str], *, kept: Sequence[Path]
-) -> list[str]:
-    """Return a line for each reason to leave runs out, and for each folder of runs that were made elsewhere."""
+) -> dict[str, list[str]]:
+    """Return the runs that are left out by the reason, and those that were made elsewhere by their folder."""
     counted = {run.directory for comparison in comparisons for run in comparison.runs}
     reasons = {
         "not finished": unfinished,
@@ -67,11 +87,11 @@ def _notes(
         f"kept in {folder}/": [r.label for r in runs if r.directory.is_relative_to(folder) and r.directory in counted]
         for folder in kept
     }
-    return [
-        f"{len(labels)} {'run is' if len(labels) == 1 else 'runs are'} {reason}: {', '.join(labels)}"
+    return {
+        f"{len(labels)} {'run is' if len(labels) == 1 else 'runs are'} {reason}": labels
         for reason, labels in reasons.items()
         if labels
-    ]
+    }
 
 
 def _rates(comparisons: list[Comparison]) -> list[str]:
@@ -100,6 +120,22 @@ def section(comparison: Comparison, cells: dict[CellKey, Cell], judged: Tables) 
         "archs": list(dict.fromkeys(cell.arch for cell in comparison.cells)),
         "rows": [row(cell, comparison, cells, judged) for cell in comparison.cells],
         "claims": [each._asdict() for each in judgement.judge(comparison)],
+        "charts": list(figures.draw(comparison)),
+    }
+
+
+def by_depth(part: dict[str, Any]) -> dict[str, Any]:
+    """Return the networks without departures as a table: a row for each depth, a column for each architecture."""
+    networks = {(row["arch"], row["depth"]): row for row in part["rows"] if row["arch"] in MAIN}
+    archs = list(dict.fromkeys(arch for arch, _ in networks))
+    depths = sorted({depth for _, depth in networks})
+    held_out = "val" if "test" not in part["splits"] else "test"
+    return {
+        "title": part["title"],
+        "splits": ["train", held_out],
+        "archs": archs,
+        "has_paper": [any(row["published"] for (other, _), row in networks.items() if other == arch) for arch in archs],
+        "rows": [{"depth": depth, "networks": [networks.get((arch, depth)) for arch in archs]} for depth in depths],
     }
 
 
@@ -131,57 +167,29 @@ def row(cell: Cell, comparison: Comparison, cells: dict[CellKey, Cell], judged: 
     }
 
 
-def _table(part: dict[str, Any], *, with_costs: bool) -> Table:
-    caption = f"Final errors in %: mean ± std over n seeds. {part['departs']}".strip()
-    table = Table(title=part["title"], caption=caption, title_justify="left", caption_justify="left")
-    table.box, table.pad_edge, table.collapse_padding = box.SIMPLE_HEAD, False, True
-    has_paper = any(row["published"] for row in part["rows"])
-    table.add_column("network")
-    for name in ["n", *part["splits"], *(["paper: test", "ours - paper"] if has_paper else [])]:
-        table.add_column(name, justify="right", no_wrap=True)
-    for name in ["params", "images/s", "time"] if with_costs else []:
-        table.add_column(name, justify="right", no_wrap=True)
-    for row in part["rows"]:
-        cells = [str(len(row["seeds"])), *(str(row["errors"][split] or page.DASH) for split in part["splits"])]
-        if has_paper:
-            published = row["published"].compared if row["published"] else page.DASH
-            cells += [published, page.number(row["difference"], "+.2f")]
-        if with_costs:
-            millions = f"{row['num_parameters'] / 1e6:.2f} M"
-            cells += [millions, page.number(row["images_per_s"]), page.time(row["wall_time_s"])]
-        diverged = f" ({row['num_diverged']} diverged)" if row["num_diverged"] else ""
-        table.add_row(escape(row["network"] + diverged), *cells)
-    return table
-
-
-def _print_section(part: dict[str, Any], console: Console) -> None:
-    table = _table(part, with_costs=True)
-    wide = console.options.update(max_width=1_000)
-    if console.measure(table, options=wide).maximum > console.width:  # the page has the costs
-        table = _table(part, with_costs=False)
-    console.print(table)
-    for claim in part["claims"]:
-        color = COLORS[claim["verdict"]]
-        console.print(
-            f"[{color}]{page.CLAIM_MARKS[claim['verdict']]} {claim['verdict']}[/]: {escape(claim['sentence'])}",
-            highlight=False,
-        )
-        # not wrapped: a command must stay one line to be copied
-        text = f"  {claim['numbers']} {claim['command']}".rstrip()
-        console.print(text, style="dim", markup=False, highlight=False, soft_wrap=True)
-    console.print()
-
-
-def _to_json(sections: list[dict[str, Any]], tables: Tables, notes: list[str]) -> str:
+def _to_json(best: Answer, sections: list[dict[str, Any]], tables: Tables, notes: list[str]) -> str:
     def plain(value: Any) -> Any:
         if hasattr(value, "_asdict"):
             return plain(value._asdict())
         if isinstance(value, (rows.Published, Verdict)):
             return plain(vars(value))
         if isinstance(value, dict):
-            return {key: plain(item) for key, item in value.items() if key != "figures"}
+            return {key: plain(item) for key, item in value.items() if key != "charts"}
         if isinstance(value, (list, tuple)):
             return [plain(item) for item in value]
         return None if isinstance(value, float) and not math.isfinite(value) else value
 
-    return json.dumps(plain({"protocols": sections, "tables": tables, "notes": notes}), indent=2) + "\n"
+    answered = {
+        "word": best.word,
+        "sentence": best.sentence,
+        "basis": best.basis,
+        "protocol": best.comparison.title,
+        "effects": [
+            {"shallow": each.shallow.name, "deep": each.deep.name, "holds": each.holds, "difference": each.gap.value,
+             "uncertainty": each.gap.half_width}
+            for each in best.effects
+        ],
+        "command": best.command,
+    }  # fmt: skip
+    everything = {"answer": answered, "protocols": sections, "tables": tables, "notes": notes}
+    return json.dumps(plain(everything), indent=2) + "\n"

@@ -3,16 +3,15 @@
 import math
 import os
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import yaml
-from markupsafe import Markup
 
 from resnet_repro.papers import rows as paper
 from resnet_repro.papers.rows import TESTS
+from resnet_repro.report.charts import Chart, Line, Panel
 from resnet_repro.report.training_curves import LIMITS
 from resnet_repro.runs.finished import SPLITS, FinishedRun
 from resnet_repro.runs.groups import Comparison, differences
@@ -73,7 +72,7 @@ def of_comparison(comparison: Comparison, *, page: Path, ids: dict[Path, str]) -
                 "evaluations": [evaluation(each) for each in run.evaluations],
                 "differs": {key: each.get(key) for key in varying},
                 "config": yaml.safe_dump(run.options.record(), sort_keys=False, allow_unicode=True),
-                "curves": draw(run),
+                "curves": curves(run),
                 "files": {name: link(run.directory / name, page) for name in FILES if (run.directory / name).exists()},
             }
             for (cell, run), each in zip(pairs, flat, strict=True)
@@ -119,57 +118,21 @@ def link(file: Path, page: Path) -> str:
     return quote(Path(os.path.relpath(file, page.parent)).as_posix())
 
 
-# --- curves -----------------------------------------------------------------------------------------------------------
-
-MAX_POINTS = 200
-WIDTH, HEIGHT = 440, 190  # pixels of the picture
-LEFT, TOP, RIGHT, BOTTOM = 36, 10, 12, 34  # pixels of the margins
-SPACES = (0.5, 1, 2, 5, 10, 20)  # % between two horizontal lines
-MAX_SPACES = 5
-
-
-def thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Return at most MAX_POINTS of the points, evenly spaced, with the first and the last."""
-    if len(points) <= MAX_POINTS:
-        return list(points)
-    stride = (len(points) - 1) / (MAX_POINTS - 1)
-    return [points[round(stride * i)] for i in range(MAX_POINTS)]
-
-
-def top_of(lines: dict[str, list[tuple[float, float]]]) -> float:
-    """Return the top of the y axis in %: above all but the first quarter of the points, so that the end is legible."""
-    late = [error for points in lines.values() for _, error in points[len(points) // 4 :]]
-    return next((limit for limit in LIMITS if limit >= max(late, default=100.0)), 100)
-
-
-def draw(run: FinishedRun) -> Markup:
-    """Return the curves of error in % over steps, a line a split, cut off at the top; empty if nothing was measured."""
-    lines = {}
-    for split in SPLITS:
+def curves(run: FinishedRun) -> Chart | None:
+    """Return the run's errors in % over steps, a line a split, cut off at the top; None if nothing was measured."""
+    lines = []
+    for split, color in (("train", "c5"), ("test", "c0"), ("val", "c1")):
         errors = zip(run.curves["step"], run.curves.get(f"{split}/error", []), strict=False)
         if points := [(step, error) for step, error in errors if math.isfinite(error)]:
-            lines[split] = thinned(points)
+            lines.append(Line(SPLITS[split], points, color, is_dashed=split == "train"))
     if not lines:
-        return Markup()
-    top, last = top_of(lines), max(step for points in lines.values() for step, _ in points) or 1
-    width, height = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
-    grid, paths = [], []
-    space = next(space for space in SPACES if top / space <= MAX_SPACES)
-    for level in range(round(top / space) + 1):
-        y = TOP + height * (1 - level * space / top)
-        grid.append(f'<path class="grid" d="M{LEFT} {y:g}h{width}"/>')
-        grid.append(f'<text x="{LEFT - 5}" y="{y + 4:g}" text-anchor="end">{level * space:g}</text>')
-    for part, anchor in ((0, "start"), (0.5, "middle"), (1, "end")):
-        x = LEFT + part * width
-        grid.append(f'<text x="{x:g}" y="{HEIGHT - 18}" text-anchor="{anchor}">{part * last:,.0f}</text>')
-    for split, points in lines.items():
-        places = [f"{step / last * width:.0f} {(1 - error / top) * height:.1f}" for step, error in points]
-        paths.append(f'<path class="curve {split}" d="M{"L".join(places)}"/>')
-    ends = ", ".join(f"{SPLITS[split]} error {points[-1][1]:.2f} %" for split, points in lines.items())
-    label = f"Error over {last:,.0f} steps, at the end: {ends}."
-    return Markup(
-        f'<svg class="curves" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">{"".join(grid)}'
-        f'<text x="{LEFT + width / 2:g}" y="{HEIGHT - 4}" text-anchor="middle">step</text>'
-        # the inner svg cuts the curves off at its edges
-        f'<svg x="{LEFT}" y="{TOP}" width="{width}" height="{height}">{"".join(paths)}</svg></svg>'
-    )
+        return None
+    last = max(line.points[-1][0] for line in lines) or 1
+    panel = Panel("", lines, (0, last), (0, top_of(lines)))
+    return Chart("run", "", "", "step", "error, %", [panel], " %")
+
+
+def top_of(lines: list[Line]) -> float:
+    """Return the top of the y axis in %: above all but the first quarter of the points, so that the end is legible."""
+    late = [error for line in lines for _, error in line.points[len(line.points) // 4 :]]
+    return next((limit for limit in LIMITS if limit >= max(late, default=100.0)), 100)

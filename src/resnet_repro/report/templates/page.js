@@ -1,5 +1,6 @@
 "use strict";
-// The filter by paper and data set, and links to runs. Without this script everything is shown.
+// The filter by paper and data set, links to runs, and what a figure says of the point under a finger. Without this
+// script everything is shown.
 const filter = document.getElementById("filter");
 const kinds = { figure: "figures", claim: "claims", table: "tables", row: "final errors", run: "runs" };
 
@@ -78,3 +79,76 @@ for (const name of ["paper", "data"]) choose(name, asked.get(name) ?? "");
 filter.hidden = false;
 apply();
 reveal();
+
+// A figure tells the nearest point of the nearest line: to a pointer, to a tap, and to the arrow keys. A line's points
+// are its data (logarithms on a logarithmic axis), which the viewBox scales and `scale(1 -1)` turns over.
+for (const plot of document.querySelectorAll(".plot")) {
+  const box = plot.querySelector(".lines").viewBox.baseVal;
+  const lines = [...plot.querySelectorAll("polyline")].map(element => ({
+    element,
+    points: Array.from(element.points, ({ x, y }) =>
+      ({ x, y, across: (x - box.x) / box.width, down: (-y - box.y) / box.height })),
+  })).filter(line => line.points.length);
+  if (!lines.length) continue;
+  const output = plot.parentElement.querySelector("output"), dot = plot.querySelector("circle");
+  let line = lines[0], index = -1;
+
+  function tell() {
+    const point = line.points[index];
+    const y = "log" in plot.dataset ? 10 ** point.y : point.y, unit = plot.dataset.unit;
+    const value = unit ? y.toFixed(2) + unit : Number(y.toPrecision(3));
+    output.textContent = `${line.element.dataset.label}: ${value} at ${plot.dataset.x} ${point.x.toLocaleString("en")}`;
+    output.className = "told";
+    for (const each of lines) each.element.classList.toggle("told", each === line);
+    dot.setAttribute("cx", `${100 * point.across}%`);
+    dot.setAttribute("cy", `${100 * Math.max(0, point.down)}%`);
+    dot.setAttribute("visibility", "visible");
+  }
+
+  function forget() {
+    output.textContent = plot.dataset.y;
+    output.className = "";
+    for (const each of lines) each.element.classList.remove("told");
+    dot.setAttribute("visibility", "hidden");
+    index = -1;
+  }
+
+  // The index of the point of a line that is nearest along the x axis.
+  const nearest = ({ points }, across) => points.reduce((best, point, i) =>
+    Math.abs(point.across - across) < Math.abs(points[best].across - across) ? i : best, 0);
+
+  function follow(event) {
+    const frame = plot.getBoundingClientRect();
+    const across = (event.clientX - frame.left) / frame.width, down = (event.clientY - frame.top) / frame.height;
+    const distance = each => {
+      const point = each.points[nearest(each, across)];
+      return Math.hypot((point.across - across) * frame.width, (point.down - down) * frame.height);
+    };
+    line = lines.reduce((best, each) => distance(each) < distance(best) ? each : best);
+    index = nearest(line, across);
+    tell();
+  }
+
+  function move(event) {
+    if (event.key === "Escape") forget();
+    const [toLine, toPoint] =
+      { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [1, 0], ArrowDown: [-1, 0] }[event.key] ?? [0, 0];
+    if (!toLine && !toPoint) return;
+    event.preventDefault();
+    if (index < 0) index = line.points.length - 1;
+    else if (toPoint) index = Math.min(Math.max(index + toPoint, 0), line.points.length - 1);
+    else {
+      const { across } = line.points[index];
+      line = lines[(lines.indexOf(line) + toLine + lines.length) % lines.length];
+      index = nearest(line, across);
+    }
+    tell();
+  }
+
+  plot.setAttribute("tabindex", "0");
+  plot.addEventListener("pointerdown", follow);
+  plot.addEventListener("pointermove", follow);
+  plot.addEventListener("pointerleave", event => { if (event.pointerType === "mouse") forget(); });
+  plot.addEventListener("keydown", move);
+  plot.addEventListener("blur", forget);
+}
