@@ -67,13 +67,18 @@ class Estimator:
     def _known(self, job: Job) -> list[tuple[int, float]]:
         return self.known.get((job.run.data.name, on_gpu(job)), [])
 
-    def longest_first(self, jobs: Iterable[Job]) -> list[Job]:
-        """Return the jobs, the longest first; by their multiply-adds if the time of one is not known."""
-        jobs = list(jobs)
+    def work(self, jobs: Iterable[Job]) -> dict[Job, float]:
+        """Return the seconds that each job takes alone; its multiply-adds if the time of one of them is not known."""
         seconds = {job: self.seconds(job) for job in jobs}
-        if None in seconds.values():
-            seconds = {job: float(job.steps * job.run.schedule.batch_size * multiply_adds(job.run)) for job in jobs}
-        return sorted(jobs, key=lambda job: seconds[job] or 0.0, reverse=True)
+        known = {job: value for job, value in seconds.items() if value is not None}
+        if len(known) == len(seconds):
+            return known
+        return {job: float(job.steps * job.run.schedule.batch_size * multiply_adds(job.run)) for job in seconds}
+
+    def longest_first(self, jobs: Iterable[Job]) -> list[Job]:
+        """Return the jobs, the longest first."""
+        work = self.work(jobs)
+        return sorted(work, key=work.__getitem__, reverse=True)
 
     def wall_seconds(self, jobs: Iterable[Job], parallel: int) -> float | None:
         """Return the estimate for all jobs, the longest first, `parallel` at a time; None if one is not known."""

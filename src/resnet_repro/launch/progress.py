@@ -3,13 +3,13 @@
 import re
 import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.markup import escape
 from rich.progress import (
     BarColumn,
@@ -53,17 +53,76 @@ State = Outcome | Literal["running", "queued", "unclear"]
 """What a backend says of a job: that it runs, that it waits (again) for a machine, neither, or what came of it."""
 
 
-class Display:
-    """Shows runs while they go on: bars with errors and images/s on a terminal, else a line per run every 10 s."""
+class TimeLeft:
+    """Estimates when a sweep ends, from what its jobs have done since the command began."""
 
-    def __init__(self, console: Console, jobs: list[Job], *, every_s: float = 10.0) -> None:
-        self.console, self.num_jobs, self.every_s = console, len(jobs), every_s
+    SHARE = 0.03
+    """What share of the work has to be done before its pace counts for more than the estimate made beforehand."""
+
+    def __init__(self, work: Mapping[Job, float], *, parallel: int, seconds: float | None) -> None:
+        """Begin to measure now.
+
+        Args:
+            work: the estimated seconds of each job from its first step to its last, alone, or anything that is in
+                proportion to them.
+            seconds: the estimate for all jobs; None if nothing is known.
+        """
+        self.work, self.parallel, self.seconds = dict(work), parallel, seconds
+        self.start = time.monotonic()
+        self.done = {job: _share_saved(job) for job in work}
+        self.at_start = dict(self.done)
+
+    def drop(self, job: Job) -> None:
+        """Leave out a job that has ended without being done: nothing more is going to be done of it."""
+        self.work.pop(job, None)
+
+    def seconds_left(self) -> float | None:
+        """Return the seconds until the last job ends; None if nothing is known yet."""
+        elapsed = time.monotonic() - self.start
+        left = {job: work * (1 - self.done[job]) for job, work in self.work.items()}
+        done = sum(work * (self.done[job] - self.at_start[job]) for job, work in self.work.items())
+        if done <= self.SHARE * (done + sum(left.values())):
+            return None if self.seconds is None else max(self.seconds - elapsed, 0.0)
+        pace = done / elapsed  # of all jobs together; the longest one may go on alone at the end
+        return max(sum(left.values()), max(left.values()) * self.parallel) / pace
+
+
+def _share_saved(job: Job) -> float:
+    """Return the share of a job's steps that its newest checkpoint has."""
+    saved = RunDir(job.dir).checkpoint_files()
+    return int(saved[0].stem.split("-")[1]) / job.steps if saved else 0.0
+
+
+class Bars(Progress):
+    """A line on the sweep, a bar for each run that is going on, and as many of the ended runs as the screen holds."""
+
+    def __init__(self, *columns: ProgressColumn, console: Console) -> None:
+        self.head = ""
+        self.ended: list[str] = []
+        super().__init__(*columns, console=console, disable=not console.is_terminal, transient=True)
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield Text(self.head, no_wrap=True, overflow="ellipsis")
+        yield self.make_tasks_table(self.tasks)
+        if self.ended:
+            room = self.console.height - 2 - 2 * len(self.tasks)
+            yield from (Text.from_markup(line, overflow="ellipsis") for line in self.ended[-max(room, 1) :])
+
+
+class Display:
+    """Shows runs while they go on, on one screen: the sweep, a bar a run, what ended last; elsewhere lines.
+
+    A file or a pipe gets a line when a run starts or ends, and one every 10 s while it goes on.
+    """
+
+    def __init__(self, console: Console, jobs: list[Job], left: TimeLeft, *, every_s: float = 10.0) -> None:
+        self.console, self.num_jobs, self.left, self.every_s = console, len(jobs), left, every_s
         self.num_done = sum(RunDir(job.dir).is_done for job in jobs)
         self.tasks: dict[Job, TaskID] = {}
         self._last_line: dict[Job, float] = {}
         columns, room = _columns(jobs, console.width)
         self.names = dict(zip(jobs, telling([job.name for job in jobs], room), strict=True))
-        self.progress = Progress(*columns, console=console, disable=not console.is_terminal, transient=True)
+        self.progress = Bars(*columns, console=console)
 
     def __enter__(self) -> "Display":
         self.progress.start()
@@ -75,10 +134,20 @@ class Display:
     def say(self, text: str) -> None:
         self.console.print(text, highlight=False)
 
+    @property
+    def state(self) -> str:
+        """How far the sweep is: `3 of 6 done, about 40 s left`."""
+        done = f"{self.num_done} of {self.num_jobs} done"
+        if not self.tasks:  # over, or nothing goes on
+            return done
+        seconds = self.left.seconds_left()
+        if seconds is None:
+            return done
+        return f"{done}, {'a few seconds' if seconds < 10 else f'about {duration(seconds)}'} left"
+
     def start(self, job: Job) -> None:
         """Show a run that has just started, or gone on from a checkpoint."""
-        begun = RunDir(job.dir).checkpoint_files()
-        completed = int(begun[0].stem.split("-")[1]) if begun else 0
+        completed = round(_share_saved(job) * job.steps)
         self.tasks[job] = self.progress.add_task(
             self.names[job], total=job.steps, completed=completed, numbers="starting"
         )
@@ -91,6 +160,7 @@ class Display:
         status = RunDir(job.dir).read_status()
         if status.get("state") != "running" or "step" not in status:
             return
+        self.left.done[job] = status["step"] / job.steps
         self.progress.update(self.tasks[job], completed=status["step"], numbers=numbers(status))
         if not self.console.is_terminal and time.monotonic() - self._last_line[job] > self.every_s:
             self._last_line[job] = time.monotonic()
@@ -108,6 +178,7 @@ class Display:
                 self.update(job)
             elif state == "queued" and job in self.tasks:
                 self.put_back(job)
+        self.progress.head = self.state
 
     def put_back(self, job: Job) -> None:
         """Say that a run lost its machine and waits for another one."""
@@ -119,11 +190,18 @@ class Display:
         if job in self.tasks:
             self.progress.remove_task(self.tasks.pop(job))
         reason = outcome.reason
-        if outcome.state == "done":
+        if outcome.state != "done":
+            self.left.drop(job)
+        else:
             self.num_done += 1
+            self.left.done[job] = 1.0
             manifest = read_json(RunDir(job.dir).manifest)
             reason = f"{numbers(manifest['results'])}, {duration(manifest['wall_time_s'])}"
-        self.say(f"{MARKS[outcome.state]} {job.name}: {escape(reason)} ({self.num_done} of {self.num_jobs} done)")
+        line = f"{MARKS[outcome.state]} {job.name}: {escape(reason)}"
+        if self.console.is_terminal:  # the table at the end has every run
+            self.progress.ended.append(line)
+        else:
+            self.say(f"{line} ({self.state})")
 
 
 NAME_ROOM = 24

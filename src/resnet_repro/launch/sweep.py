@@ -14,7 +14,15 @@ from rich.console import Console
 
 from resnet_repro.launch import checks, plan
 from resnet_repro.launch.exit_status import FULL, IN_USE, STOPPED, UNWRITABLE
-from resnet_repro.launch.progress import Display, Outcome, State, announcement, print_results, print_wandb_hint
+from resnet_repro.launch.progress import (
+    Display,
+    Outcome,
+    State,
+    TimeLeft,
+    announcement,
+    print_results,
+    print_wandb_hint,
+)
 from resnet_repro.launch.worker import DISK_FULL
 from resnet_repro.runs.folder import RunDir, read_json
 from resnet_repro.runs.job import Job
@@ -90,11 +98,12 @@ def run_jobs(jobs: list[Job], backend: Backend, *, console: Console | None = Non
     checks.check_beginnings(jobs, in_order=backend.in_order)
     todo = claim_all(jobs)
     parallel = min(backend.num_parallel(jobs), max(len(todo), 1))
-    estimator = announce(console, jobs, todo, parallel)
+    estimator, seconds = announce(console, jobs, todo, parallel)
     start, outcomes = time.monotonic(), dict[Job, Outcome]()
     if todo:
         backend.take(estimator.longest_first(todo), outcomes, console)  # no core idles at the end
-        display, last_note = Display(console, jobs), ""
+        left = TimeLeft(estimator.work(todo), parallel=parallel, seconds=seconds)
+        display, last_note = Display(console, jobs, left), ""
         with backend, display:
             while states := backend.poll():
                 display.tell(states, outcomes)
@@ -149,13 +158,13 @@ def claim_all(jobs: list[Job]) -> list[Job]:
     return [job for job in jobs if not RunDir(job.dir).is_done]
 
 
-def announce(console: Console, jobs: list[Job], todo: list[Job], parallel: int) -> plan.Estimator:
-    """Say what the command is about to do and about how long it will take; return the estimator of that."""
+def announce(console: Console, jobs: list[Job], todo: list[Job], parallel: int) -> tuple[plan.Estimator, float | None]:
+    """Say what the command is about to do; return an estimator of time, and the seconds if known."""
     estimator = plan.Estimator(Path(jobs[0].run.outputs))
     seconds = estimator.wall_seconds(todo, parallel)
     is_measured = any(map(estimator.is_measured, todo))
     console.print(announcement(jobs, todo, parallel, seconds, is_measured=is_measured), highlight=False)
-    return estimator
+    return estimator, seconds
 
 
 def conclude(console: Console, jobs: list[Job], outcomes: dict[Job, Outcome], *, seconds: float) -> Result:
