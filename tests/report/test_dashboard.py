@@ -68,6 +68,10 @@ def test_each_architecture_has_curves_with_a_line_a_depth(
     assert [key["name"] for key in by_depth[0]["grouping"]] == ["depth.value"]
 
 
+def test_the_report_opens_with_the_answer(example: dict[str, Any]) -> None:
+    assert texts(example).startswith("**Yes. On digits, plain-110 ends 86 points worse than plain-20 ")
+
+
 def test_the_papers_number_stands_beside_ours_with_its_verdict(example: dict[str, Any]) -> None:
     (row,) = (line for line in texts(example).splitlines() if line.startswith("| ResNet-110 | 6.43"))
     assert "6.63 ± 0.25" in row

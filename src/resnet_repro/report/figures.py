@@ -6,7 +6,7 @@ from resnet_repro.report import layer_figures, training_curves
 from resnet_repro.report.charts import Chart
 from resnet_repro.runs.groups import Comparison
 
-NAMES = ("training_curves", "constructed_solution", "ablations", "layer_responses", "gradient_norms")
+NAMES = ("training_curves", "constructed_solution", "ablations", "comparators", "layer_responses", "gradient_norms")
 CONSTRUCTED = (
     "v1 Sec. 1's argument: “constructed” is the deeper network that began as the trained shallower one with identity "
     "layers inserted, and trained on at the shallower one's last rate."
@@ -28,6 +28,7 @@ def draw(comparison: Comparison) -> Iterator[Chart]:
         "training_curves": (training_curves.by_architecture(comparison), "As v1 Fig. 6."),
         "constructed_solution": (training_curves.constructed(comparison), CONSTRUCTED),
         "ablations": (training_curves.ablations(comparison), "As v2 Figs. 3 and 5."),
+        "comparators": (training_curves.comparators(comparison), "Networks of other libraries, by the same recipe."),
     }
     for name, (networks, caption) in kinds.items():
         if networks:

@@ -58,10 +58,10 @@ Networks = dict[str, list[Network]]
 
 
 def by_architecture(comparison: Comparison) -> Networks:
-    """Return a panel for each architecture, plain first, one colour a depth [v1 Fig. 6]; comparators share the last."""
+    """Return a panel for each architecture without departures, plain first, one colour a depth. [v1 Fig. 6]"""
     cells = [cell for cell in comparison.cells if cell.arch in MAIN]
     depths = sorted({cell.num_layers for cell in cells})
-    panels = {
+    return {
         arch: [
             Network(cell, f"{cell.depth}-layer", HUES[depths.index(cell.num_layers) % len(HUES)])
             for cell in cells
@@ -69,11 +69,15 @@ def by_architecture(comparison: Comparison) -> Networks:
         ]
         for arch in dict.fromkeys(cell.arch for cell in cells)
     }
+
+
+def comparators(comparison: Comparison) -> Networks:
+    """Return one panel for all networks of other libraries; empty if there are none."""
     others = [cell for cell in comparison.cells if cell.depth is None]
     names = [cell.name.split()[0] for cell in others]
     labels = [name if names.count(name) == 1 else cell.name for name, cell in zip(names, others, strict=True)]
     networks = [Network(*of, HUES[number % len(HUES)]) for number, of in enumerate(zip(others, labels, strict=True))]
-    return panels | ({"comparators": networks} if networks else {})
+    return {"comparators": networks} if networks else {}
 
 
 def constructed(comparison: Comparison) -> Networks:

@@ -17,6 +17,7 @@ from rich.console import Console
 
 from resnet_repro.errors import UserError, first_words
 from resnet_repro.papers import verdict_text, verdicts
+from resnet_repro.papers.answer import answers
 from resnet_repro.papers.verdicts import Tables
 from resnet_repro.runs.finished import SPLITS, read
 from resnet_repro.runs.groups import Comparison, group, identity
@@ -106,8 +107,9 @@ def build(comparisons: list[Comparison], *, entity: str, project: str) -> wr.Rep
     blocks = [block for comparison in comparisons for block in _section(comparison, entity=entity, project=project)]
     num_runs = sum(len(comparison.runs) for comparison in comparisons)
     text = (
+        f"**{answers(comparisons)[0].sentence}**\n\n"
         f"Written by `{COMMAND}` from {num_runs} finished runs. The figures and the run tables below them are W&B's "
-        "own and grow with the runs; run the command again to renew the tables of paper and ours."
+        "own and grow with the runs; run the command again to renew the answer and the tables of paper and ours."
     )
     report = wr.Report(
         project=project,
