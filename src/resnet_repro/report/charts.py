@@ -188,6 +188,8 @@ def picture(chart: Chart) -> Figure:
         _draw(axes, panel)
         axes.set_xlabel(chart.x_label, fontsize=9)
         axes.set_ylabel(chart.y_label, fontsize=9)
+        axes.xaxis.set_label_coords(0.5, -0.28 / height)
+        axes.yaxis.set_label_coords(-0.5 / width, 0.5)
     for axes in grid[len(chart.panels) :]:
         axes.remove()
     title = textwrap.fill(chart.title, int(size[0] / LETTER))
@@ -219,7 +221,7 @@ def _draw(axes: Axes, panel: Panel) -> None:
     axes.tick_params(labelsize=9)
     axes.grid(color="#dddddd", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.set_title(panel.title, fontsize=10, fontweight="bold")
+    axes.set_title(panel.title, y=1.0, fontsize=10, fontweight="bold")
     for name in panel.names:
         axes.annotate(
             name.text, (name.x, name.y), xycoords="axes fraction", xytext=(0 if name.is_beyond else 4, 0),
