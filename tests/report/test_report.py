@@ -49,6 +49,7 @@ def test_the_report_prints_answer_table_files_and_what_is_next(outputs: Path) ->
         "Next:     python report.py details=true    every claim and table, here",
         "          python train.py -m depth=20,56 arch=plain,resnet_v2    the papers' recipe on CIFAR-10",
     ]
+    assert "details=true" not in written(outputs, 80)[1]  # they are printed already
     assert data["answer"]["word"] == "Yes"
     assert data["answer"]["sentence"] == " ".join(line.strip() for line in text.splitlines()[:2])
     assert data["answer"]["protocol"] == data["protocols"][0]["title"] == "Digits, 220 steps"

@@ -70,8 +70,8 @@ def write(
     file.write_text(html, encoding="utf-8")
     if with_details:
         terminal.show_details(sections, tables, in_full, console)
-    terminal.show_answer(ranked, by_depth(best), list(notes), console)
-    terminal.show_files(file, ranked, console, command=command)
+    terminal.show_answer(ranked, by_depth(best), [] if with_details else list(notes), console)
+    terminal.show_files(file, ranked, console, command="" if with_details else command)
     return file
 
 

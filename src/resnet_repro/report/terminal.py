@@ -40,13 +40,18 @@ def show_answer(answers: Sequence[Answer], table: dict[str, Any], notes: Sequenc
 
 
 def show_files(page: Path, answers: Sequence[Answer], console: Console, *, command: str) -> None:
-    """Print where page and pictures are, and what to do next; `command` is the one that runs."""
+    """Print where page and pictures are, and what to do next.
+
+    Args:
+        command: the one that runs, to be named with `details=true`; empty if the details are printed.
+    """
     console.print(f"Page:     {page}", **AS_IT_IS)
     console.print(f"Pictures: {page.parent / '*.png'} and *.pdf", **AS_IT_IS)
-    console.print(f"Next:     {command} details=true    every claim and table, here", **AS_IT_IS)
+    following = [f"{command} details=true    every claim and table, here"] if command else []
     if answers[0].comparison.data == "digits" and not answers[0].missing:
-        papers = "python train.py -m depth=20,56 arch=plain,resnet_v2    the papers' recipe on CIFAR-10"
-        console.print(f"          {papers}", **AS_IT_IS)
+        following.append("python train.py -m depth=20,56 arch=plain,resnet_v2    the papers' recipe on CIFAR-10")
+    for index, line in enumerate(following):
+        console.print(f"{'' if index else 'Next:':<10}{line}", **AS_IT_IS)
 
 
 def _show_depths(table: dict[str, Any], console: Console) -> None:
