@@ -37,13 +37,14 @@ def write(
         UserError: if no run is finished.
     """
     runs, unfinished = read(outputs, *kept)
-    ranked = answer.answers(group(runs))
+    grouped = group(runs)
+    ranked = answer.answers(grouped)
     comparisons = [each.comparison for each in ranked]
     folder = outputs / "report"
     folder.mkdir(parents=True, exist_ok=True)
     for stale in (path for name in figures.NAMES for path in folder.glob(f"{name}_*")):
         stale.unlink()
-    cells = verdicts.cells_of_rows(comparisons)
+    cells = verdicts.cells_of_rows(grouped)
     judged = verdicts.judge_cells(cells)
     sections = [section(comparison, cells, judged) for comparison in comparisons]
     for part in sections:
