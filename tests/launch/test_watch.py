@@ -82,7 +82,7 @@ def test_each_change_of_a_jobs_state_is_printed_once(tmp_path: Path) -> None:
         "  b: started",
         "  a: stopped at step 5; in the queue again",
         "waiting: 1",
-        "✗ a: a broken disk (0 of 2 done, a few seconds left)",
+        "✗ a: a broken disk (0 of 2 done)",
         "… b: stopped at step 5 (0 of 2 done)",
     ]
     assert outcomes == {a: failed, b: Outcome("stopped", "stopped at step 5")}
