@@ -54,7 +54,7 @@ def test_a_run_in_both_folders_counts_once(tmp_path: Path) -> None:
 
 def test_a_fresh_checkout_reports_the_kept_runs(tmp_path: Path) -> None:
     keep(finished_run(tmp_path / "elsewhere"), tmp_path / "results")
-    status, output = command("report.py", home=tmp_path)
+    status, output = command("report.py", "details=true", home=tmp_path)
     assert status == 0, output
     assert "plain-20" in output
     assert "1 run is kept in results/: digits/plain-20-s0" in output
@@ -65,7 +65,7 @@ def test_newer_runs_replace_kept_runs_which_are_named(tmp_path: Path) -> None:
     keep(finished_run(tmp_path / "elsewhere", train=50.0), tmp_path / "results")
     finished_run(tmp_path / "outputs", train=2.0, manifest=COMMIT | {"finished": "2099-01-01T00:00:00+00:00"})
     console = Console(file=io.StringIO(), width=200)
-    report.write(tmp_path / "outputs", console, kept=[tmp_path / "results"])
+    report.write(tmp_path / "outputs", console, kept=[tmp_path / "results"], with_details=True)
     assert isinstance(console.file, io.StringIO)
     printed = console.file.getvalue()
     assert "2.00" in printed
