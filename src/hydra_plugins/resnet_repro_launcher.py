@@ -17,6 +17,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, RunMode, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
+from resnet_repro.conf_dir import command
 from resnet_repro.errors import NotDone, UserError
 from resnet_repro.runs.option_names import about_launcher
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from resnet_repro.runs.job import Job
 
 OmegaConf.register_new_resolver("home", lambda folder: str(Path(str(folder)).expanduser()), replace=True)
+OmegaConf.register_new_resolver("command", command, replace=True)  # for conf/hydra/help
 
 
 class JobLauncher(Launcher):

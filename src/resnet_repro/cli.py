@@ -154,7 +154,7 @@ def _refuse_dashes(arguments: list[str], config_name: str) -> None:
 
 
 def train() -> None:
-    """`python train.py`"""
+    """Train networks: one run, a sweep, or a table of the papers."""
     with errors_for_people():
         flags = _flags("config")
         if flags.cfg:
@@ -172,7 +172,7 @@ def train() -> None:
 
 
 def report() -> None:
-    """`python report.py`"""
+    """Show all finished runs on one page and, with wandb=true, on Weights & Biases."""
     with errors_for_people("report"):
         config = _the_config("report")
         from rich.console import Console
@@ -193,7 +193,7 @@ def report() -> None:
 
 
 def evaluate() -> None:
-    """`python evaluate.py`"""
+    """Test finished runs as the papers do: ten crops, several scales, ensembles."""
     with errors_for_people("evaluate"):
         if slurm := [argument for argument in sys.argv if argument.startswith("hardware=slurm")]:
             raise UserError(f"{slurm[0]}: a test is not submitted to SLURM; use hardware=gpu inside a SLURM job")
@@ -205,7 +205,7 @@ def evaluate() -> None:
 
 
 def pack() -> None:
-    """`python -m resnet_repro pack`"""
+    """Pack photographs into shards, to train on them from another machine or a bucket."""
     from resnet_repro.data.pack import main
 
     with errors_for_people():
@@ -213,7 +213,7 @@ def pack() -> None:
 
 
 def export() -> None:
-    """`python -m resnet_repro export`"""
+    """Write the weights of a finished run for torchvision and timm."""
     with errors_for_people():
         from resnet_repro.weights.export import main
 
@@ -221,7 +221,7 @@ def export() -> None:
 
 
 def keep() -> None:
-    """`python -m resnet_repro keep`"""
+    """Copy finished runs without their weights to results/, as evidence to commit."""
     with errors_for_people():
         from resnet_repro.runs.keep import main
 

@@ -1,8 +1,6 @@
 """What local sweeps and sweeps through SLURM share: claim folders, announce, watch, conclude."""
 
-import shlex
 import signal
-import sys
 import time
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
@@ -12,6 +10,7 @@ from typing import ClassVar
 
 from rich.console import Console
 
+from resnet_repro.conf_dir import command_line
 from resnet_repro.launch import checks, plan
 from resnet_repro.launch.exit_status import FULL, IN_USE, STOPPED, UNWRITABLE
 from resnet_repro.launch.progress import (
@@ -152,7 +151,7 @@ def outcome(job: Job, exitcode: int, reason: str, *, was_stopped: bool) -> Outco
 def claim_all(jobs: list[Job]) -> list[Job]:
     """Give every job its folder, as one sweep, and return the jobs that are not done yet."""
     checks.check_services(jobs)
-    group, command = time.strftime("%Y-%m-%d_%H-%M-%S"), shlex.join(["python", *sys.argv])
+    group, command = time.strftime("%Y-%m-%d_%H-%M-%S"), command_line()
     for job in jobs:
         checks.claim(job, group=group, command=command)
     return [job for job in jobs if not RunDir(job.dir).is_done]

@@ -1,11 +1,10 @@
 """One run whose processes torchrun or srun has started: the part of this process."""
 
-import shlex
-import sys
 import time
 
 from rich.console import Console
 
+from resnet_repro.conf_dir import command_line
 from resnet_repro.errors import UserError
 from resnet_repro.launch import checks
 from resnet_repro.launch.progress import print_results, print_wandb_hint
@@ -40,7 +39,7 @@ def run_as(rank: Rank, jobs: list[Job]) -> Result:
     if rank.is_first:
         checks.check_folders(jobs)
         checks.check_services(jobs)
-        group, command = time.strftime("%Y-%m-%d_%H-%M-%S"), shlex.join([rank.started_by, *sys.argv])
+        group, command = time.strftime("%Y-%m-%d_%H-%M-%S"), command_line(rank.started_by)
         job = checks.claim(job, group=group, command=command)
     start = time.monotonic()
     reasons = [""]

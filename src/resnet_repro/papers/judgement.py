@@ -5,6 +5,7 @@ from typing import Literal, NamedTuple
 
 import yaml
 
+from resnet_repro.conf_dir import command
 from resnet_repro.papers.claims import CLAIMS, Claim
 from resnet_repro.papers.estimates import NotEnough
 from resnet_repro.runs.finished import NOT_DATA, NOT_SCHEDULE, PAPERS, SPLITS
@@ -67,7 +68,7 @@ def command(options: str, comparison: Comparison) -> str:
     """Return the command that makes the missing runs by the recipe of those that are there."""
     run = comparison.runs[0]
     sweep = [] if options.startswith("experiment=") else ["-m"]
-    parts = ["python", "train.py", *sweep, *options.split(), f"data={comparison.data}"]
+    parts = [*command("train").split(), *sweep, *options.split(), f"data={comparison.data}"]
     if (name := run.options.protocol.name) not in PAPERS:
         parts.append(f"protocol={name}")
     departures = run.manifest["departures"]

@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
+from resnet_repro.conf_dir import command
 from resnet_repro.papers import intervals
 from resnet_repro.papers import rows as paper
 from resnet_repro.papers.intervals import LEVEL, MIN_RUNS, Interval
@@ -198,9 +199,9 @@ def _how_to_test(untested: list[FinishedRun], row: Published) -> str:
     testable = [run for run in untested if run.has_weights]
     if not testable:
         return f"ours is of one crop, and {untested[0].directory} holds no weights to test as the paper did"
-    command = shlex.join(["python", "evaluate.py", f"run={testable[0].directory}", *row.way])
+    typed = shlex.join([*command("evaluate").split(), f"run={testable[0].directory}", *row.way])
     others = f", and so each of {len(testable) - 1} more" if len(testable) > 1 else ""
-    return f"ours is of one crop: `{command}` tests it as the paper did{others}"
+    return f"ours is of one crop: `{typed}` tests it as the paper did{others}"
 
 
 def _conditions(run: FinishedRun, row: Published, tested: dict[str, Any] | None) -> list[str]:

@@ -13,6 +13,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from resnet_repro.conf_dir import command
 from resnet_repro.papers import judgement, verdict_text, verdicts
 from resnet_repro.papers import rows as paper
 from resnet_repro.papers.answer import QUESTION, Answer
@@ -146,7 +147,7 @@ def table(title: str, judged: list[Verdict], cells: dict[CellKey, Cell], ids: di
         "num_reproducible": len(reproducible),
         "num_with_runs": sum(verdict.ours is not None for verdict in reproducible),
         "why": paper.why_not([verdict.row for verdict in judged]),
-        "command": f"python train.py experiment={first.experiment}",
+        "command": f"{command('train')} experiment={first.experiment}",
     }
 
 

@@ -6,7 +6,6 @@ of paper and ours, is of the moment of the command.
 
 import os
 import shlex
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import wandb
 import wandb_workspaces.reports.v2 as wr
 from rich.console import Console
 
+from resnet_repro.conf_dir import command, command_line
 from resnet_repro.errors import UserError, first_words
 from resnet_repro.papers import verdict_text, verdicts
 from resnet_repro.papers.answer import answers
@@ -30,7 +30,7 @@ TITLE = "ResNets by depth and architecture, paper versus ours"
 STEP = "trainer/global_step"
 """The name under which runs log the training step."""
 
-COMMAND = "python report.py wandb=true"
+COMMAND = f"{command('report')} wandb=true"
 COLUMNS = ["summary:test/error", "summary:val/error", "summary:train/error", "summary:paper/error"]
 TIMEOUT_S = 10
 AS_IT_IS: dict[str, Any] = {"soft_wrap": True, "markup": False, "highlight": False}
@@ -59,12 +59,12 @@ def write(outputs: Path, account: Wandb, console: Console, *, kept: Sequence[Pat
     file.write_text(
         definition.spec.model_dump_json(by_alias=True, exclude_none=True, indent=1) + "\n", encoding="utf-8"
     )
-    command = shlex.join(["python", *sys.argv])
+    typed = command_line()
     upload = f"`wandb sync {shlex.quote(str(outputs / 'wandb'))}/offline-run-*`"
     if not is_logged_in() or wandb_mode(account.mode) == "offline":
         first, mode = ("", " logger.mode=online") if is_logged_in() else ("`wandb login`, ", "")
         console.print(f"The W&B report is not published; its definition is {file}.", **AS_IT_IS)
-        console.print(f"To publish it: {first}{upload} for the runs, then `{command}{mode}`.", **AS_IT_IS)
+        console.print(f"To publish it: {first}{upload} for the runs, then `{typed}{mode}`.", **AS_IT_IS)
         return
     os.environ.setdefault("WANDB_SILENT", "true")  # else W&B prints its own messages beside ours
     try:

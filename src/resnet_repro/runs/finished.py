@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from resnet_repro.conf_dir import command
 from resnet_repro.errors import UserError
 from resnet_repro.runs import options
 from resnet_repro.runs.folder import RunDir, read_json
@@ -28,7 +29,7 @@ DATA_TITLES = {
     "imagenet_streaming": "ImageNet from shards",
 }
 IMAGENET_IMAGES = 1_281_167  # training images; photographs of another number are other data
-FIRST_COMMAND = "python train.py -m depth=20,56,110 arch=plain,resnet_v2 data=digits"
+FIRST_COMMAND = f"{command('train')} -m depth=20,56,110 arch=plain,resnet_v2 data=digits"
 
 
 @dataclass(frozen=True)

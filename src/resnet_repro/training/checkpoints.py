@@ -13,6 +13,7 @@ import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import nn
 
+from resnet_repro.conf_dir import command
 from resnet_repro.errors import Stopped, UserError
 from resnet_repro.machine import STOP_SIGNALS
 from resnet_repro.networks.build import build
@@ -177,7 +178,7 @@ def trained(run: RunDir) -> nn.Module:
         UserError: if the run is not finished, or its checkpoint does not match the SHA-256 in its manifest.
     """
     if not run.is_done:
-        raise UserError(f"{run.path} holds no finished run: python train.py makes one")
+        raise UserError(f"{run.path} holds no finished run: {command('train')} makes one")
     manifest = read_json(run.manifest)
     options = Run.of_record(manifest["config"])
     net = build(options.network, options.images)
