@@ -163,7 +163,7 @@ def test_a_repeated_test_replaces_its_entry(home: Path) -> None:
         (["run=RUN", "hardware.devices=0"], "hardware.devices=0 is not a whole number of devices"),
         (["run=RUN", "hardware=slurm_1gpu"], "hardware=slurm_1gpu: a test is not submitted to SLURM; use hardware=gpu"),
         (["rnu=x"], "rnu is not an option; did you mean run?"),
-        (["run=RUN", "depth=20"], "depth is not an option; train.py has it"),
+        (["run=RUN", "depth=20"], "depth is not an option; python train.py has it"),
         (["--run=RUN"], "options are written without dashes, run=VALUE"),
     ],
 )

@@ -44,7 +44,7 @@ from tests.helpers.runs import composed, composed_with_choices
         ("hardware.gradient_clip_val", "gradient_clip_val has no option here: no gradient is clipped"),
         ("hardware.nope", "python train.py --help shows the usual ones"),
         ("data.nope", "python train.py --help shows the usual ones"),
-        ("recompute_bn", "evaluate.py has it"),
+        ("recompute_bn", "python evaluate.py has it"),
     ],
 )
 def test_an_unknown_option_gets_a_hint(key: str, hint: str) -> None:
@@ -67,9 +67,10 @@ def test_a_part_of_a_null_option_gets_the_rule_of_the_whole() -> None:
     ("command", "key", "hint"),
     [
         ("evaluate", "schedule.batch_size", "write batch_size=... without a group"),
-        ("evaluate", "depth", "train.py has it"),
+        ("evaluate", "depth", "python train.py has it"),
         ("evaluate", "tset", "did you mean test?"),
-        ("report", "depth", "train.py has it"),
+        ("report", "depth", "python train.py has it"),
+        ("report", "data.batch_size", "python train.py has schedule.batch_size"),
         ("report", "outpts", "did you mean outputs?"),
     ],
 )

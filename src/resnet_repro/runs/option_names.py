@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from resnet_repro.conf_dir import config_dir
+from resnet_repro.conf_dir import command, config_dir
 from resnet_repro.data.options import AskedPhotographs, asked_kind_of
 from resnet_repro.errors import UserError
 from resnet_repro.networks.libraries import LIBRARIES
@@ -16,7 +16,7 @@ from resnet_repro.runs.job import Config, flatten
 from resnet_repro.runs.options import check_values, rule_of
 from resnet_repro.runs.trainer_arguments import about_trainer_argument
 
-SCRIPTS = {"config": "train.py", "evaluate": "evaluate.py", "report": "report.py"}
+COMMANDS = {"config": "train", "evaluate": "evaluate", "report": "report"}
 """The command that each of these files in conf/ lists the options of."""
 
 OPTIONAL = {"data.top5", "schedule.plateau", "schedule.protocol_batch_size"}
@@ -106,17 +106,17 @@ def about_unknown(key: str, config_name: str) -> str:
     if whole in names and (rule := rule_of(whole)):
         return f"{key} is not an option here; {whole} takes {rule}"
     word = next((name for name, others in OTHER_WORDS.items() if leaf in others and name in names), None)
-    elsewhere = [script for other, script in SCRIPTS.items() if other != config_name and key in option_names(other)]
+    elsewhere = {name: _like(key, option_names(other)) for other, name in COMMANDS.items() if other != config_name}
     if options := _ending_in(leaf, names):
         hint = f"write {leaf}=... without a group" if options == [leaf] else f"{leaf} is {' or '.join(options)}"
     elif word is not None:
         hint = f"{leaf} is {word} here" + ", a number of steps" * ("epochs" in leaf)
-    elif elsewhere:
-        hint = f"{elsewhere[0]} has it"
+    elif name := next((name for name, options in elsewhere.items() if options), None):
+        hint = f"{command(name)} has " + ("it" if elsewhere[name] == [key] else " or ".join(elsewhere[name]))
     elif near := _nearest(key, leaf, names):
         hint = f"did you mean {near}?"
     else:
-        hint = f"python {SCRIPTS[config_name]} --help shows the usual ones"
+        hint = f"{command(COMMANDS[config_name])} --help shows the usual ones"
     return f"{key} is not an option; {hint}"
 
 
@@ -124,6 +124,11 @@ def _choices_with(name: str) -> list[str]:
     """Return the choices of an option's group that have the option."""
     group, _, key = name.partition(".")
     return [choice for choice in choices(group) if key in _keys(group, choice)]
+
+
+def _like(key: str, names: list[str]) -> list[str]:
+    """Return the option of this name; if there is none, those that have the name in another group."""
+    return [key] if key in names else _ending_in(key.rpartition(".")[2], names)
 
 
 def _ending_in(leaf: str, names: list[str]) -> list[str]:
