@@ -79,7 +79,7 @@ class JobLauncher(Launcher):
             print_tables(request)
         if result.status == STOPPED:
             sys.exit(STOPPED)
-        self.task(result.status)
+        self.task(result)
         jobs_of = iter(request.jobs_of)
         jobs_of_each = [[job for _ in commands for job in next(jobs_of)] for commands in expanded]
         return [_returned(*each, result) for each in zip(job_overrides, jobs_of_each, strict=True)]

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from resnet_repro.conf_dir import config_dir
 from resnet_repro.errors import NotDone, UserError, failure, first_words
@@ -27,6 +27,9 @@ from resnet_repro.runs.option_names import (
     refuse_no_choice,
 )
 from resnet_repro.runs.ranks import forget_left_over
+
+if TYPE_CHECKING:
+    from resnet_repro.launch.sweep import Result
 
 
 @contextmanager
@@ -43,7 +46,7 @@ def errors_for_people(config_name: str = "config") -> Iterator[None]:
         50_000
     )  # of 700: what imports and Hydra make stays, and looking through it takes a tenth of a start
     make_lenient()
-    _hand_on_code()
+    os.environ |= search_path()
     forget_left_over()  # before a library that reads them is imported
     if os.environ.get("HYDRA_FULL_ERROR") == "1":
         yield
@@ -74,12 +77,15 @@ def errors_for_people(config_name: str = "config") -> Iterator[None]:
         raise
 
 
-def _hand_on_code() -> None:
-    """Make every Python that this process starts, here or through SLURM, run this code, whichever is installed."""
+def search_path() -> dict[str, str]:
+    """Return the variable by which every Python that this process starts, here or through SLURM, runs this code.
+
+    Empty if they do so anyway.
+    """
     folder = str(Path(__file__).parents[1])
     folders = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    if folder not in (*site.getsitepackages(), folders[0]):
-        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [folder, *folders]))
+    is_there = folder in (*site.getsitepackages(), folders[0])
+    return {} if is_there else {"PYTHONPATH": os.pathsep.join(filter(None, [folder, *folders]))}
 
 
 def _complaint_of_hydra(error: BaseException) -> str:
@@ -156,19 +162,30 @@ def _refuse_dashes(arguments: list[str], config_name: str) -> None:
 def train() -> None:
     """Train networks: one run, a sweep, or a table of the papers."""
     with errors_for_people():
-        flags = _flags("config")
-        if flags.cfg:
-            _show_configs(flags)
-            return
-        only_tells = any(argument in ("plan=true", "summary=true") for argument in flags.overrides)
-        task = _Task()
-        with _temporary_sweep_dir() if only_tells else nullcontext():
-            _hydra("config", task)()  # resnet_repro_launcher runs the jobs, a batch at a time
-        task.check()
-        statuses = task.calls
-        if not all(isinstance(status, int) for status in statuses):
-            raise UserError("nothing was run: a setting gives Hydra another mode or launcher; leave that setting out")
-        sys.exit(max(statuses, default=0))
+        sys.exit(max((result.status for result in results_of_training()), default=0))
+
+
+def results_of_training() -> list["Result"]:
+    """Do what the command line asks of `train`, and return what came of each batch of jobs.
+
+    Raises:
+        UserError: if nothing was run because an option is wrong.
+        SystemExit: after a stop, or if Hydra has only shown something.
+    """
+    flags = _flags("config")
+    if flags.cfg:
+        _show_configs(flags)
+        return []
+    only_tells = any(argument in ("plan=true", "summary=true") for argument in flags.overrides)
+    task = _Task()
+    with _temporary_sweep_dir() if only_tells else nullcontext():
+        _hydra("config", task)()  # resnet_repro_launcher runs the jobs, a batch at a time
+    task.check()
+    from resnet_repro.launch.sweep import Result
+
+    if not all(isinstance(result, Result) for result in task.calls):
+        raise UserError("nothing was run: a setting gives Hydra another mode or launcher; leave that setting out")
+    return task.calls
 
 
 def report() -> None:
@@ -303,7 +320,7 @@ def _flags(config_name: str) -> Namespace:
 
 
 class _Task:
-    """What Hydra calls with the config, and our launcher with the exit status of each batch of jobs."""
+    """What Hydra calls with the config, and our launcher with the result of each batch of jobs."""
 
     def __init__(self, *, only_lists: bool = False) -> None:
         self.only_lists = only_lists
@@ -316,9 +333,10 @@ class _Task:
 
     def __call__(self, value: Any) -> None:
         self.calls.append(value)
-        if not isinstance(value, (int, list)):  # the launcher sets the variables of its jobs itself
-            from hydra.core.hydra_config import HydraConfig
+        from hydra.core.hydra_config import HydraConfig
+        from omegaconf import DictConfig
 
+        if isinstance(value, DictConfig):  # the launcher sets the variables of its jobs itself
             self.variables = dict(HydraConfig.get().job.env_set)
             self.choices = dict(HydraConfig.get().runtime.choices)
 

@@ -164,7 +164,7 @@ def read(*folders: Path) -> tuple[list[FinishedRun], list[str]]:
         if directory.parent.name in {"report", "wandb", "benchmarks"} or directory.parent.name.startswith("."):
             continue
         try:
-            run = _load(directory)
+            run = load(directory)
         except DAMAGED:
             unfinished.append(f"{directory.parent.name}/{directory.name} (damaged)")
             continue
@@ -190,7 +190,7 @@ def read_record(directory: Path) -> FinishedRun | None:
     return FinishedRun(directory, manifest, evaluations=evaluations, has_weights=bool(folder.checkpoint_files()))
 
 
-def _load(directory: Path) -> FinishedRun | None:
+def load(directory: Path) -> FinishedRun | None:
     """Return the run in a directory; None if it is not finished. Raise one of DAMAGED if damaged."""
     run = read_record(directory)
     if run is None:
