@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo figures test test-slow test-slurm lint install lock benchmark gpu readme clean
+.PHONY: demo figures test test-slow test-slurm lint install lock benchmark gpu readme notebook clean
 
 demo: install           ## the papers' claim in two minutes: train six networks on digits, then the report
 	$(BIN)/python train.py -m depth=20,56,110 arch=plain,resnet_v2 data=digits
@@ -42,6 +42,9 @@ gpu: install            ## everything there is to measure on a GPU, in 25 minute
 readme: install         ## renew what is generated: the README's tables, RESULTS.md, the picture of the rooms
 	$(BIN)/python -m docs.readme
 	$(BIN)/python docs/picture.py
+
+notebook: install       ## run docs/degradation.ipynb anew, with its outputs: a few minutes on two cores
+	$(BIN)/python docs/notebook.py
 
 install: .venv/installed
 

@@ -93,11 +93,12 @@ def train(*options: str) -> list[TrainedRun]:
     with TemporaryDirectory(prefix="resnet_repro-") as folder:
         ends, complaints = Path(folder) / "ends.json", Path(folder) / "stderr"
         child = [sys.executable, "-m", __name__, str(ends), *options]
+        env = (
+            os.environ | cli.search_path() | {"FORCE_COLOR": ""}
+        )  # Jupyter asks for colours, and so for bars that move
         with (
             complaints.open("w") as stderr,
-            subprocess.Popen(
-                child, env=os.environ | cli.search_path(), stdout=subprocess.PIPE, stderr=stderr, text=True
-            ) as process,
+            subprocess.Popen(child, env=env, stdout=subprocess.PIPE, stderr=stderr, text=True) as process,
         ):
             assert process.stdout is not None
             try:
