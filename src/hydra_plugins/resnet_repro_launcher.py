@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from resnet_repro.conf_dir import command
 from resnet_repro.errors import NotDone, UserError
-from resnet_repro.runs.option_names import about_launcher
+from resnet_repro.runs.option_names import about_launcher, with_loggers
 
 if TYPE_CHECKING:
     from resnet_repro.launch.experiment import Request
@@ -173,7 +173,8 @@ class JobLauncher(Launcher):
         ours = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
         config = OmegaConf.to_container(ours, resolve=True, throw_on_missing=True)
         assert isinstance(config, dict)
-        return {str(key): value for key, value in config.items()}, dict(composed.hydra.runtime.choices)
+        options = {str(key): value for key, value in config.items()}
+        return options, with_loggers(composed.hydra.runtime.choices, options)
 
 
 def _options(config: DictConfig) -> dict[Any, Any]:

@@ -23,8 +23,11 @@ from resnet_repro.runs.option_names import (
     about_unknown,
     about_unknown_choice,
     check,
+    choices,
     option_names,
     refuse_no_choice,
+    several_loggers,
+    with_loggers,
 )
 from resnet_repro.runs.ranks import forget_left_over
 
@@ -116,7 +119,7 @@ def explain(error: Exception, config_name: str) -> str:
 
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, choice = error.missing_cfg_file.rpartition("/")
-        return about_unknown_choice(group, choice, error.options or [])
+        return about_unknown_choice(group, choice, error.options or choices(group))
     if isinstance(error, OverrideParseException):
         rule = _how_to_quote(error.override) or "options are written depth=20 or depth=20,56"
         return f"cannot read the option '{error.override}'; {rule}"
@@ -198,8 +201,10 @@ def report() -> None:
         from resnet_repro.runs import options
 
         console, account = Console(), options.logger(config["logger"]) if config["wandb"] else None
-        if isinstance(account, options.Csv):
-            raise UserError(f"wandb=true publishes to logger.project, which logger={account.name} lacks: leave it out")
+        if account is not None and not isinstance(account, options.Wandb):
+            raise UserError(
+                f"wandb=true publishes to logger.project, which logger={account.choice} lacks: leave it out"
+            )
         outputs, kept = Path(config["outputs"]), [Path(config["results"])]
         command = shlex.join(["python", *sys.argv])
         write(outputs, console, kept=kept, with_details=config["details"], command=command)
@@ -269,7 +274,8 @@ def _the_config(config_name: str) -> dict[str, Any]:
 
     task = _run_hydra(config_name)
     hydra_options = [argument for argument in sys.argv[1:] if _is_hydra_option(argument)]
-    groups = [f"{group}={name}" for group, name in task.choices.items() if "/" not in group]
+    choices = with_loggers(task.choices, task.calls[0])
+    groups = [f"{group}={name}" for group, name in choices.items() if "/" not in group]
     with hydra.initialize_config_dir(str(config_dir()), version_base="1.3"):
         defaults = hydra.compose(config_name, [*hydra_options, *groups])
     config, usual = (OmegaConf.to_container(c, resolve=True, throw_on_missing=True) for c in (*task.calls, defaults))
@@ -303,6 +309,7 @@ def _flags(config_name: str) -> Namespace:
     words = sys.argv[1:]
     for option in flags.overrides:
         words.remove(option)
+    flags.overrides = [several_loggers(option) for option in flags.overrides]
     sys.argv[1:] = words + flags.overrides
     if flags.experimental_rerun:
         raise UserError("--experimental-rerun does not work here: the same command again goes on with its runs")

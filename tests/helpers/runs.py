@@ -21,6 +21,7 @@ from resnet_repro.launch.checks import claim
 from resnet_repro.networks.build import build
 from resnet_repro.runs.folder import RunDir, read_json, write_json
 from resnet_repro.runs.job import Job, make_job, resolve
+from resnet_repro.runs.option_names import with_loggers
 from resnet_repro.runs.options import Run
 from resnet_repro.training.recorder import Recorder
 from resnet_repro.training.run import run
@@ -79,7 +80,7 @@ def composed_with_choices(overrides: Sequence[str]) -> tuple[dict[str, Any], dic
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("config", list(overrides), return_hydra_config=True)
     ours: Any = OmegaConf.to_container(OmegaConf.masked_copy(config, [k for k in config if k != "hydra"]), resolve=True)
-    return ours, dict(config.hydra.runtime.choices)
+    return ours, with_loggers(config.hydra.runtime.choices, ours)
 
 
 TINY = ("data=digits", "depth=8", "logger=csv", "schedule.steps=24", "schedule.eval_every=8", "schedule.log_every=3")

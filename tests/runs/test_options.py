@@ -12,9 +12,9 @@ from resnet_repro.launch.experiment import make_jobs
 from resnet_repro.runs import option_names
 from resnet_repro.runs.job import flatten
 from resnet_repro.runs.option_names import about_unknown, about_unknown_choice
-from resnet_repro.runs.options import rule_of
+from resnet_repro.runs.options import Run, Wandb, rule_of
 from resnet_repro.runs.trainer_arguments import TRAINER_ARGUMENTS
-from tests.helpers.runs import composed, composed_with_choices
+from tests.helpers.runs import composed, composed_with_choices, resolved
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_an_unknown_choice_gets_a_hint(group: str, choice: str, hint: str) -> No
             "schedule.lr takes one value, and schedule.lr.a=1 gives it parts; write schedule.lr=VALUE",
         ),
         ("~schedule.momentum", "schedule.momentum was removed, but is needed; leave ~schedule... out"),
-        ("~logger", "logger.name was removed, but is needed; leave ~logger... out"),
+        ("~logger", "logger.wandb was removed, but is needed; leave ~logger... out"),
         ("data.num_classes=ten", "data.num_classes=ten is not a whole number of classes, at least 1"),
         ("data.num_classes=20", "data.num_classes=20 cannot be chosen: this data has 10; leave it out"),
         ("data.name=cifar10", "data.name=cifar10 cannot be chosen: this data has digits; give another data="),
@@ -121,6 +121,7 @@ def test_an_unknown_choice_gets_a_hint(group: str, choice: str, hint: str) -> No
         ("seed=true", "seed=True is not a whole number from 0 on"),
         ("outputs=5", "outputs=5 is not a folder"),
         ("logger.project=5", "logger.project=5 is not a name"),
+        ("logger.wandb=false", "logger.wandb=False is not true; choose loggers with logger=wandb,tensorboard"),
         ("arch.shortcut=[A]", "arch.shortcut=['A'] is not one of auto, A, B, C, dropout, none"),
         ("hardware.num_threads=two", "hardware.num_threads=two is not a whole number of CPU threads a job, at least 1"),
     ],
@@ -151,7 +152,7 @@ def test_any_config_takes_the_optional_options(option: str) -> None:
     ("argument", "line"),
     [
         ("data=null", "data=null chooses nothing; use one of cifar10, cifar100, digits"),
-        ("logger=", "logger= chooses nothing; use one of csv, wandb, or leave it out"),
+        ("logger=", "logger= chooses nothing; use one of csv, tensorboard, wandb, or leave it out"),
         ("+data=digits", "+data=digits: data has a choice already; write data=digits"),
         (
             "data=[digits,cifar10]",
@@ -163,6 +164,31 @@ def test_a_group_has_one_choice(argument: str, line: str) -> None:
     with pytest.raises(UserError) as error:
         option_names.refuse_no_choice(argument, "config")
     assert str(error.value).startswith(line)
+
+
+@pytest.mark.parametrize(
+    ("option", "choice"),
+    [
+        ("logger=wandb,tensorboard", "wandb,tensorboard"),
+        ("logger=[csv,wandb]", "csv,wandb"),
+        ("logger=csv,tensorboard", "csv,tensorboard"),
+        ("logger=tensorboard", "tensorboard"),
+    ],
+)
+def test_one_run_has_all_loggers_of_a_list(option: str, choice: str) -> None:
+    jobs = make_jobs(composed_with_choices, [["data=digits", option_names.several_loggers(option)]]).jobs
+    (loggers,) = [job.run.logger for job in jobs]
+    assert sorted(loggers.choice.split(",")) == sorted(choice.split(","))
+    assert isinstance(loggers, Wandb) == ("wandb" in choice)
+    assert Run.of_record(jobs[0].run.record()) == jobs[0].run
+
+
+@pytest.mark.parametrize("record", [{"name": "csv"}, {"name": "wandb", "project": "p", "entity": None}])
+def test_the_one_logger_of_an_older_run_is_read(record: dict[str, object]) -> None:
+    newer = {"mode": "auto", "upload_seconds": 30} if record["name"] == "wandb" else {}
+    run = Run.of_record(resolved("data=digits").record() | {"logger": record | newer})
+    assert run.logger.choice == record["name"]
+    assert getattr(run.logger, "project", "p") == "p"
 
 
 CHECKED_ELSEWHERE = {"depth", "name", "same_as"}

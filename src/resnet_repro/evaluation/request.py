@@ -10,7 +10,7 @@ from resnet_repro.evaluation.record import Request, recorded
 from resnet_repro.papers.rows import TESTS
 from resnet_repro.runs.folder import RunDir, read_json
 from resnet_repro.runs.job import Config, folder
-from resnet_repro.runs.options import Csv, Hardware, Run, check_values
+from resnet_repro.runs.options import Hardware, Loggers, Run, check_values
 
 GIVE_RUN = "give run=outputs/cifar10/plain-20-s0, or several as an ensemble, run=FOLDER,FOLDER"
 
@@ -50,7 +50,7 @@ def make_request(config: Config) -> Request:
         data=run.data.but(**data),
         schedule=run.schedule if batch_size is None else run.schedule.but(eval_batch_size=batch_size),
         hardware=hardware.but(**_number_format(hardware, runs)),
-        logger=Csv(name="csv"),
+        logger=Loggers(csv=True),
     )
     return Request(folders, test, run, num_bn_images if config["recompute_bn"] else 0)
 

@@ -3,6 +3,7 @@
 import shutil
 import time
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 from resnet_repro.data import cifar, photos, shards
@@ -18,12 +19,15 @@ from resnet_repro.runs.wandb_account import is_logged_in
 
 
 def check_services(jobs: list[Job]) -> None:
-    """Check data folders and the W&B login. Unpack ImageNet, and download CIFAR if that is allowed.
+    """Check data folders, loggers and the W&B login. Unpack ImageNet, and download CIFAR if that is allowed.
 
     Raises:
-        UserError: if data or the login is missing.
+        UserError: if data, a logger's package or the login is missing.
     """
-    for asked in (job.run.logger for job in jobs):
+    loggers = [job.run.logger for job in jobs]
+    if any(asked.tensorboard for asked in loggers) and find_spec("tensorboard") is None:
+        raise UserError("logger=tensorboard needs TensorBoard: pip install 'resnet_repro[tensorboard]'")
+    for asked in loggers:
         if isinstance(asked, Wandb) and asked.mode == "online" and not is_logged_in():
             raise UserError("logger.mode=online needs a W&B login: run `wandb login`, or leave logger.mode=auto")
     sources = [job.run.data for job in jobs]

@@ -21,7 +21,7 @@ from resnet_repro.launch.rank_processes import follow_parent, run_ranks
 from resnet_repro.launch.sockets import make_room
 from resnet_repro.runs.folder import InUse, RunDir, read_failure, read_json, write_failure, write_json
 from resnet_repro.runs.job import Job
-from resnet_repro.runs.options import Run
+from resnet_repro.runs.options import Run, Wandb
 from resnet_repro.runs.ranks import Rank
 from resnet_repro.runs.wandb_account import kill_wandb_after
 
@@ -68,7 +68,7 @@ def modules_for(runs: Iterable[Run]) -> list[str]:
         names.insert(0, "resnet_repro.networks.precompile")
     if any(run.hardware.compile is True or run.hardware.recompute or run.hardware.world_size > 1 for run in runs):
         names += ["torch._dynamo"]
-    if any(run.logger.name == "wandb" for run in runs):
+    if any(isinstance(run.logger, Wandb) for run in runs):
         names += ["resnet_repro.training.wandb_logger", "wandb.sdk.launch"]
     return names
 

@@ -38,7 +38,7 @@ OTHER_WORDS = {
 }
 """Other programs' names for our options."""
 
-FACTS = ("data.name", "data.same_as", "protocol.name", "logger.name", "arch.source")
+FACTS = ("data.name", "data.same_as", "protocol.name", "arch.source")
 FACTS_OF_IMAGES = ("data.num_train", "data.num_classes", "data.image")
 """Keys that describe a choice, so that no option may change them. Those of photographs are counted."""
 
@@ -189,10 +189,27 @@ def refuse_no_choice(argument: str, config_name: str) -> None:
         return
     if argument.startswith("+"):
         raise UserError(f"{argument}: {group} has a choice already; write {group}={choice}")
-    if choice.startswith("["):
+    if choice.startswith("[") and group != "logger":
         raise UserError(f"{argument}: {group} takes one choice; {group}={choice.strip('[]')} makes a job for each")
     if not argument.startswith("~") and choice in ("", "null"):
         raise UserError(f"{argument} chooses nothing; use one of {', '.join(choices(group))}, or leave it out")
+
+
+def several_loggers(option: str) -> str:
+    """Return `logger=wandb,csv` as Hydra's choice of two files, other options as they are: one run has both loggers."""
+    name, _, value = option.partition("=")
+    return f"logger=[{value}]" if name == "logger" and "," in value and not value.startswith("[") else option
+
+
+def with_loggers(choices: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the choice of each group. Hydra has none for a group of which several files were chosen.
+
+    Args:
+        choices: as Hydra has them.
+        config: the composed config.
+    """
+    loggers = [str(name) for name, value in config.get("logger", {}).items() if value is True]
+    return ({"logger": f"[{','.join(loggers)}]"} if loggers else {}) | dict(choices)
 
 
 # --- checks of a composed config --------------------------------------------------------------------------------------

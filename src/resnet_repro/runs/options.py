@@ -157,16 +157,26 @@ class SettledHardware(Hardware):
         return self.accelerator == "gpu"
 
 
-class Csv(Options):
-    """Log to metrics.csv only."""
-
-    name: Literal["csv"]
+CHOSEN = "true; choose loggers with logger=wandb,tensorboard"
 
 
-class Wandb(Options):
-    """Log to Weights & Biases as well as to metrics.csv."""
+class Loggers(Options):
+    """Where a run's numbers go besides metrics.csv, which has them in any case."""
 
-    name: Literal["wandb"]
+    csv: Literal[True] | None = option(CHOSEN, default=None)
+    """Whether metrics.csv was asked for by name."""
+    tensorboard: Literal[True] | None = option(CHOSEN, default=None)
+
+    @property
+    def choice(self) -> str:
+        """The loggers as on the command line: `wandb,tensorboard`."""
+        return ",".join(name for name, value in self.record().items() if value is True)
+
+
+class Wandb(Loggers):
+    """The same, with Weights & Biases."""
+
+    wandb: Literal[True] = option(CHOSEN)
     project: Text = option("a name")
     entity: Text | None = option("null or a name")
     mode: Literal["auto", "online", "offline"]
@@ -223,7 +233,7 @@ class Run(TopLevel):
     schedule: Schedule
     protocol: Protocol
     hardware: Hardware
-    logger: Csv | Wandb
+    logger: Wandb | Loggers
 
     @classmethod
     def of_record(cls, record: Mapping[str, Any]) -> "Run":
@@ -289,9 +299,9 @@ class Run(TopLevel):
         )
 
 
-def logger(values: Mapping[str, Any]) -> Csv | Wandb:
-    """Return the typed options of a logger."""
-    return (Wandb if values.get("name") == "wandb" else Csv).parse(values, group="logger.")
+def logger(values: Mapping[str, Any]) -> Wandb | Loggers:
+    """Return the typed options of a run's loggers."""
+    return (Wandb if "wandb" in values else Loggers).parse(values, group="logger.")
 
 
 # --- rules of single options ------------------------------------------------------------------------------------------
@@ -313,7 +323,7 @@ GROUPS: dict[str, tuple[type[Options], ...]] = {
     "schedule": (AskedSchedule,),
     "protocol": (AskedProtocol,),
     "hardware": (Hardware,),
-    "logger": (Csv, Wandb),
+    "logger": (Wandb,),
 }
 """The classes of the options of each group, as asked for."""
 

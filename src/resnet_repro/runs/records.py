@@ -22,6 +22,9 @@ GONE = {
 def of_today(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return a recorded config with the options that are newer than the record, and without former options."""
     config = dict(config)
+    if "name" in config["logger"]:  # a run had one logger
+        settings = dict(config["logger"])
+        config["logger"] = {settings.pop("name"): True, **settings}
     for group, names in GONE.items():
         config[group] = {key: value for key, value in config[group].items() if key not in names}
     for group, values in BEFORE.items():

@@ -28,7 +28,7 @@ TRAINER_ARGUMENTS = {
     "limit_train_batches": "has no option here: schedule.steps=N makes a shorter run",
     "limit_val_batches": "has no option here: data.val_size says how many images validate",
     "log_every_n_steps": "is schedule.log_every here",
-    "logger": "is a group here: logger=wandb or logger=csv",
+    "logger": "is a group here: logger=csv or logger=wandb,tensorboard",
     "max_epochs": "is schedule.steps here, a number of steps",
     "max_steps": "is schedule.steps here",
     "max_time": "has no option here: stop a run at any time, and the same command resumes it",

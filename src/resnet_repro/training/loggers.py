@@ -1,4 +1,4 @@
-"""Where a run's numbers always go: metrics.csv and timing.csv."""
+"""Where a run's numbers go: metrics.csv always, TensorBoard and Weights & Biases as `logger=` says."""
 
 import csv
 from pathlib import Path
@@ -56,3 +56,50 @@ class CsvLogger(Logger):
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         """Do nothing: the manifest holds the config."""
+
+
+class TensorboardLogger(Logger):
+    """Write the rows of metrics.csv and timing.csv as TensorBoard's event files into the run's folder.
+
+    The files of a resumed run are made anew from its rows, so TensorBoard gets every row once.
+    (Lightning's own TensorBoardLogger would add a file that repeats steps.)
+    """
+
+    def __init__(self, run: RunDir) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # an optional dependency
+
+        super().__init__()
+        for path in run.path.glob("events.out.tfevents.*"):
+            path.unlink()
+        self.writer = SummaryWriter(str(run.path))
+        for step, row in rows_of(run.metrics, run.timing).items():
+            self.log_metrics(row, step)
+
+    @property
+    def name(self) -> str:
+        return "tensorboard"
+
+    @property
+    def version(self) -> int:
+        return 0
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        for name, value in metrics.items():
+            self.writer.add_scalar(name, value, step)
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """Do nothing: the manifest holds the config."""
+
+    def finalize(self, status: str) -> None:
+        self.writer.close()
+
+
+def rows_of(*paths: Path) -> dict[int, dict[str, float]]:
+    """Return the values in these files by step."""
+    rows: dict[int, dict[str, float]] = {}
+    for path in paths:
+        with path.open(newline="") as file:
+            for row in csv.DictReader(file):
+                values = {key: float(value) for key, value in row.items() if key != "step" and value}
+                rows.setdefault(int(row["step"]), {}).update(values)
+    return dict(sorted(rows.items()))

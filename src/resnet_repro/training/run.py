@@ -21,14 +21,14 @@ from resnet_repro.networks.recompute import recompute_units
 from resnet_repro.runs import resume
 from resnet_repro.runs.folder import RunDir, read_json, write_json
 from resnet_repro.runs.job import Job, result_keys
-from resnet_repro.runs.options import Run, SettledHardware
+from resnet_repro.runs.options import Run, SettledHardware, Wandb
 from resnet_repro.runs.ranks import Rank
 from resnet_repro.training.checkpoints import Checkpoint, newest_checkpoint
 from resnet_repro.training.classifier import GraphedClassifier, LitClassifier
 from resnet_repro.training.constructed import copy_function_from
 from resnet_repro.training.hardware import compile_network, is_long, keep_freed_memory, settle
 from resnet_repro.training.layers import GradientNorms, write_responses
-from resnet_repro.training.loggers import CsvLogger
+from resnet_repro.training.loggers import CsvLogger, TensorboardLogger
 from resnet_repro.training.manifest import Commit, git_commit, of_run, weights_sha256
 from resnet_repro.training.process_group import check_same, from_first, gather, joined
 from resnet_repro.training.recorder import Recorder
@@ -168,12 +168,16 @@ class Training:
         if not self.rank.is_first:
             return []
         top5 = self.options.data.measures_top5
-        csv = CsvLogger(self.folder, splits=self.data.splits, first_step=step_of(checkpoint), top5=top5)
-        if self.options.logger.name != "wandb":
-            return [csv]
-        from resnet_repro.training.wandb_logger import wandb_logger  # not above: the import takes half a second
+        loggers: list[Logger] = [
+            CsvLogger(self.folder, splits=self.data.splits, first_step=step_of(checkpoint), top5=top5)
+        ]
+        if self.options.logger.tensorboard:
+            loggers.append(TensorboardLogger(self.folder))
+        if isinstance(self.options.logger, Wandb):
+            from resnet_repro.training.wandb_logger import wandb_logger  # not above: the import takes half a second
 
-        return [csv, wandb_logger(self.job, self.folder)]
+            loggers.append(wandb_logger(self.job, self.folder))
+        return loggers
 
     def trainer(
         self, environment: ClusterEnvironment, loggers: list[Logger], callbacks: list[pl.Callback]
@@ -257,7 +261,7 @@ def step_of(checkpoint: Path | None) -> int:
 
 def _wandb_loggers(loggers: list[Logger]) -> list[Any]:
     """Return those that are `LenientWandbLogger`s, without importing W&B to tell."""
-    return [logger for logger in loggers if not isinstance(logger, CsvLogger)]
+    return [logger for logger in loggers if not isinstance(logger, CsvLogger | TensorboardLogger)]
 
 
 def _deterministic(options: Run, hardware: SettledHardware) -> Literal[True, "warn"] | None:

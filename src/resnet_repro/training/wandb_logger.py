@@ -1,4 +1,4 @@
-"""Where a run's numbers go besides metrics.csv: Weights & Biases, unless `logger=csv`."""
+"""Where a run's numbers go besides metrics.csv: Weights & Biases, as `logger=` says."""
 
 import csv
 import hashlib
@@ -15,6 +15,7 @@ from resnet_repro.runs.folder import RunDir, read_json, write_json
 from resnet_repro.runs.job import Job
 from resnet_repro.runs.options import Wandb
 from resnet_repro.runs.wandb_account import GRACE_S, kill_wandb_after, wandb_mode
+from resnet_repro.training.loggers import rows_of
 
 STEP = "trainer/global_step"
 """Lightning's name for the training step: W&B draws every other number against it."""
@@ -99,7 +100,7 @@ def _go_on(logger: LenientWandbLogger, folder: RunDir) -> None:
         uploaded = max(uploaded, folder.read_status().get("step", 0))
     logger.first_step = uploaded + 1 if run.offline else run.step
     logger.last_step = logger.first_step - 1
-    for step, row in _rows(folder.metrics, folder.timing).items():
+    for step, row in rows_of(folder.metrics, folder.timing).items():
         logger.log_metrics(row, step)
     write_json(folder.wandb, {"folder": own.name, "uploaded_step": logger.first_step - 1})
     for path in own.parent.glob(f"offline-run-*-{run.id}"):
@@ -109,17 +110,6 @@ def _go_on(logger: LenientWandbLogger, folder: RunDir) -> None:
 
 def _is_synced(path: Path) -> bool:
     return any(path.glob("*.synced"))
-
-
-def _rows(*paths: Path) -> dict[int, dict[str, float]]:
-    """Return the values in these files by step."""
-    rows: dict[int, dict[str, float]] = {}
-    for path in paths:
-        with path.open(newline="") as file:
-            for row in csv.DictReader(file):
-                values = {key: float(value) for key, value in row.items() if key != "step" and value}
-                rows.setdefault(int(row["step"]), {}).update(values)
-    return dict(sorted(rows.items()))
 
 
 def finish_wandb(logger: LenientWandbLogger, folder: RunDir, summary: dict[str, Any], *, exit_code: int) -> str | None:
