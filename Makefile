@@ -1,6 +1,16 @@
 # The commands of this project. `make demo` and `make test` need only Python 3.11 to 3.13 and make.
+# uv installs if it is on the PATH, else pip. With uv, TORCH=cpu leaves out the CUDA libraries.
 PYTHON ?= python3
 BIN := .venv/bin
+UV := $(shell command -v uv 2>/dev/null)
+
+ifdef UV
+VENV := $(UV) venv --quiet --seed --python $(PYTHON) .venv
+INSTALL := $(UV) pip install --quiet --python $(BIN)/python
+else
+VENV := $(PYTHON) -m venv .venv
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+endif
 
 .PHONY: demo figures test test-slow test-slurm lint install lock benchmark gpu readme notebook clean
 
@@ -52,9 +62,14 @@ install: .venv/installed
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else \
 	  "Python %d.%d is not supported: 3.11 to 3.13 are; try  make PYTHON=python3.12 ..." % v)'
 	@echo "Installing into .venv (once; PyTorch is large)"
-	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@test -x $(BIN)/python || $(VENV)
+ifeq ($(TORCH),cpu)
+	@test -n "$(UV)" || { echo "TORCH=cpu needs uv: install it, or leave TORCH out"; exit 1; }
+	grep -vE '^(cuda|nvidia|triton)' requirements.lock | $(INSTALL) --torch-backend cpu -r -
+else
+	$(INSTALL) -r requirements.lock
+endif
+	$(INSTALL) --no-deps --no-build-isolation -e .
 	@touch $@
 
 lock: install           ## pin the newest versions that pyproject.toml allows

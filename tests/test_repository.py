@@ -1,5 +1,6 @@
 """The files beside the code say what the code's own settings say."""
 
+import json
 import re
 import subprocess
 import sys
@@ -54,6 +55,23 @@ def test_the_citation_names_this_version_and_both_papers() -> None:
     for paper, preprint in zip(citation["references"], preprints, strict=True):
         assert f"*{paper['title']}*" in readme
         assert preprint in readme
+
+
+def test_hadolint_finds_nothing_in_the_dockerfile() -> None:
+    hadolint = Path(sys.executable).with_name("hadolint")
+    done = subprocess.run([hadolint, ROOT / "Dockerfile"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_the_containers_name_stages_and_make_targets_that_exist() -> None:
+    settings = json.loads((ROOT / ".devcontainer/devcontainer.json").read_text(encoding="utf-8"))
+    build = settings["build"]
+    assert (ROOT / ".devcontainer" / build["dockerfile"]).resolve() == ROOT / "Dockerfile"
+    dockerfile = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    assert build["target"] in re.findall(r"^FROM .* AS (\w+)$", dockerfile, re.M)
+    used = re.findall(r"make(?:\", \"| )(\w+)", settings["postCreateCommand"] + dockerfile)
+    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
+    assert {"install", "demo"} <= set(used) <= set(targets)
 
 
 def test_the_picture_of_the_rooms_is_drawn_from_the_contracts() -> None:

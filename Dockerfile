@@ -1,0 +1,23 @@
+# The package and everything that it needs, on a CPU or on NVIDIA GPUs; by default a container runs `make demo`.
+#
+#   docker build -t resnet_repro .                                        # for CPUs
+#   docker build -t resnet_repro --build-arg TORCH=cuda .                 # for GPUs: PyTorch with the CUDA libraries
+#   docker run --rm -v "$PWD/outputs:/work/outputs" resnet_repro          # add --gpus all for GPUs
+#   docker run --rm -v "$PWD/outputs:/work/outputs" resnet_repro .venv/bin/resnet-repro train data=digits depth=56
+ARG PYTHON=3.12
+FROM python:${PYTHON}-slim AS tools
+WORKDIR /work
+# gcc compiles the fused batch norm, git tells the commit for each manifest
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends gcc git libc6-dev make \
+    && rm -rf /var/lib/apt/lists/*
+COPY requirements.lock ./
+RUN pip install --no-cache-dir "$(grep '^uv==' requirements.lock)"
+
+FROM tools AS package
+ARG TORCH=cpu
+ENV UV_LINK_MODE=copy
+COPY . .
+RUN --mount=type=cache,target=/root/.cache/uv make install TORCH=${TORCH}
+CMD ["make", "demo"]
