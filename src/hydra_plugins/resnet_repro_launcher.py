@@ -74,6 +74,7 @@ class JobLauncher(Launcher):
             self.task([row for command in commands for row in commands_of(self._compose, command)])
             return [JobReturn(overrides=overrides, status=JobStatus.COMPLETED) for overrides in job_overrides]
         request, run, is_run = self._request(commands)
+        Path(self.config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)  # where sweepers write what they found
         result = run()
         if is_run:
             print_tables(request)

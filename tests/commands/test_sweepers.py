@@ -1,12 +1,18 @@
-"""Sweepers such as Optuna's, which choose their next jobs by the last results."""
+"""Sweepers that choose their next jobs by the last results: Optuna's, W&B's, and one of our own."""
 
+import os
 import signal
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 from resnet_repro.launch.exit_status import STOPPED
-from tests.helpers.commands import manifests, run, start, wait_for_step
+from tests.helpers.commands import ROOT, environment, manifests, run, start, wait_for_step
+from tests.helpers.wandb_server import StoredRun, StoredSweep, WandbServer
 
 SMALL = ("data=digits", "arch=plain", "depth=8", "schedule.steps=3", "logger=csv", "hardware.fused=false")
 NAME = "plain-8-s{seed}__steps=3__fused=False"
@@ -137,3 +143,79 @@ def test_bad_input_ends_another_sweeper_too(chain: dict[str, str], tmp_path: Pat
     status, output = run("train.py", *SMALL, "depth=9", "hydra/sweeper=chain", home=tmp_path, variables=chain)
     assert (status, output.count("\n")) == (2, 1)
     assert "error: depth=9 is not 6n+2" in output
+
+
+# --- others' sweepers -------------------------------------------------------------------------------------------------
+
+
+def test_optuna_finds_the_rate_with_the_lowest_error(tmp_path: Path) -> None:
+    search = (
+        "hydra/sweeper=optuna",
+        "hydra.sweeper.n_trials=3",
+        "hydra.sweeper.n_jobs=1",
+        "schedule.lr=choice(0.001,0.1)",
+    )
+    status, output = run("train.py", *SMALL, "data.val_size=300", *search, home=tmp_path)
+    assert status == 0, output
+    error_of = {
+        manifest["config"]["schedule"]["lr"]: manifest["results"]["val/error"]
+        for manifest in manifests(tmp_path / "outputs").values()
+    }
+    (found,) = tmp_path.glob("outputs/.sweeps/*/optimization_results.yaml")
+    best = yaml.safe_load(found.read_text())
+    assert best["best_value"] == min(error_of.values())
+    assert error_of[best["best_params"]["schedule.lr"]] == best["best_value"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_sweep_of_wandb_chooses_by_the_validation_error(
+    wandb_server: Callable[..., WandbServer], tmp_path: Path
+) -> None:
+    """W&B starts a run, then another whose seed follows from the error of the first, then the first one again."""
+    server = wandb_server()
+
+    def choose(runs: list[StoredRun]) -> dict[str, int] | None:
+        errors = [stored.summary["val/error"] for stored in runs]
+        seeds = [0, *(round(100 * error) for error in errors[:1]), 0]
+        return {"seed": seeds[len(runs)], "depth": 8} if len(runs) < 3 else None
+
+    server.sweep = StoredSweep(choose)
+    options = ("data=digits", "data.val_size=300", "arch=plain", "schedule.steps=3", "logger=wandb,tensorboard")
+    sweep = {
+        "program": str(ROOT / "train.py"),
+        "method": "bayes",
+        "metric": {"name": "val/error", "goal": "minimize"},
+        "parameters": {"seed": {"min": 0, "max": 10_000}, "depth": {"value": 8}},
+        "command": ["${env}", "${interpreter}", "${program}", "${args_no_hyphens}", *options],
+    }
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(sweep))
+    env = environment(tmp_path) | server.variables
+    env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"
+
+    def wandb(*words: str) -> str:
+        command = [sys.executable, "-m", "wandb", *words]
+        done = subprocess.run(
+            command, cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=500
+        )
+        assert done.returncode == 0, done.stdout
+        return done.stdout
+
+    assert "wandb agent" in wandb("sweep", "sweep.yaml")
+    said = wandb("agent", "somebody/resnet_repro/sweep1")
+    assert server.unknown == []
+    assert list(server.runs) == ["trial0", "trial1", "trial2"], said
+    first, second, again = server.runs.values()
+    error_of = {
+        manifest["config"]["seed"]: manifest["results"]["val/error"]
+        for manifest in manifests(tmp_path / "outputs").values()
+    }
+    assert error_of == {0: first.summary["val/error"], round(100 * error_of[0]): second.summary["val/error"]}
+    assert again.summary["val/error"] == first.summary["val/error"]  # the run is not trained again
+    assert [row["_step"] for row in again.history] == [row["_step"] for row in first.history]
+    env["WANDB_SWEEP_ID"] = "sweep1"
+    status, output = run("train.py", "depth=8,14", *options[:1], home=tmp_path, variables=env)
+    assert (status, output) == (
+        2,
+        "error: `wandb agent` takes one run from a command, and this command has 2: give every option one value\n",
+    )

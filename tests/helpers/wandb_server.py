@@ -7,8 +7,11 @@ import json
 import re
 import threading
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
+
+import yaml
 
 ENTITY = "somebody"
 PROJECT = "resnet_repro"
@@ -31,6 +34,21 @@ class StoredRun:
         return [rows[offset] for offset in sorted(rows)]
 
 
+Parameters = dict[str, Any]
+
+
+@dataclass
+class StoredSweep:
+    """A sweep whose next parameters follow from the results so far."""
+
+    choose: Callable[[list[StoredRun]], Parameters | None]
+    """From the runs so far, all of them over, to the parameters of the next; None ends the sweep."""
+    config: str = ""
+    """As `wandb sweep` sent it, in YAML."""
+    runs: list[str] = field(default_factory=list)
+    """The ids of the runs, in their order."""
+
+
 class WandbServer:
     """Serves from the moment it is made until `stop`; `variables` are the environment that leads W&B here.
 
@@ -43,6 +61,8 @@ class WandbServer:
         """By run id."""
         self.reports: dict[str, dict[str, Any]] = {}
         """By id; `spec` is JSON."""
+        self.sweep: StoredSweep | None = None
+        """What `wandb sweep` will set up."""
         self.projects: set[str] = set()
         self.unknown: list[str] = []
         """Questions that this stand-in does not know: a test that meets one shows nothing."""
@@ -97,6 +117,19 @@ class WandbServer:
                 known = ("name", "displayName", "description", "spec", "type")
                 self.reports[key] = {"id": key, "project": project} | {key: asked.get(key) for key in known}
                 return {"upsertView": {"view": self.reports[key], "inserted": not asked.get("id")}}
+            case "UpsertSweep" if self.sweep:
+                self.sweep.config = asked["config"]
+                return {
+                    "upsertSweep": {"sweep": {"name": "sweep1", "project": project}, "configValidationWarnings": []}
+                }
+            case "SweepWithRuns" if self.sweep:
+                sweep = {"id": "S1", "name": asked["sweep"], "config": self.sweep.config, "runs": {"edges": []}}
+                return {"project": {"sweep": sweep}}
+            case "CreateAgent":
+                return {"createAgent": {"agent": {"id": "A1"}}}
+            case "Heartbeat" if self.sweep:
+                commands = [] if json.loads(asked["runState"]) else [self._command(self.sweep)]
+                return {"agentHeartbeat": {"agent": {"id": asked["id"]}, "commands": json.dumps(commands)}}
             case "OrganizationCoreWeaveOrganizationID":
                 return {"entity": {"organization": {"coreWeaveOrganizationId": None}}}
             case "ServerFeaturesQuery":
@@ -105,6 +138,16 @@ class WandbServer:
                 return {"project": {"run": {"stopped": False}}}
         self.unknown.append(operation)
         return {}
+
+    def _command(self, sweep: StoredSweep) -> dict[str, Any]:
+        """What an agent whose run is over has to do next."""
+        chosen = sweep.choose([self.runs[key] for key in sweep.runs])
+        if chosen is None:
+            return {"type": "exit"}
+        sweep.runs.append(f"trial{len(sweep.runs)}")
+        args = {key: {"value": value} for key, value in chosen.items()}
+        program = yaml.safe_load(sweep.config)["program"]
+        return {"type": "run", "run_id": sweep.runs[-1], "program": program, "args": args}
 
     def _upsert(self, asked: dict[str, Any]) -> dict[str, Any]:
         key = asked.get("name") or base64.b64decode(asked["id"]).decode()

@@ -15,7 +15,7 @@ from resnet_repro.runs.folder import InUse, RunDir, read_json, write_json
 from resnet_repro.runs.groups import identity
 from resnet_repro.runs.job import Job, result_keys
 from resnet_repro.runs.options import Wandb
-from resnet_repro.runs.wandb_account import is_logged_in
+from resnet_repro.runs.wandb_account import in_wandb_sweep, is_logged_in
 
 
 def check_services(jobs: list[Job]) -> None:
@@ -27,6 +27,10 @@ def check_services(jobs: list[Job]) -> None:
     loggers = [job.run.logger for job in jobs]
     if any(asked.tensorboard for asked in loggers) and find_spec("tensorboard") is None:
         raise UserError("logger=tensorboard needs TensorBoard: pip install 'resnet_repro[tensorboard]'")
+    if in_wandb_sweep() and len(jobs) > 1 and any(isinstance(asked, Wandb) for asked in loggers):
+        raise UserError(
+            f"`wandb agent` takes one run from a command, and this command has {len(jobs)}: give every option one value"
+        )
     for asked in loggers:
         if isinstance(asked, Wandb) and asked.mode == "online" and not is_logged_in():
             raise UserError("logger.mode=online needs a W&B login: run `wandb login`, or leave logger.mode=auto")

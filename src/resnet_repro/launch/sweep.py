@@ -25,6 +25,7 @@ from resnet_repro.launch.progress import (
 from resnet_repro.launch.worker import DISK_FULL
 from resnet_repro.runs.folder import RunDir, read_json
 from resnet_repro.runs.job import Job
+from resnet_repro.runs.wandb_account import in_wandb_sweep
 
 
 @dataclass(frozen=True)
@@ -149,12 +150,15 @@ def outcome(job: Job, exitcode: int, reason: str, *, was_stopped: bool) -> Outco
 
 
 def claim_all(jobs: list[Job]) -> list[Job]:
-    """Give every job its folder, as one sweep, and return the jobs that are not done yet."""
+    """Give every job its folder, as one sweep, and return the jobs that are not done yet.
+
+    In a sweep of W&B's, a finished job has something to do, too: W&B waits for its results.
+    """
     checks.check_services(jobs)
     group, command = time.strftime("%Y-%m-%d_%H-%M-%S"), command_line()
     for job in jobs:
         checks.claim(job, group=group, command=command)
-    return [job for job in jobs if not RunDir(job.dir).is_done]
+    return [job for job in jobs if in_wandb_sweep() or not RunDir(job.dir).is_done]
 
 
 def announce(console: Console, jobs: list[Job], todo: list[Job], parallel: int) -> tuple[plan.Estimator, float | None]:

@@ -23,7 +23,7 @@ from resnet_repro.runs.folder import InUse, RunDir, read_failure, read_json, wri
 from resnet_repro.runs.job import Job
 from resnet_repro.runs.options import Run, Wandb
 from resnet_repro.runs.ranks import Rank
-from resnet_repro.runs.wandb_account import kill_wandb_after
+from resnet_repro.runs.wandb_account import in_wandb_sweep, kill_wandb_after
 
 Tell = Callable[[str], None]
 """Takes the reason why a run cannot even write into its folder."""
@@ -106,7 +106,8 @@ def part_in(run: RunDir, rank: Rank, *, log: bool, tell: Tell) -> Iterator[Part]
     part, has_begun = Part(), False
     try:
         with run.owned(patience_s=PATIENCE_S) if rank.is_first else nullcontext("") as how_held:
-            is_over = run.is_done and rank.world_size == 1  # several ranks learn it together, in training.run
+            # several ranks learn it together, in training.run, which also tells a sweep of W&B's
+            is_over = run.is_done and rank.world_size == 1 and not in_wandb_sweep()
             if rank.is_first and not is_over:
                 run.remove_parts()
                 run.failure.unlink(missing_ok=True)

@@ -46,6 +46,11 @@ def wandb_mode(asked: str) -> str:
     return os.environ.get("WANDB_MODE") or ("online" if is_logged_in() else "offline")
 
 
+def in_wandb_sweep() -> bool:
+    """Return whether `wandb agent` has started this process, for one run of a sweep of W&B's."""
+    return bool(os.environ.get("WANDB_SWEEP_ID"))
+
+
 GRACE_S = 20.0
 """Seconds that W&B's own process has to end by itself."""
 

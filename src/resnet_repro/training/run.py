@@ -23,6 +23,7 @@ from resnet_repro.runs.folder import RunDir, read_json, write_json
 from resnet_repro.runs.job import Job, result_keys
 from resnet_repro.runs.options import Run, SettledHardware, Wandb
 from resnet_repro.runs.ranks import Rank
+from resnet_repro.runs.wandb_account import in_wandb_sweep
 from resnet_repro.training.checkpoints import Checkpoint, newest_checkpoint
 from resnet_repro.training.classifier import GraphedClassifier, LitClassifier
 from resnet_repro.training.constructed import copy_function_from
@@ -63,7 +64,7 @@ def run(path: Path, job: Job | None = None, rank: Rank | None = None) -> dict[st
     training = Training.prepared(path, job, rank or Rank(), commit=commit)
     with joined(training.rank, accelerator=training.hardware.accelerator) as environment:
         if from_first(training.folder.is_done):  # another sweep has finished the run while rank 0 waited for the folder
-            return read_json(training.folder.manifest)
+            return training.finished_before()
         checkpoint = training.begin_or_go_on()
         recorder, gradients = training.watched(start)
         loggers = training.loggers(checkpoint)
@@ -216,6 +217,18 @@ class Training:
         steps = self.options.schedule.steps
         print(f"{self.job.name}: step {step_of(checkpoint)} of {steps}, {self.hardware.record()}", flush=True)
 
+    def finished_before(self) -> dict[str, Any]:
+        """Return the manifest of a run that is finished. A sweep of W&B's that asks for the run again gets its rows."""
+        manifest = read_json(self.folder.manifest)
+        if in_wandb_sweep() and self.rank.is_first and isinstance(self.options.logger, Wandb):
+            self.finish_wandb([wandb_logger(self.job, self.folder)], self._summary(manifest), exit_code=0)
+        return manifest
+
+    def _summary(self, manifest: dict[str, Any]) -> dict[str, Any]:
+        """Return the numbers for W&B's table of runs."""
+        others = {"images_per_s": manifest["images_per_s"], "paper/error": self.job.paper_error}
+        return manifest["results"] | others
+
     def record(
         self, trainer: pl.Trainer, loggers: list[Logger], recorder: Recorder, gradients: GradientNorms
     ) -> dict[str, Any]:
@@ -241,8 +254,7 @@ class Training:
             images = self.data.unaugmented(device, at_most=NUM_MEASURED)
             write_responses(self.folder.responses, self.model.net.to(device), images)
             write_json(self.folder.manifest, manifest)
-            summary = {"images_per_s": manifest["images_per_s"], "paper/error": self.job.paper_error}
-            self.finish_wandb(loggers, manifest["results"] | summary, exit_code=0)
+            self.finish_wandb(loggers, self._summary(manifest), exit_code=0)
         return manifest
 
     def finish_wandb(self, loggers: list[Logger], summary: dict[str, Any], *, exit_code: int) -> None:
