@@ -93,9 +93,8 @@ def train(*options: str) -> list[TrainedRun]:
     with TemporaryDirectory(prefix="resnet_repro-") as folder:
         ends, complaints = Path(folder) / "ends.json", Path(folder) / "stderr"
         child = [sys.executable, "-m", __name__, str(ends), *options]
-        env = (
-            os.environ | cli.search_path() | {"FORCE_COLOR": ""}
-        )  # Jupyter asks for colours, and so for bars that move
+        # Jupyter asks programs for colours, and so for bars that move; here go plain lines
+        env = os.environ | cli.search_path() | {"FORCE_COLOR": ""}
         with (
             complaints.open("w") as stderr,
             subprocess.Popen(child, env=env, stdout=subprocess.PIPE, stderr=stderr, text=True) as process,
@@ -107,11 +106,12 @@ def train(*options: str) -> list[TrainedRun]:
             except KeyboardInterrupt:  # the child has got it, too, and saves its runs
                 print(process.stdout.read(), end="")
                 raise
-        said = complaints.read_text(encoding="utf-8").strip()
+        said = complaints.read_text(encoding="utf-8", errors="replace").strip()
         if process.returncode == STOPPED:
             raise KeyboardInterrupt
         if not ends.exists():
-            raise UserError(said.removeprefix("error: ") or f"{command('train')} ended with {process.returncode}")
+            kind = UserError if process.returncode == 2 else NotDone
+            raise kind(said.removeprefix("error: ") or f"{command('train')} ended with status {process.returncode}")
         if said:
             print(said, file=sys.stderr)
         outcomes: list[tuple[str, str]] = json.loads(ends.read_text())

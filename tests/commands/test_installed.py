@@ -31,8 +31,9 @@ def bin(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("env")
     venv.create(folder, symlinks=True)
     paths = sysconfig.get_paths(vars={"base": str(folder), "platbase": str(folder)})
-    # a path in a .pth file: the .pth files there, an editable install among them, are not read
-    (Path(paths["purelib"]) / "others.pth").write_text(sysconfig.get_paths()["purelib"])
+    others = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
+    # the .pth files in those folders, an editable install among them, are not read again
+    (Path(paths["purelib"]) / "others.pth").write_text("\n".join(others))
     install = ["uv", "pip", "install", "--quiet", "--offline", "--no-deps", "--python", folder / "bin/python", wheel]
     subprocess.run([sys.executable, "-m", *install], check=True)
     return folder / "bin"
