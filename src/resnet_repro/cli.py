@@ -15,7 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from resnet_repro.conf_dir import config_dir
+from resnet_repro.conf_dir import command_line, config_dir
 from resnet_repro.errors import NotDone, UserError, failure, first_words
 from resnet_repro.output import make_lenient
 from resnet_repro.runs.option_names import (
@@ -206,8 +206,7 @@ def report() -> None:
                 f"wandb=true publishes to logger.project, which logger={account.choice} lacks: leave it out"
             )
         outputs, kept = Path(config["outputs"]), [Path(config["results"])]
-        command = shlex.join(["python", *sys.argv])
-        write(outputs, console, kept=kept, with_details=config["details"], command=command)
+        write(outputs, console, kept=kept, with_details=config["details"], command=command_line())
         if account is not None:
             from resnet_repro.report import wandb_report
 

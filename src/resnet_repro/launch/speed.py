@@ -20,7 +20,7 @@ from resnet_repro.networks.depths import UNITS
 from resnet_repro.networks.options import Network, Residual
 from resnet_repro.runs.folder import RunDir, read_json, write_json
 from resnet_repro.runs.job import Job
-from resnet_repro.runs.options import Csv, Run
+from resnet_repro.runs.options import Loggers, Run
 
 SWITCH = "RESNET_REPRO_MEASURE"
 """The environment variable that, set to 0, leaves the measurement out."""
@@ -118,7 +118,7 @@ def _proxy(run: Run, network: Network, batch_size: int, device: str) -> Run:
     schedule = run.schedule.but(**lengths, shape="steps", warmup=None, plateau=None)
     hardware = run.hardware.but(**SLOWER)
     return run.but(
-        network=network, data=noise, schedule=schedule, hardware=hardware, logger=Csv(name="csv"), init_from=None
+        network=network, data=noise, schedule=schedule, hardware=hardware, logger=Loggers(csv=True), init_from=None
     )
 
 

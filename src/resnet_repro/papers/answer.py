@@ -11,7 +11,7 @@ from typing import Literal
 from resnet_repro.papers import rows
 from resnet_repro.papers.claims import MARGIN, Deepening, deepening
 from resnet_repro.papers.estimates import NotEnough, all_of, plain_depths
-from resnet_repro.papers.judgement import command
+from resnet_repro.papers.judgement import to_make_runs
 from resnet_repro.runs.finished import DATA_TITLES
 from resnet_repro.runs.groups import Comparison
 
@@ -112,7 +112,7 @@ def answer(comparison: Comparison) -> Answer:
     makeable = [arch for arch, error in lacks.items() if error.options]
     missing = "; ".join(dict.fromkeys(str(error) for error in lacks.values()))
     options = f"depth={plain_depths(comparison)} arch={','.join(makeable)}"
-    return Answer(comparison, "Not yet", with_depths, missing, command(options, comparison) if makeable else "")
+    return Answer(comparison, "Not yet", with_depths, missing, to_make_runs(options, comparison) if makeable else "")
 
 
 def _word(degrades: bool | None, residual_do_not: bool | None) -> Word:

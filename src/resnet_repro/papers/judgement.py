@@ -57,14 +57,14 @@ def _judge(claim: Claim, comparison: Comparison, arch: str) -> Judgement:
     except NotEnough as missing:
         lacks_runs = True
         numbers = f"Needs {missing}." + " To make the runs:" * bool(missing.options)
-        to_make = command(missing.options, comparison) if missing.options else ""
+        to_make = to_make_runs(missing.options, comparison) if missing.options else ""
     source = claim.source if isinstance(claim.source, str) else claim.source[arch]
     split = SPLITS[held_out(comparison)]
     sentence, measure = (text.format(arch=arch, split=split) for text in (claim.sentence, claim.measure))
     return Judgement(claim.name, arch, sentence, source, measure, numbers, decision, lacks_runs, to_make)
 
 
-def command(options: str, comparison: Comparison) -> str:
+def to_make_runs(options: str, comparison: Comparison) -> str:
     """Return the command that makes the missing runs by the recipe of those that are there."""
     run = comparison.runs[0]
     sweep = [] if options.startswith("experiment=") else ["-m"]

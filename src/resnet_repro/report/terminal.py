@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from resnet_repro import conf_dir
 from resnet_repro.papers import verdict_text
 from resnet_repro.papers.answer import Answer
 from resnet_repro.papers.verdicts import Tables
@@ -49,7 +50,8 @@ def show_files(page: Path, answers: Sequence[Answer], console: Console, *, comma
     console.print(f"Pictures: {page.parent / '*.png'} and *.pdf", **AS_IT_IS)
     following = [f"{command} details=true    every claim and table, here"] if command else []
     if answers[0].comparison.data == "digits" and not answers[0].missing:
-        following.append("python train.py -m depth=20,56 arch=plain,resnet_v2    the papers' recipe on CIFAR-10")
+        to_train = f"{conf_dir.command('train')} -m depth=20,56 arch=plain,resnet_v2"
+        following.append(f"{to_train}    the papers' recipe on CIFAR-10")
     for index, line in enumerate(following):
         console.print(f"{'' if index else 'Next:':<10}{line}", **AS_IT_IS)
 

@@ -221,6 +221,8 @@ class Training:
         """Return the manifest of a run that is finished. A sweep of W&B's that asks for the run again gets its rows."""
         manifest = read_json(self.folder.manifest)
         if in_wandb_sweep() and self.rank.is_first and isinstance(self.options.logger, Wandb):
+            from resnet_repro.training.wandb_logger import wandb_logger
+
             self.finish_wandb([wandb_logger(self.job, self.folder)], self._summary(manifest), exit_code=0)
         return manifest
 
