@@ -162,33 +162,31 @@ def _refuse_dashes(arguments: list[str], config_name: str) -> None:
             raise UserError(f"{argument}: options are written without dashes, {name}=VALUE")
 
 
-def train() -> None:
-    """Train networks: one run, a sweep, or a table of the papers."""
-    with errors_for_people():
-        sys.exit(max((result.status for result in results_of_training()), default=0))
+def train(tell: Callable[[list["Result"]], None] | None = None) -> None:
+    """Train networks: one run, a sweep, or a table of the papers.
 
-
-def results_of_training() -> list["Result"]:
-    """Do what the command line asks of `train`, and return what came of each batch of jobs.
-
-    Raises:
-        UserError: if nothing was run because an option is wrong.
-        SystemExit: after a stop, or if Hydra has only shown something.
+    Args:
+        tell: takes what came of each batch of jobs; by default, the process exits with the status of the worst.
     """
-    flags = _flags("config")
-    if flags.cfg:
-        _show_configs(flags)
-        return []
-    only_tells = any(argument in ("plan=true", "summary=true") for argument in flags.overrides)
-    task = _Task()
-    with _temporary_sweep_dir() if only_tells else nullcontext():
-        _hydra("config", task)()  # resnet_repro_launcher runs the jobs, a batch at a time
-    task.check()
-    from resnet_repro.launch.sweep import Result
+    with errors_for_people():
+        flags = _flags("config")
+        if flags.cfg:
+            _show_configs(flags)
+            return
+        only_tells = any(argument in ("plan=true", "summary=true") for argument in flags.overrides)
+        task = _Task()
+        with _temporary_sweep_dir() if only_tells else nullcontext():
+            _hydra("config", task)()  # resnet_repro_launcher runs the jobs, a batch at a time
+        task.check()
+        from resnet_repro.launch.sweep import Result
 
-    if not all(isinstance(result, Result) for result in task.calls):
-        raise UserError("nothing was run: a setting gives Hydra another mode or launcher; leave that setting out")
-    return task.calls
+        if not all(isinstance(result, Result) for result in task.calls):
+            raise UserError("nothing was run: a setting gives Hydra another mode or launcher; leave that setting out")
+        (tell or _exit_with_the_worst)(task.calls)
+
+
+def _exit_with_the_worst(results: list["Result"]) -> None:
+    sys.exit(max((result.status for result in results), default=0))
 
 
 def report() -> None:

@@ -21,6 +21,8 @@ from resnet_repro.runs.folder import RunDir
 if TYPE_CHECKING:
     from torch import nn
 
+    from resnet_repro.launch.sweep import Result
+
 
 class TrainedRun(FinishedRun):
     """A finished run: its `options`, its `errors` and curves, its layers, and the network with the trained weights."""
@@ -138,14 +140,16 @@ def load_run(folder: str | Path) -> TrainedRun:
 def _main() -> None:
     """Be the process that `train` starts: write the folder of each job, and why it is not done, into a file."""
     ends = Path(sys.argv.pop(1))
-    with cli.errors_for_people():
-        results = cli.results_of_training()
+
+    def write(results: list["Result"]) -> None:
         outcomes = {job.dir: outcome for result in results for job, outcome in result.outcomes.items()}
         reasons = {
             str(path): "" if outcome.state == "done" else outcome.reason or outcome.state
             for path, outcome in outcomes.items()
         }
         ends.write_text(json.dumps(list(reasons.items())))
+
+    cli.train(write)
 
 
 if __name__ == "__main__":
