@@ -17,9 +17,9 @@ from tests.helpers.commands import ROOT, environment, manifests, run, start
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]
 SCRIPTS = Path(__file__).parent / "slurm"
-SWEEP = ("-m", "depth=8,14", "arch=plain", "data=digits", "schedule.steps=300", "logger=csv")
+SWEEP = ("-m", "depth=8,14", "arch=plain", "data=digits", "schedule.steps=600", "logger=csv")
 SLURM = ("hardware=slurm_ddp_2cpu", "hydra.launcher.timeout_min=30")
-NAMES = {depth: f"plain-{depth}-s0__steps=300__devices=2" for depth in (8, 14)}
+NAMES = {depth: f"plain-{depth}-s0__steps=600__devices=2" for depth in (8, 14)}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -74,6 +74,7 @@ def test_requeued_runs_equal_those_of_a_local_sweep_bitwise(tmp_path: Path, loca
     said = tmp_path / "said.txt"
     with said.open("w") as file:
         process = start("train.py", *SWEEP, *SLURM, home=tmp_path, stdout=file)
+        wait_until(lambda: said.read_text().count(": started") == 2, what="the word that both have started")
         # submitit's signals for a preemption and for the end of an allocation, and SLURM's own requeue
         for depth, command in ((14, ["scancel", "--signal=USR2"]), (8, ["scontrol", "requeue"])):
             wait_until(has_come_to(runs[depth], 20), what=f"step 20 of depth={depth}")
@@ -84,10 +85,10 @@ def test_requeued_runs_equal_those_of_a_local_sweep_bitwise(tmp_path: Path, loca
         status = process.wait(timeout=240)
     assert status == 0, said.read_text()
     for depth, one in runs.items():
-        begun = [line for line in one.log.read_text().splitlines() if " of 300, {" in line]
+        begun = [line for line in one.log.read_text().splitlines() if " of 600, {" in line]
         assert len(begun) == 2
-        assert begun[0].startswith(f"{NAMES[depth]}: step 0 of 300")
-        assert not begun[1].startswith(f"{NAMES[depth]}: step 0 of 300")
+        assert begun[0].startswith(f"{NAMES[depth]}: step 0 of 600")
+        assert not begun[1].startswith(f"{NAMES[depth]}: step 0 of 600")
         assert_same_bits(tmp_path / "outputs", local, NAMES[depth])
 
 
