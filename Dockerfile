@@ -7,10 +7,10 @@
 ARG PYTHON=3.12
 FROM python:${PYTHON}-slim AS tools
 WORKDIR /work
-# gcc compiles the fused batch norm, git tells the commit for each manifest
+# g++ compiles fused.c and what torch.compile generates, git tells the commit for each manifest
 # hadolint ignore=DL3008
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends gcc git libc6-dev make \
+    && apt-get install --yes --no-install-recommends g++ git make \
     && rm -rf /var/lib/apt/lists/*
 COPY requirements.lock ./
 RUN pip install --no-cache-dir "$(grep '^uv==' requirements.lock)"

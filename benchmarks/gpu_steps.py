@@ -106,8 +106,8 @@ def ours(run: Run) -> dict[str, Any]:
     return {key: manifest[key] for key in ("images_per_s", "first_step_s", "peak_memory_mb")}
 
 
-def _graph_on_any_device(asked: Hardware, *, is_long: bool) -> SettledHardware:
-    return hardware.settle(asked.but(graph=False), is_long=is_long).but(graph=asked.graph)
+def _graph_on_any_device(asked: Hardware, *, may_compile: bool) -> SettledHardware:
+    return hardware.settle(asked.but(graph=False), may_compile=may_compile).but(graph=asked.graph)
 
 
 compile_module = nn.Module.compile

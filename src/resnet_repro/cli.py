@@ -45,9 +45,8 @@ def errors_for_people(config_name: str = "config") -> Iterator[None]:
     Args:
         config_name: of the file in conf/ that holds the options of the command.
     """
-    gc.set_threshold(
-        50_000
-    )  # of 700: what imports and Hydra make stays, and looking through it takes a tenth of a start
+    # in place of 700: what imports and Hydra make stays, and looking through all of that takes a tenth of a start
+    gc.set_threshold(50_000)
     make_lenient()
     os.environ |= search_path()
     forget_left_over()  # before a library that reads them is imported

@@ -38,13 +38,13 @@ def test_auto_compiles_long_fused_runs_on_amx(monkeypatch: pytest.MonkeyPatch) -
     on(monkeypatch, machine="x86_64", system="linux")
     monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {"amx_bf16": True}, raising=False)
     monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
-    assert settle(hardware(), is_long=True).compile is True
-    assert settle(hardware(), is_long=False).compile is False
-    assert settle(hardware(fused=False), is_long=True).compile is False
-    assert settle(hardware(recompute=True), is_long=True).compile is False
+    assert settle(hardware(), may_compile=True).compile is True
+    assert settle(hardware(), may_compile=False).compile is False
+    assert settle(hardware(fused=False), may_compile=True).compile is False
+    assert settle(hardware(recompute=True), may_compile=True).compile is False
     assert settle(hardware(compile=True)).compile is True
     monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {"avx512_bf16": True})
-    assert settle(hardware(), is_long=True).compile is False
+    assert settle(hardware(), may_compile=True).compile is False
 
 
 def test_auto_does_not_fuse_without_a_compiler(no_compiler: None, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -108,9 +108,9 @@ enum { BLOCK = 64 };  // rows summed in float32
 
 // For each block of the task's rows, and in it for each strip of V vectors: the columns of a wide tensor are read along
 // its rows, as memory lies.
-#define FOR_STRIPS(V)                                                                                         \
-    for (size_t start = task * n.rows_a_task, stop = MIN(start + n.rows_a_task, n.rows); start < stop;     \
-         start += BLOCK)                                                                                      \
+#define FOR_STRIPS(V)                                                                                  \
+    for (size_t start = task * n.rows_a_task, stop = MIN(start + n.rows_a_task, n.rows); start < stop; \
+         start += BLOCK)                                                                               \
         for (size_t col = 0; col < c; col += V * LANES)
 #define FOR_ROWS for (size_t i = start * c + col, end = MIN(start + BLOCK, stop) * c + col; i < end; i += c)
 #define FOR_VECTORS(V) _Pragma("GCC unroll 4") for (int k = 0; k < V; k++)
@@ -192,15 +192,15 @@ INLINE void apply_backward(struct norm n, size_t task, int bf16, int V) {
     }
 }
 
-#define SPECIALISED(pass)                                               \
-    static void pass##_task(const void *job, size_t task) {             \
-        struct norm n = *(const struct norm *)job;                      \
+#define SPECIALISED(pass)                                                \
+    static void pass##_task(const void *job, size_t task) {              \
+        struct norm n = *(const struct norm *)job;                       \
         int num_vectors = n.c / LANES % 4 ? n.c / LANES % 2 ? 1 : 2 : 4; \
-        if (n.bf16 && num_vectors == 4) pass(n, task, 1, 4);           \
-        else if (n.bf16 && num_vectors == 2) pass(n, task, 1, 2);      \
-        else if (n.bf16) pass(n, task, 1, 1);                          \
-        else if (num_vectors == 4) pass(n, task, 0, 4);                 \
-        else pass(n, task, 0, 1);                                       \
+        if (n.bf16 && num_vectors == 4) pass(n, task, 1, 4);             \
+        else if (n.bf16 && num_vectors == 2) pass(n, task, 1, 2);        \
+        else if (n.bf16) pass(n, task, 1, 1);                            \
+        else if (num_vectors == 4) pass(n, task, 0, 4);                  \
+        else pass(n, task, 0, 1);                                        \
     }
 SPECIALISED(sum_forward)
 SPECIALISED(apply_forward)

@@ -17,25 +17,30 @@ from resnet_repro.networks.resnet import ResNet
 from resnet_repro.networks.unit import ResidualUnit
 from resnet_repro.runs.options import Hardware, Run, SettledHardware
 
-LONG = 4_000
-"""Steps from which compiling is worth its minute: on Xeons with AMX it repays the time in 200 to 2,000 steps."""
+WORTH_COMPILING = 4_000
+"""Steps from which a run repays the time that torch.compile takes. By the figures in benchmarks/NOTES.md, a Xeon with
+AMX needs 200 to 2,000 steps for that."""
 
 
-def is_long(run: Run) -> bool:
-    """Return whether `settle` may choose torch.compile: a long run of a CIFAR network. ResNet-50 gains nothing."""
-    return run.family == "cifar" and run.schedule.steps >= LONG
+def repays_compiling(run: Run) -> bool:
+    """Return whether a run is long enough to repay compiling, and of a network that gains: ResNet-50 does not."""
+    return run.family == "cifar" and run.schedule.steps >= WORTH_COMPILING
 
 
-def settle(hardware: Hardware, *, is_long: bool = False) -> SettledHardware:
+def settle(hardware: Hardware, *, may_compile: bool = False) -> SettledHardware:
     """Return the hardware with every `auto` decided for this machine.
 
     - `precision`: bf16 autocast if the device multiplies bf16 natively; weights and batch-norm statistics stay float32.
     - `channels_last`: true if the device multiplies bf16 natively or is an x86 CPU.
     - `fused`: true on an x86 CPU in channels_last under Linux, if there is a C compiler.
-    - `compile`: true for a long run of a fused network on a CPU with AMX, if there is a C++ compiler.
+    - `compile`: true for a fused network on a CPU with AMX, if there is a C++ compiler and `may_compile`.
+      [open: measured there with a prototype only]
 
-    Each choice was measured to be faster for every network of the papers, see benchmarks/.
+    Each other choice was measured to be faster for every network of the papers, see benchmarks/.
     [deviates: the papers trained in float32; `hardware.precision=32-true` does]
+
+    Args:
+        may_compile: whether `auto` may choose torch.compile, see `repays_compiling`.
 
     Raises:
         UserError: if the options ask for a GPU or fused batch norms and this machine cannot have them, or if the C
@@ -66,7 +71,7 @@ def settle(hardware: Hardware, *, is_long: bool = False) -> SettledHardware:
     compiles = hardware.compile
     if compiles == "auto":
         # elsewhere convolutions take nearly all of a step, and compiling what is around them gains 1 %
-        compiles = bool(is_long and fused and not hardware.recompute and _has("amx_bf16") and _finds_cxx())
+        compiles = bool(may_compile and fused and not hardware.recompute and _has("amx_bf16") and _finds_cxx())
     decided = {"accelerator": accelerator, "precision": precision, "channels_last": channels_last}
     return SettledHardware(**hardware.record() | decided | {"fused": fused, "compile": compiles})
 
