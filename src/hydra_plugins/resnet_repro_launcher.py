@@ -87,15 +87,17 @@ class JobLauncher(Launcher):
 
     def _request(self, commands: list[list[str]]) -> tuple["Request", Callable[[], "Result"], bool]:
         """Return what these jobs ask for, what does it, and whether tables of the papers follow."""
-        from resnet_repro.launch import local, slurm, torchrun
         from resnet_repro.launch.experiment import make_jobs
-        from resnet_repro.launch.plan import show_plan
-        from resnet_repro.launch.sweep import run_jobs
-        from resnet_repro.runs.ranks import rank_from_environment
 
         self._refuse_another_launcher(commands)
         os.environ |= self._variables(commands)
         request = make_jobs(self._compose, commands)
+        # only now, so that a mistake in an option is refused without waiting for these imports
+        from resnet_repro.launch import local, slurm, torchrun
+        from resnet_repro.launch.plan import show_plan
+        from resnet_repro.launch.sweep import run_jobs
+        from resnet_repro.runs.ranks import rank_from_environment
+
         jobs = request.jobs
         if request.summary:
             from resnet_repro.report.network_table import show  # torch

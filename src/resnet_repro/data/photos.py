@@ -4,11 +4,12 @@ import hashlib
 import os
 from functools import cache
 from pathlib import Path
-from typing import Literal, NamedTuple, NoReturn
-
-import numpy as np
+from typing import TYPE_CHECKING, Literal, NamedTuple, NoReturn
 
 from resnet_repro.errors import UserError, first_words, printable
+
+if TYPE_CHECKING:
+    import numpy as np
 
 Split = Literal["train", "val"]
 ARCHIVES: dict[Split, str] = {"train": "ILSVRC2012_img_train.tar", "val": "ILSVRC2012_img_val.tar"}
@@ -28,7 +29,7 @@ class Photos(NamedTuple):
     """The images of one split, class by class, in the order of their names."""
 
     paths: list[Path]
-    labels: np.ndarray
+    labels: "np.ndarray"
     """int64 [n], positions in `classes`"""
     classes: list[str]
     """Names of the folders of training images, sorted; in ImageNet they are WordNet's."""
@@ -52,6 +53,8 @@ def find(root: Path, split: Split) -> Photos:
     Raises:
         UserError: as `count`.
     """
+    import numpy as np  # counting, for the command line, needs none
+
     count(root)
     hidden: list[str] = []
     classes = _classes(root / "train", hidden=hidden if split == "train" else None)

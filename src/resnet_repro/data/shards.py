@@ -16,13 +16,14 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
-from typing import IO, NamedTuple
-
-import numpy as np
+from typing import IO, TYPE_CHECKING, NamedTuple
 
 from resnet_repro.data.bucket import Bucket, Folder, Storage, damaged, open_storage
 from resnet_repro.data.photos import Counts, Split
 from resnet_repro.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 INDEX = "shards.json"
 FORMAT = 1
@@ -63,12 +64,14 @@ class Index(NamedTuple):
     checksum: str
     """SHA-256 of the file, which holds the checksums of all shards and labels."""
 
-    def labels(self, storage: Storage, split: Split) -> np.ndarray:
+    def labels(self, storage: Storage, split: Split) -> "np.ndarray":
         """Return the labels of a split, int64 [n], positions in `classes`.
 
         Raises:
             UserError: if the labels are missing, or not those that were packed.
         """
+        import numpy as np  # reading the index, for the command line, needs none
+
         packed = self.splits[split]
         content = storage.read(packed.labels)
         if hashlib.sha256(content).hexdigest() != packed.labels_sha256:
@@ -128,7 +131,9 @@ class OpenShard:
         number = int(self._numbers(0, 1)[0])
         self.offsets = self._numbers(4, number + 1)
 
-    def _numbers(self, at: int, number: int) -> np.ndarray:
+    def _numbers(self, at: int, number: int) -> "np.ndarray":
+        import numpy as np
+
         return np.frombuffer(os.pread(self.file.fileno(), 4 * number, at), np.uint32).astype(np.int64)
 
     def image(self, position: int) -> bytes:

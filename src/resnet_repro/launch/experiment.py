@@ -4,18 +4,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
-
-from rich.console import Console
+from typing import TYPE_CHECKING, Any
 
 from resnet_repro.errors import UserError
 from resnet_repro.networks.options import Comparator
 from resnet_repro.papers import rows as paper
-from resnet_repro.papers import verdict_text, verdicts
 from resnet_repro.papers.rows import Published
 from resnet_repro.runs import option_names
 from resnet_repro.runs.finished import DAMAGED, FinishedRun, read_record
 from resnet_repro.runs.job import Config, Job, make_job, result_keys
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 GROUPS = ("arch", "data", "protocol")
 """Config groups whose defaults a run's name leaves out."""
@@ -153,8 +153,12 @@ def _seeds(config: Config, command: Sequence[str]) -> list[int]:
 # --- for people -------------------------------------------------------------------------------------------------------
 
 
-def print_tables(request: Request, *, console: Console | None = None) -> None:
+def print_tables(request: Request, *, console: "Console | None" = None) -> None:
     """Print every table that the command named: the papers' numbers beside those of finished runs."""
+    from rich.console import Console  # here, as a mistake in an option is refused sooner without
+
+    from resnet_repro.papers import verdict_text, verdicts
+
     console = console or Console(soft_wrap=True)
     damaged: dict[Path, None] = {}
 
