@@ -69,6 +69,19 @@ def test_a_picture_cuts_off_neither_its_title_nor_a_name(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
+    ("top", "ticks"),
+    [
+        (0.4, ["0", "0.1", "0.2", "0.3", "0.4"]),
+        (100, ["0", "20", "40", "60", "80", "100"]),
+        (1_234, ["0", "500", "1000"]),  # an untrained network's responses
+    ],
+)
+def test_an_axis_of_any_length_has_few_round_numbers(top: float, ticks: list[str]) -> None:
+    panel = Panel("", [], (1, 2), (0, top))
+    assert [charts.round_number(tick) for tick in panel.y_ticks] == ticks
+
+
+@pytest.mark.parametrize(
     ("limits", "ticks"),
     [
         ((1e-7, 20.0), ["10⁻⁷", "10⁻⁵", "0.001", "0.1", "10"]),

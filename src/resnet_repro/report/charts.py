@@ -19,7 +19,6 @@ COLORS = {
 """Colours on white by their names: c0 to c7 differ in hue, s0 to s4 go from early to late. page.css has them, too."""
 HUES = tuple(name for name in COLORS if name.startswith("c"))
 SHADES = tuple(name for name in COLORS if name.startswith("s"))
-TICK_SPACES = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50)
 MAX_SPACES = 5
 NAME_HEIGHT = 0.075
 """Height of a name at a line's end, as a part of the panel's height."""
@@ -92,7 +91,8 @@ class Panel:
             else:
                 ticks = [10.0**exponent for exponent in range(first, last + 1, math.ceil((last - first + 1) / 5))]
             return [tick for tick in ticks if bottom <= tick <= top]
-        space = next(space for space in TICK_SPACES if (top - bottom) / space <= MAX_SPACES)
+        spaces = (factor * 10**exponent for exponent in range(-1, 300) for factor in (1, 2, 5))
+        space = next(space for space in spaces if (top - bottom) / space <= MAX_SPACES)
         return [bottom + number * space for number in range(math.floor((top - bottom) / space + 1e-9) + 1)]
 
     @property
