@@ -12,7 +12,7 @@ VENV := $(PYTHON) -m venv .venv
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 endif
 
-.PHONY: demo figures test test-slow test-slurm lint install lock benchmark gpu readme notebook clean
+.PHONY: demo figures test test-slow test-slurm lint install lock benchmark gpu readme notebook docs clean
 
 demo: install           ## the papers' claim in two minutes: train six networks on digits, then the report
 	$(BIN)/python train.py -m depth=20,56,110 arch=plain,resnet_v2 data=digits
@@ -49,12 +49,15 @@ benchmark: install      ## everything about speed, in 20 minutes: CIFAR=FOLDER (
 gpu: install            ## everything there is to measure on a GPU, in 25 minutes, into benchmarks/gpu/
 	$(BIN)/python benchmarks/gpu_hour.py --minutes 25 --cifar "$(CIFAR)"
 
-readme: install         ## renew what is generated: the README's tables, RESULTS.md, the picture of the rooms
+readme: install         ## renew what is generated: tables of README and docs/, RESULTS.md, the picture of the rooms
 	$(BIN)/python -m docs.readme
 	$(BIN)/python docs/picture.py
 
 notebook: install       ## run docs/degradation.ipynb anew, with its outputs: a few minutes on two cores
 	$(BIN)/python docs/notebook.py
+
+docs: install           ## the pages of docs/ as a site: docs/_build/html/index.html
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet docs docs/_build/html
 
 install: .venv/installed
 
@@ -77,4 +80,4 @@ lock: install           ## pin the newest versions that pyproject.toml allows
 	  --no-header --no-annotate --no-emit-index-url --no-emit-find-links --output-file requirements.lock
 
 clean:                  ## remove what was installed; outputs/ stays
-	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache .import_linter_cache
+	rm -rf .venv docs/_build .pytest_cache .ruff_cache .mypy_cache .import_linter_cache

@@ -1,6 +1,6 @@
-"""The figures of `speed.py`, a record for each family of processors, and what the README says of them.
+"""The figures of `speed.py`, a record for each family of processors, and what docs/speed.md says of them.
 
-`results/FAMILY.json` holds a record. RESULTS.md and the README's section on speed are written from all of them.
+`results/FAMILY.json` holds a record. RESULTS.md and the tables of docs/speed.md are written from all of them.
 """
 
 import json
@@ -24,8 +24,8 @@ class Table:
 
 
 OURS = "ours: `python train.py`"
-FLOAT32, BF16, BF16_LAST = "usual loop, float32", "usual loop, bf16", "usual loop, bf16, channels_last"
-COMPILED = "usual loop, bf16, `torch.compile`", "usual loop, bf16, channels_last, `torch.compile`"
+FLOAT32, BF16 = "usual loop, float32", "usual loop, bf16, channels_last"
+COMPILED = "usual loop, bf16, channels_last, `torch.compile`"
 ONE_THREAD, TWO_THREADS = "one run, one thread", "one run, two threads"
 FIRST_STEP, MANIFEST = "command to the end of the first step", "last evaluation to the manifest"
 REFUSAL, REPORT = "a refusal, `depth=21`", "`report.py` on ten runs"
@@ -100,7 +100,7 @@ def records() -> list[Record]:
 
 @dataclass(frozen=True)
 class Claim:
-    """A sentence of the README about speed, and the figure that it is about."""
+    """A sentence about speed, and the figure that it is about."""
 
     sentence: str
     """`{}` stands for the bound."""
@@ -132,7 +132,7 @@ class Claim:
 
 def _over_compiled(net: str, at_least: float, *, amx: bool) -> Claim:
     sentence = f"{'With' if amx else 'Without'} AMX, {net.replace('resnet_', 'ResNet ')} trains at least {{}} times as "
-    return Claim(sentence + "fast as the compiled loop.", "train", net, OURS, COMPILED, at_least, amx=amx)
+    return Claim(sentence + "fast as the compiled loop.", "train", net, OURS, (COMPILED,), at_least, amx=amx)
 
 
 def _seconds(sentence: str, row: str, at_most: float) -> Claim:
@@ -151,7 +151,7 @@ CLAIMS = [
     _over_compiled("resnet_v1-20", 1.25, amx=False),
     Claim(
         "ResNet-50 trains at least {} times as fast as the best usual loop in bf16, compiled or not.",
-        *("resnet50", "ResNet-50", OURS, (BF16, BF16_LAST, *COMPILED), 1.25),
+        *("resnet50", "ResNet-50", OURS, (BF16, COMPILED), 1.25),
     ),
     Claim(
         "One run on two idle cores is at least {} times as fast with two threads as with one.",
@@ -176,16 +176,19 @@ CLAIMS = [
         at_most=0.3,
     ),
 ]
-"""What the README claims of speed: its only sentences on speed with a number."""
+"""What the package claims of speed: the only sentences of docs/speed.md with a number."""
 
 
 # --- Markdown ---------------------------------------------------------------------------------------------------------
 
 
-def readme_section(every: list[Record]) -> str:
-    """Return what the README says of speed."""
-    claims = "".join(f"- {claim.text}{_exceptions(claim, every)}\n" for claim in CLAIMS)
-    return claims + "".join(f"\n{_section(record)}" for record in every)
+def claims_and_tables(every: list[Record]) -> str:
+    """Return the claims, those that nobody has measured last, and the tables of each family of processors."""
+    measured = [claim for claim in CLAIMS if any(claim.value(record) is not None for record in every)]
+    lines = [f"- {claim.text}{_exceptions(claim, every)}\n" for claim in measured]
+    if aims := [f"- {claim.text}\n" for claim in CLAIMS if claim not in measured]:
+        lines += ["\nAims that nobody has measured yet:\n\n", *aims]
+    return "".join(lines) + "".join(f"\n{_section(record)}" for record in every)
 
 
 def results_page(every: list[Record]) -> str:
@@ -210,20 +213,17 @@ def not_borne_out(record: Record) -> list[str]:
 
 def _exceptions(claim: Claim, every: list[Record]) -> str:
     values = [(record, claim.value(record)) for record in every]
-    if all(value is None for _, value in values):
-        return " (Not measured.)"
     against = [f"{record.family}: {v:.2f}" for record, v in values if v is not None and not claim.is_borne_out(v)]
     return f" (**Not borne out** by {', '.join(against)}.)" if against else ""
 
 
 def _section(record: Record, *, in_full: bool = False) -> str:
     about = "; ".join(f"{name} {value}" for name, value in record.about.items())
-    lines = [f"### {record.cpu} ({record.family})", f"{record.date}, `{record.command}`; {about}."]
+    lines = [f"## {record.cpu} ({record.family})", f"{record.date}, `{record.command}`; {about}."]
     if in_full:
         against = not_borne_out(record)
         lines.append(
-            "**Claims of the README that these figures do not bear out:** "
-            + ("".join(f"\n- {each}" for each in against) or "none.")
+            "**Claims that these figures do not bear out:** " + ("".join(f"\n- {each}" for each in against) or "none.")
         )
     for name in record.tables:
         if in_full or name in ("train", "pages", "resnet50", "threads", "start"):

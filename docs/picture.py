@@ -1,4 +1,4 @@
-"""Draw the rooms of the package in docs/architecture.md from the contracts in pyproject.toml. `make readme`."""
+"""Draw the rooms of the package as docs/rooms.svg, from the contracts in pyproject.toml. `make readme`."""
 
 import re
 import tomllib
@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-PAGE = ROOT / "docs" / "architecture.md"
-BEGIN, END = "<!-- drawn by docs/picture.py -->\n", "<!-- until here -->\n"
+PICTURE = ROOT / "docs" / "rooms.svg"
+WIDTH, HEIGHT, GAP = 150, 44, 26
+"""Of a room, and the space between two rows, in pixels."""
 
 Contract = Mapping[str, Any]
 
@@ -20,34 +21,41 @@ def contracts() -> dict[str, Contract]:
 
 
 def picture(rooms: Contract, no_torch: Contract) -> str:
-    """Return a Mermaid diagram with a row for each layer of `rooms`, the highest first.
+    """Return an SVG with a row for each layer of `rooms`, the highest first, and an arrow from each row to the next.
 
-    Rooms that `no_torch` covers whole are marked.
+    Rooms that `no_torch` covers whole are grey.
     """
     (package,) = rooms["containers"]
-    lines = ["flowchart TD"]
-    for number, layer in enumerate(rooms["layers"]):
-        lines += [f'    subgraph layer{number}[" "]', "        direction TB"]
-        for room in re.split(r"\s*[|:]\s*", layer):
-            mark = "<br/><i>no torch</i>" if f"{package}.{room}" in no_torch["source_modules"] else ""
-            lines.append(f'        {room}["{room}{mark}"]')
-        lines.append("    end")
-    lines += [f"    layer{number} --> layer{number + 1}" for number in range(len(rooms["layers"]) - 1)]
-    return "\n".join(["```mermaid", *lines, "```", ""])
+    rows = [re.split(r"\s*[|:]\s*", layer) for layer in rooms["layers"]]
+    width, height = max(map(len, rows)) * (WIDTH + 10) + 10, len(rows) * (HEIGHT + GAP)
+    lines = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
+        ' font-family="sans-serif" font-size="15" text-anchor="middle">',
+        "<title>Rooms of the package: a room imports from the rows below its own</title>",
+        f'<rect width="{width}" height="{height}" fill="#ffffff"/>',
+    ]
+    for number, row in enumerate(rows):
+        top = GAP // 2 + number * (HEIGHT + GAP)
+        left = (width - len(row) * (WIDTH + 10) + 10) / 2
+        for place, room in enumerate(row):
+            x, is_grey = left + place * (WIDTH + 10), f"{package}.{room}" in no_torch["source_modules"]
+            lines += [
+                f'<rect x="{x:g}" y="{top}" width="{WIDTH}" height="{HEIGHT}" rx="6" stroke="#445"'
+                f' fill="{"#e3e6ea" if is_grey else "#ffffff"}"/>',
+                f'<text x="{x + WIDTH / 2:g}" y="{top + 27}" fill="#112">{room}</text>',
+            ]
+        if number:
+            lines.append(
+                f'<path d="M{width / 2:g} {top - GAP + 3}v{GAP - 8}m-5 -6l5 6l5 -6" fill="none" stroke="#445"/>'
+            )
+    return "\n".join([*lines, "</svg>", ""])
 
 
-def updated(page: str) -> str:
-    """Return the text of docs/architecture.md with its picture drawn anew."""
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
+def drawn() -> str:
+    """Return the picture of this package's rooms."""
     found = contracts()
-    return before + begin + picture(found["rooms"], found["no-torch"]) + end + after
-
-
-def main() -> None:
-    """Rewrite the picture in docs/architecture.md."""
-    PAGE.write_text(updated(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    return picture(found["rooms"], found["no-torch"])
 
 
 if __name__ == "__main__":
-    main()
+    PICTURE.write_text(drawn(), encoding="utf-8")

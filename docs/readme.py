@@ -1,6 +1,6 @@
-"""Write the README's table of the papers from conf/experiment, and its figures of speed: `make readme`."""
+"""Write the tables of the papers from conf/experiment and results/, and the figures of speed: `make readme`."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,9 @@ from resnet_repro.papers.rows import Published
 from resnet_repro.runs.job import Config, Job
 
 BEGIN, END = "<!-- written by make readme -->\n", "<!-- until here -->\n"
-BEGIN_SPEED = "<!-- speed: written by make readme -->\n"
 HOURS = "GPU hours, estimated"
 ROOT = Path(__file__).parents[1]
+README, TABLES, SPEED = ROOT / "README.md", ROOT / "docs" / "tables.md", ROOT / "docs" / "speed.md"
 
 
 @dataclass(frozen=True)
@@ -50,14 +50,29 @@ class Summary:
         return f"{plan.gpu_hours(self.jobs):.1f}"
 
     @property
-    def markdown(self) -> str:
+    def what(self) -> str:
+        return "; ".join(dict.fromkeys(row.what for row in self.rows))
+
+    @property
+    def command(self) -> str:
+        return f"`python train.py experiment={self.rows[0].experiment}`"
+
+    @property
+    def in_short(self) -> str:
         """Return its row of the README's table."""
-        source, what = self.rows[0].source, "; ".join(dict.fromkeys(row.what for row in self.rows))
-        command = f"`python train.py experiment={self.rows[0].experiment}`" if self.jobs else ""
+        kept = [job for job in self.jobs if (ROOT / "results" / Path(*job.dir.parts[-2:]) / "manifest.json").exists()]
+        ours = f"{len(kept)} of {len(self.jobs)} runs" if kept else "not run"
+        return f"| {self.rows[0].source} | {self.what} | {self.command} | {ours} |\n"
+
+    @property
+    def markdown(self) -> str:
+        """Return its row of the table of docs/tables.md."""
+        command = self.command if self.jobs else ""
         ready = f"ready: {self.num_networks} networks, {len(self.jobs)} runs"
         state = f"cannot be run: {self.whys}" if self.whys else ready
         state += f", then `{tests}` of each" if (tests := self.tests) else ""
-        return f"| {source} | {what} | {command} | {self.gpu_hours if self.jobs else ''} | {state} |\n"
+        hours = self.gpu_hours if self.jobs else ""
+        return f"| {self.rows[0].source} | {self.what} | {command} | {hours} | {state} |\n"
 
 
 def summaries() -> Iterator[Summary]:
@@ -78,27 +93,39 @@ def _composed(overrides: Sequence[str]) -> tuple[Config, dict[str, Any]]:
     return config, dict(composed.hydra.runtime.choices)
 
 
-def updated(text: str, every: list[Summary]) -> str:
-    """Return a README with its table of the papers renewed."""
+def tables_page(text: str, every: list[Summary]) -> str:
+    """Return docs/tables.md with its table renewed: every table and figure of the papers."""
     head = f"| paper | what | command | {HOURS} | state |\n|---|---|---|---:|---|\n"
-    return _replaced(text, BEGIN, head + "".join(summary.markdown for summary in every))
+    return _replaced(text, head + "".join(summary.markdown for summary in every))
 
 
-def updated_speed(text: str, records: list[figures.Record]) -> str:
-    """Return a README with its figures of speed renewed."""
-    return _replaced(text, BEGIN_SPEED, figures.readme_section(records))
+def readme(text: str, every: list[Summary]) -> str:
+    """Return the README with its table renewed: what can be run, and how much of it has been, at full length."""
+    head = "| paper | what | command | ours, at full length |\n|---|---|---|---|\n"
+    return _replaced(text, head + "".join(summary.in_short for summary in every if summary.jobs))
 
 
-def _replaced(text: str, begin: str, new: str) -> str:
-    before, _, rest = text.partition(begin)
-    return before + begin + new + END + rest.partition(END)[2]
+def speed_page(text: str, records: list[figures.Record]) -> str:
+    """Return docs/speed.md with its claims and tables renewed."""
+    return _replaced(text, figures.claims_and_tables(records))
+
+
+def _replaced(text: str, new: str) -> str:
+    before, _, rest = text.partition(BEGIN)
+    return before + BEGIN + new + END + rest.partition(END)[2]
+
+
+def renew(path: Path, new: Callable[[str, Any], str], content: object) -> None:
+    """Renew what is generated in a file."""
+    path.write_text(new(path.read_text(encoding="utf-8"), content), encoding="utf-8")
 
 
 def main() -> None:
-    """Renew what is generated in README.md, and benchmarks/RESULTS.md."""
-    readme, records = ROOT / "README.md", figures.records()
-    text = updated(readme.read_text(encoding="utf-8"), list(summaries()))
-    readme.write_text(updated_speed(text, records), encoding="utf-8")
+    """Renew what is generated in README.md, docs/tables.md and docs/speed.md, and benchmarks/RESULTS.md."""
+    every, records = list(summaries()), figures.records()
+    renew(README, readme, every)
+    renew(TABLES, tables_page, every)
+    renew(SPEED, speed_page, records)
     figures.write_results(records)
 
 

@@ -29,7 +29,7 @@ class TrainedRun(FinishedRun):
 
     @property
     def errors(self) -> dict[str, float]:
-        """The errors in % after the last step, by split: `train`, `test`, and `val` if images are held out.
+        """The errors in % after the last step, for `train`, `test`, and `val` if images are held out.
 
         The training error is over the last epoch's steps, and nan if the run has diverged.
         """
@@ -55,7 +55,7 @@ class TrainedRun(FinishedRun):
 
     @property
     def gradients(self) -> dict[str, list[float]]:
-        """The columns `step`, `layer`, `norm` (of the layer's gradient) and `weight_norm`: five steps, each layer."""
+        """The columns `step`, `layer`, `norm` (of its gradient) and `weight_norm`, of five steps and each layer."""
         return layer_table(self, "gradients.csv")
 
     @property

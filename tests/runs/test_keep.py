@@ -112,11 +112,11 @@ def test_the_command_prints_one_line(tmp_path: Path) -> None:
         assert len(output.strip().splitlines()) == 1
 
 
-def test_the_readmes_numbers_are_the_kept_runs() -> None:
+def test_the_results_pages_numbers_are_the_kept_runs() -> None:
     runs, unfinished = read(ROOT / "results")
     assert unfinished == []
     kept = {(run.options.network.name, run.depth): run.results for run in runs if run.options.data.name == "cifar10"}
     for arch, words in {"plain": "plain", "resnet_v2": "residual (v2)"}.items():
         for split, name in {"train": "training", "val": "validation"}.items():
             shown = " | ".join(f"{kept[arch, depth][f'{split}/error']:.1f} %" for depth in (20, 56))
-            assert f"| {words}, {name} error | {shown} |" in (ROOT / "README.md").read_text(encoding="utf-8")
+            assert f"| {words}, {name} error | {shown} |" in (ROOT / "docs/results.md").read_text(encoding="utf-8")

@@ -123,7 +123,7 @@ def _overrides(rows: list[Published], command: Sequence[str]) -> dict[Published,
         UserError: if no row can be run.
     """
     if why := paper.why_not(rows):
-        raise UserError(f"{rows[0].source} cannot be run: {why}; the README's table says which can")
+        raise UserError(f"{rows[0].source} cannot be run: {why}; docs/tables.md says which can")
     given = [override for override in command if _name(override).split(".")[0] != "experiment"]
     names = {_name(override) for override in given}
     return {

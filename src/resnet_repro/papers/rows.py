@@ -157,7 +157,7 @@ def _group(group: str, option: str) -> dict[str, Any]:
 
 
 KINDS = ("Table", "Sec.", "Fig.")
-"""What a paper prints numbers in, in the order of the README's table."""
+"""What a paper prints numbers in, in the order of docs/tables.md."""
 KEYS = {field.name for field in fields(Published)}
 NETWORK = ("data", "protocol", "arch", "depth")
 """The options that say which network a row is of."""
