@@ -27,14 +27,6 @@ def finished_run(folder: Path, **options: Any) -> RunDir:
     return RunDir(write_run(folder, **{"manifest": COMMIT, **options}))
 
 
-def test_reports_leave_out_the_runs_of_benchmarks(tmp_path: Path) -> None:
-    finished_run(tmp_path / "outputs")
-    probe = finished_run(tmp_path / "results", name="probe").path
-    probe.parent.rename(probe.parents[1] / "benchmarks")
-    runs, unfinished = read(tmp_path / "outputs", tmp_path / "results")
-    assert (len(runs), unfinished) == (1, [])
-
-
 def test_a_kept_run_reads_as_the_run_itself_without_weights(tmp_path: Path) -> None:
     run = finished_run(tmp_path / "outputs")
     kept = keep(run, tmp_path / "results")

@@ -161,7 +161,7 @@ def read(*folders: Path) -> tuple[list[FinishedRun], list[str]]:
     runs: list[FinishedRun] = []
     unfinished: list[str] = []
     for directory in [directory for folder in folders for directory in sorted(folder.glob("*/*/"))]:
-        if directory.parent.name in {"report", "wandb", "benchmarks"} or directory.parent.name.startswith("."):
+        if directory.parent.name in {"report", "wandb"} or directory.parent.name.startswith("."):
             continue
         try:
             run = load(directory)
