@@ -38,7 +38,7 @@ from resnet_repro.training.schedule import eval_every, steps_at_once
 if TYPE_CHECKING:
     from resnet_repro.data.imagenet import ImageNetData
 
-NUM_MEASURED = 2_000
+NUM_MEASURED = 1_500
 """Measure layer responses on at most this many training images; two significant digits need no more. [open: v1 does not
 say how many]"""
 
