@@ -239,9 +239,9 @@ def export() -> None:
 
 
 def keep() -> None:
-    """Copy finished runs without their weights to results/, as evidence to commit."""
+    """Copy finished runs to results/, as evidence to commit."""
     with errors_for_people():
-        from resnet_repro.runs.keep import main
+        from resnet_repro.weights.keep import main
 
         main(sys.argv[1:])
 

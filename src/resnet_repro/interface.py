@@ -68,7 +68,7 @@ class TrainedRun(FinishedRun):
         """The network with the weights of the last step, in evaluation mode; it takes images as training saw them.
 
         Raises:
-            UserError: if the weights are gone, as those of runs in results/ are.
+            UserError: if the weights are gone.
         """
         from resnet_repro.training.checkpoints import trained
 

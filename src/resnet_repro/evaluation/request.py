@@ -66,7 +66,7 @@ def _options_of(run: RunDir) -> Run:
     if not run.is_done:
         state = "is not finished" if run.job.exists() else "holds no run"
         raise UserError(f"{run.path} {state}, and only finished runs can be tested; {GIVE_RUN}")
-    if not run.checkpoint_files():
+    if not run.has_weights:
         raise UserError(f"{run.path} holds no checkpoint, so there are no weights to test; {GIVE_RUN}")
     recorded(run)  # refuse a damaged evaluations.json now, not when the test adds to it at its end
     return Run.of_record(read_json(run.manifest)["config"])

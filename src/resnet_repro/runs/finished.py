@@ -37,7 +37,7 @@ class FinishedRun:
     """One finished run. `curves` holds the columns of metrics.csv; an empty cell is nan.
 
     `evaluations` holds the entries of `python evaluate.py` for its weights, alone or in an ensemble, newest last.
-    `has_weights`: there is a checkpoint to test; runs kept in results/ have none.
+    `has_weights`: there are weights to test; some runs kept in results/ have none.
     """
 
     directory: Path
@@ -187,7 +187,7 @@ def read_record(directory: Path) -> FinishedRun | None:
         return None
     weights = manifest.get("weights_sha256")
     evaluations = [entry for entry in folder.read_evaluations() if weights in entry["weights_sha256"]]
-    return FinishedRun(directory, manifest, evaluations=evaluations, has_weights=bool(folder.checkpoint_files()))
+    return FinishedRun(directory, manifest, evaluations=evaluations, has_weights=folder.has_weights)
 
 
 def load(directory: Path) -> FinishedRun | None:

@@ -33,6 +33,7 @@ class RunDir:
     - `metrics.csv`, `timing.csv`: the curves; `checkpoints/`: the newest states; `wandb.json`: the rows that W&B has.
     - `responses.csv`, `gradients.csv`: the strengths of each layer's responses and gradients.
     - `manifest.json`: the result, written last; `evaluations.json`: the tests by `evaluate.py` since then.
+    - `model.safetensors`: the weights of the last step, of a run in results/, which has no checkpoints.
     """
 
     def __init__(self, path: Path) -> None:
@@ -44,6 +45,7 @@ class RunDir:
         self.checkpoints, self.failure = path / "checkpoints", path / "failure.txt"
         self.slurm, self.wandb = path / "slurm.json", path / "wandb.json"
         self.evaluations = path / "evaluations.json"
+        self.weights = path / "model.safetensors"
 
     @property
     def is_done(self) -> bool:
@@ -60,6 +62,11 @@ class RunDir:
     def checkpoint_files(self) -> list[Path]:
         """Return the checkpoints, newest first."""
         return sorted(self.checkpoints.glob("step-*.ckpt"), reverse=True)
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether there are weights to test: a checkpoint, or the file that `keep` writes."""
+        return bool(self.checkpoint_files()) or self.weights.exists()
 
     def remove_parts(self) -> None:
         """Remove the incomplete files of a killed process of this run. Only the owner of the folder may do so."""

@@ -5,13 +5,16 @@ import io
 import os
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
-from torch import nn
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
 
 from resnet_repro.conf_dir import command
 from resnet_repro.errors import Stopped, UserError
@@ -171,11 +174,22 @@ def _training_metrics(module: pl.LightningModule) -> dict[str, LossAndError]:
     return {"train": module.train_metric, "warmup": module.warmup_metric}
 
 
+def _last_weights(run: RunDir) -> dict[str, Tensor]:
+    """Return the weights in the newest checkpoint, or else in the file that `keep` wrote; empty if neither is there."""
+    if newest := newest_checkpoint(run):
+        state = read(newest[0])["state_dict"]
+        return {key.removeprefix("net."): state[key] for key in state if key.startswith("net.")}
+    try:
+        return load_file(run.weights) if run.weights.exists() else {}
+    except (OSError, SafetensorError):  # damaged, as by a download that broke off
+        return {}
+
+
 def trained(run: RunDir) -> nn.Module:
     """Return the network of a finished run with its last weights, in the memory format of its training.
 
     Raises:
-        UserError: if the run is not finished, or its checkpoint does not match the SHA-256 in its manifest.
+        UserError: if the run is not finished, or its weights do not match the SHA-256 in its manifest.
     """
     if not run.is_done:
         raise UserError(f"{run.path} holds no finished run: {command('train')} makes one")
@@ -184,12 +198,9 @@ def trained(run: RunDir) -> nn.Module:
     net = build(options.network, options.images)
     if options.hardware.channels_last:  # another layout uses other kernels, which round differently
         net.to(memory_format=torch.channels_last)
-    newest = newest_checkpoint(run)
-    if newest:
-        state = read(newest[0])["state_dict"]
-        net.load_state_dict({key.removeprefix("net."): state[key] for key in state if key.startswith("net.")})
-    if newest is None or weights_sha256(net) != manifest["weights_sha256"]:
-        raise UserError(
-            f"{run.checkpoints} does not hold the weights of the finished run; make it anew with resume=false"
-        )
+    with suppress(RuntimeError):  # another network's weights, or none: the checksum tells
+        net.load_state_dict(_last_weights(run))
+    if weights_sha256(net) != manifest["weights_sha256"]:
+        place = run.weights if run.weights.exists() and not run.checkpoint_files() else run.checkpoints
+        raise UserError(f"{place} does not hold the weights of the finished run; make it anew with resume=false")
     return net

@@ -12,7 +12,7 @@ from resnet_repro.networks.resnet import ResNet
 from resnet_repro.runs.folder import RunDir, read_json, write_json
 from resnet_repro.training.checkpoints import trained
 from resnet_repro.weights.load import named_as
-from resnet_repro.weights.names import TIMM_V2, TORCHVISION
+from resnet_repro.weights.names import TIMM_V2, TORCHVISION, State
 
 USAGE = "python -m resnet_repro export run=outputs/imagenet/resnet_v1-50-s0 [to=torchvision|timm|ours] [out=FOLDER]"
 TARGETS = ("torchvision", "timm", "ours")
@@ -40,17 +40,29 @@ def export(run: RunDir, *, to: str, out: Path) -> Path:
         )
     is_v2 = net.words["order"] == "full_preact"
     layout = None if to == "ours" else TIMM_V2 if to == "timm" and is_v2 else TORCHVISION
-    state = named_as(net, layout)
+    state = named_as(net, layout)  # refuses before anything is written
     ours = {key: manifest[key] for key in ("name", "config", "results", "weights_sha256")}
     about = ours if layout is None else {**_for_timm(net, is_v2=is_v2), "resnet_repro": ours}
-    metadata = {"format": "pt"} if layout else {"format": "pt", "words": json.dumps(net.words)}
     out.mkdir(parents=True, exist_ok=True)
     weights = out / "model.safetensors"
-    part = weights.with_suffix(".part")
-    save_file(state, part, metadata=metadata)
-    part.replace(weights)
+    if layout:
+        _write(state, weights, {})
+    else:
+        save(net, weights)
     write_json(out / "config.json", about)
     return weights
+
+
+def save(net: nn.Module, file: Path) -> None:
+    """Write a network's weights in our names as safetensors, with the words that build a plain or residual network."""
+    words = {"words": json.dumps(net.words)} if isinstance(net, ResNet) else {}
+    _write(named_as(net, None), file, words)
+
+
+def _write(state: State, file: Path, metadata: dict[str, str]) -> None:
+    part = file.with_suffix(".part")
+    save_file(state, part, metadata={"format": "pt", **metadata})
+    part.replace(file)
 
 
 def _for_timm(net: ResNet, *, is_v2: bool) -> dict[str, Any]:

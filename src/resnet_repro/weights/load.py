@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
+from resnet_repro.conf_dir import CHECKOUT
 from resnet_repro.errors import UserError, first_words, printable
 from resnet_repro.networks.options import Residual
 from resnet_repro.networks.resnet import ResNet
@@ -38,6 +39,7 @@ def load(net: ResNet, source: str | Path) -> None:
         source: a file of safetensors or PyTorch (read with `weights_only=True`), in our names or those of torchvision,
             timm or akamaster/pytorch_resnet_cifar10, alone or in a training script's checkpoint (WRAPPINGS, PREFIXES);
             the folder of a finished run, or a folder that `resnet_repro.weights.export` wrote;
+            `resnet_repro:resnet_v1-20-s0`, a run in results/ with its weights;
             `torchvision:resnet50` (`...:resnet50.IMAGENET1K_V1`) or `timm:resnet50.a1_in1k`, which are fetched.
 
     Raises:
@@ -71,7 +73,7 @@ def load(net: ResNet, source: str | Path) -> None:
     net.load_state_dict(ours)
 
 
-def named_as(net: ResNet, layout: Layout | None) -> State:
+def named_as(net: nn.Module, layout: Layout | None) -> State:
     """Return a network's weights under a layout's names, for a network of that library that computes the same.
 
     Args:
@@ -83,6 +85,7 @@ def named_as(net: ResNet, layout: Layout | None) -> State:
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in net.state_dict().items()}
     if layout is None:
         return state
+    assert isinstance(net, ResNet)
     refuse(net, layout, what="it cannot be exported there")
     if layout is TIMM_V2:
         # timm pools before this batch norm, so no scale may be negative: turn its sign and that of the convolution
@@ -122,7 +125,7 @@ def _read(source: str) -> tuple[State, dict[str, Any]]:
     library, _, name = source.partition(":")
     if library in HUB:
         return _fetch(library, name), {}
-    path = Path(source)
+    path = _kept(name) if library == "resnet_repro" else Path(source)
     if RunDir(path).job.exists() or RunDir(path).manifest.exists():
         net = trained(RunDir(path))
         if not isinstance(net, ResNet):
@@ -147,6 +150,18 @@ def _read(source: str) -> tuple[State, dict[str, Any]]:
     ) as error:  # SafetensorError, pickle.UnpicklingError and others: readers raise anything on damaged files
         raise UserError(_why_not_read(path, error)) from None
     return _tensors(path, content)
+
+
+def _kept(name: str) -> Path:
+    """Return the folder of a run in results/, of the current folder or of this checkout, that has its weights."""
+    folders = {
+        run.name: run for root in (CHECKOUT, Path()) for run in map(Path, sorted(root.glob("results/*/*/")))
+        if RunDir(run).weights.is_file()
+    }  # fmt: skip
+    if name not in folders:
+        there = f"there are {', '.join(sorted(folders))}" if folders else "results/ has none with weights"
+        raise UserError(f"resnet_repro:{name} is not a run kept with its weights; {there}")
+    return folders[name]
 
 
 SAVE_ALONE = (

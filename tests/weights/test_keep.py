@@ -1,4 +1,4 @@
-"""`keep`: records and curves of finished runs in results/, which reports read like those in outputs/."""
+"""`keep`: finished runs in results/, which reports and tests read like those in outputs/."""
 
 import io
 import re
@@ -9,13 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
 
+from resnet_repro import load_run
 from resnet_repro.errors import UserError
+from resnet_repro.networks.resnet import ResNet
 from resnet_repro.report import report
 from resnet_repro.runs.finished import read
-from resnet_repro.runs.folder import RunDir
-from resnet_repro.runs.keep import keep
+from resnet_repro.runs.folder import RunDir, read_json, write_json
+from resnet_repro.training.manifest import weights_sha256
+from resnet_repro.weights import keep as keeping
+from resnet_repro.weights.keep import keep
+from resnet_repro.weights.load import load
 from tests.helpers.commands import ROOT
 from tests.helpers.commands import run as command
 from tests.helpers.synthetic_runs import write_run
@@ -24,18 +30,21 @@ COMMIT = {"git_commit": "0" * 40}
 
 
 def finished_run(folder: Path, **options: Any) -> RunDir:
-    return RunDir(write_run(folder, **{"manifest": COMMIT, **options}))
+    """Return a finished run without checkpoints."""
+    run = RunDir(write_run(folder, **{"manifest": COMMIT, **options}))
+    shutil.rmtree(run.checkpoints)
+    return run
 
 
-def test_a_kept_run_reads_as_the_run_itself_without_weights(tmp_path: Path) -> None:
+def test_a_kept_run_reads_as_the_run_itself(tmp_path: Path) -> None:
     run = finished_run(tmp_path / "outputs")
-    kept = keep(run, tmp_path / "results")
+    kept, _ = keep(run, tmp_path / "results")
     assert kept == tmp_path / "results" / "digits" / "plain-20-s0"
     assert {file.name for file in kept.iterdir()} == {"manifest.json", "metrics.csv"}
     (from_results,), (from_outputs,) = read(tmp_path / "results")[0], read(tmp_path / "outputs")[0]
     assert from_results.manifest == from_outputs.manifest
     assert from_results.curves.keys() == from_outputs.curves.keys()
-    assert keep(run, tmp_path / "results") == kept  # a second time changes nothing
+    assert keep(run, tmp_path / "results") == (kept, "the run has no checkpoint")  # a second time changes nothing
 
 
 def test_a_run_in_both_folders_counts_once(tmp_path: Path) -> None:
@@ -83,7 +92,7 @@ def test_a_run_of_uncommitted_code_is_not_kept(tmp_path: Path, facts: dict[str, 
 
 def test_keep_refuses_unfinished_runs_and_overwrites_none(tmp_path: Path) -> None:
     first, second = finished_run(tmp_path / "a"), finished_run(tmp_path / "b", train=3.0)
-    kept = keep(first, tmp_path / "results")
+    kept, _ = keep(first, tmp_path / "results")
     before = (kept / "manifest.json").read_bytes()
     with pytest.raises(UserError, match="holds another run of this name"):
         keep(second, tmp_path / "results")
@@ -94,7 +103,7 @@ def test_keep_refuses_unfinished_runs_and_overwrites_none(tmp_path: Path) -> Non
 
 
 def test_the_command_prints_one_line(tmp_path: Path) -> None:
-    shutil.copytree(write_run(tmp_path / "outputs", manifest=COMMIT), tmp_path / "run")
+    shutil.copytree(finished_run(tmp_path / "outputs").path, tmp_path / "run")
     for arguments, status, words in (([], 2, "no run was given"), (["run"], 0, "results/digits/plain-20-s0")):
         command = [sys.executable, "-m", "resnet_repro", "keep", *arguments]
         result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
@@ -104,10 +113,57 @@ def test_the_command_prints_one_line(tmp_path: Path) -> None:
         assert len(output.strip().splitlines()) == 1
 
 
+def kept_with_weights(home: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[RunDir, dict[str, Any]]:
+    """Train two steps, keep the run in results/ of the current folder, and return the kept run and its manifest."""
+    monkeypatch.chdir(home)
+    options = ("data=digits", "arch=resnet_v1", "depth=8", "schedule.steps=2", "logger=csv", "hardware=cpu")
+    status, output = command("train.py", *options, home=home)
+    assert status == 0, output
+    run = RunDir(home / "outputs/digits/resnet_v1-8-s0__steps=2")
+    write_json(run.manifest, read_json(run.manifest) | COMMIT)
+    path, why = keep(run, Path("results"))
+    assert why == ""
+    shutil.rmtree("outputs")
+    return RunDir(path), read_json(path / "manifest.json")
+
+
+def test_a_kept_run_with_weights_is_tested_and_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept, manifest = kept_with_weights(tmp_path, monkeypatch)
+    status, output = command("evaluate.py", f"run={kept.path}", home=tmp_path)
+    assert status == 0, output
+    entries = {entry["split"]: entry for entry in kept.read_evaluations()}
+    assert entries["test"]["error"] == pytest.approx(manifest["results"]["test/error"])
+
+    net = ResNet(depth=8, family="cifar", num_classes=10, in_channels=1)
+    load(net, "resnet_repro:resnet_v1-8-s0__steps=2")
+    assert weights_sha256(net) == manifest["weights_sha256"]
+    with pytest.raises(UserError, match=r"resnet_v1-9-s0 is not a run kept with its weights; there are .*"):
+        load(net, "resnet_repro:resnet_v1-9-s0")
+    assert weights_sha256(load_run(kept.path).network) == manifest["weights_sha256"]
+
+    kept.weights.write_bytes(kept.weights.read_bytes()[:-1000])
+    status, output = command("evaluate.py", f"run={kept.path}", home=tmp_path)
+    assert status == 2
+    assert "does not hold the weights of the finished run" in output
+
+
+def test_large_weights_are_kept_on_request_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keeping, "MAX_MB", 0.1)
+    monkeypatch.setattr(keeping, "trained", lambda run: torch.nn.Linear(1_000, 100))
+    run = finished_run(tmp_path / "outputs")
+    run.checkpoints.mkdir()
+    (run.checkpoints / "step-00000001.ckpt").touch()
+    kept, why = keep(run, tmp_path / "results")
+    assert (RunDir(kept).weights.exists(), why) == (False, "0 MB; weights=true keeps them")
+    assert keep(run, tmp_path / "results", with_weights=True) == (kept, "")
+    assert RunDir(kept).weights.stat().st_size > 400_000
+
+
 def test_the_results_pages_numbers_are_the_kept_runs() -> None:
     runs, unfinished = read(ROOT / "results")
     assert unfinished == []
-    kept = {(run.options.network.name, run.depth): run.results for run in runs if run.options.data.name == "cifar10"}
+    short = [run for run in runs if run.options.data.name == "cifar10" and run.options.schedule.steps == 4_000]
+    kept = {(run.options.network.name, run.depth): run.results for run in short}
     for arch, words in {"plain": "plain", "resnet_v2": "residual (v2)"}.items():
         for split, name in {"train": "training", "val": "validation"}.items():
             shown = " | ".join(f"{kept[arch, depth][f'{split}/error']:.1f} %" for depth in (20, 56))
