@@ -240,6 +240,7 @@ def test_runs_with_any_options_are_submitted_as_one_array(tmp_path: Path) -> Non
 # --- home directories -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_home_directory_is_written_out_in_every_folder(tmp_path: Path) -> None:
     status, output = run("train.py", *SMALL, 'outputs="~/runs"', home=tmp_path)
     assert status == 0, output

@@ -102,6 +102,7 @@ def test_a_failed_job_tells_the_sweeper_its_reason(chain: dict[str, str], tmp_pa
     assert second == f"told {error!r}"
 
 
+@pytest.mark.slow
 def test_a_sweeper_may_end_the_command_at_a_failed_job(chain: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "outputs/digits" / NAME.format(seed=0) / "metrics.csv").mkdir(parents=True)
     options = (*SMALL, "hydra/sweeper=chain", "hydra.sweeper.reads_failures=true")
@@ -112,6 +113,7 @@ def test_a_sweeper_may_end_the_command_at_a_failed_job(chain: dict[str, str], tm
     assert not manifests(tmp_path / "outputs")
 
 
+@pytest.mark.slow
 def test_several_runs_have_no_error_for_a_sweeper(chain: dict[str, str], tmp_path: Path) -> None:
     options = ("experiment=v1_fig1", "experiment.seeds=[0]", *SMALL[:1], *SMALL[3:], "hydra/sweeper=chain")
     status, output = run("train.py", *options, home=tmp_path, variables=chain)
@@ -120,6 +122,7 @@ def test_several_runs_have_no_error_for_a_sweeper(chain: dict[str, str], tmp_pat
     assert len(manifests(tmp_path / "outputs")) == 2 * 3
 
 
+@pytest.mark.slow
 def test_a_stop_ends_another_sweeper_at_once(chain: dict[str, str], tmp_path: Path) -> None:
     options = (*SMALL, "schedule.steps=20000", "hydra/sweeper=chain")
     process = start("train.py", *options, home=tmp_path, variables=chain)
@@ -148,6 +151,7 @@ def test_bad_input_ends_another_sweeper_too(chain: dict[str, str], tmp_path: Pat
 # --- others' sweepers -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_optuna_finds_the_rate_with_the_lowest_error(tmp_path: Path) -> None:
     search = (
         "hydra/sweeper=optuna",

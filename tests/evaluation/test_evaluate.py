@@ -79,7 +79,8 @@ def test_one_view_gives_the_last_errors_of_the_training(home: Path, name: str) -
     assert 0 < entries["val"]["error_top5"] < entries["val"]["error"]
 
 
-@pytest.mark.parametrize("batch_size", [64, pytest.param(100_000, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("batch_size", [64, 100_000])
 def test_two_ranks_find_the_errors_of_one(home: Path, batch_size: int) -> None:
     """With more batches than ranks and with fewer."""
     options = (f"batch_size={batch_size}", "recompute_bn=true")

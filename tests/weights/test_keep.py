@@ -127,6 +127,7 @@ def kept_with_weights(home: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[RunD
     return RunDir(path), read_json(path / "manifest.json")
 
 
+@pytest.mark.slow
 def test_a_kept_run_with_weights_is_tested_and_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kept, manifest = kept_with_weights(tmp_path, monkeypatch)
     status, output = command("evaluate.py", f"run={kept.path}", home=tmp_path)
