@@ -74,7 +74,9 @@ class JobLauncher(Launcher):
             self.task([row for command in commands for row in commands_of(self._compose, command)])
             return [JobReturn(overrides=overrides, status=JobStatus.COMPLETED) for overrides in job_overrides]
         request, run, is_run = self._request(commands)
-        Path(self.config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)  # where sweepers write what they found
+        folder = Path(self.config.hydra.sweep.dir)  # where sweepers write what they found; a refusal leaves no folder
+        folder.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(self.config, folder / "multirun.yaml")
         result = run()
         if is_run:
             print_tables(request)
@@ -234,9 +236,6 @@ class GridSweeper(BasicSweeper):
             raise UserError(f"hydra.sweeper.max_batch_size={size} is not a number of jobs, at least 1, or null")
         parser = OverridesParser.create(self.hydra_context.config_loader)
         overrides = parser.parse_overrides([*self._parse_config(), *arguments])
-        folder = Path(self.config.hydra.sweep.dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(self.config, folder / "multirun.yaml")
         returned, num_jobs = [], 0
         for batch in self.split_arguments(overrides, size):
             returned.append(self.launcher.launch(batch, initial_job_idx=num_jobs))

@@ -92,6 +92,12 @@ def test_a_mistake_is_one_line_before_torch_is_imported(options: list[str], mess
     assert "resnet_repro.cli" in modules  # proves that the list of modules was read
 
 
+def test_a_refused_option_leaves_no_folder_behind(tmp_path: Path) -> None:
+    status, said = run("train.py", "depth=21", home=tmp_path)
+    assert (status, said) == (2, "error: depth=21 is not 6n+2 (basic units); nearest are 20 and 26\n")
+    assert not (tmp_path / "outputs").exists()
+
+
 @pytest.mark.parametrize(
     ("command", "message"),
     [
