@@ -57,6 +57,13 @@ def test_the_answer_says_what_both_halves_came_to(
         assert effect.gap.text in claims[rule].numbers
 
 
+def test_digits_are_not_measured_by_the_recipe_of_cifar(tmp_path: Path) -> None:
+    for arch in ("plain", "resnet_v1"):
+        write_depths(tmp_path, arch, 2, 46, schedule__steps=22, manifest={"departures": {"schedule.steps": 22}})
+    (answer,) = answers_of(tmp_path)
+    assert answer.sentence.startswith("In part. On digits, after 22 steps, plain-56 ends 44 points worse than plain-20")
+
+
 def test_every_residual_architecture_is_part_of_the_answer(tmp_path: Path) -> None:
     write_depths(tmp_path, "plain", 2, 46.4)
     write_depths(tmp_path, "resnet_v1", 1, 15)

@@ -73,8 +73,8 @@ class Answer:
         data = self.comparison.data
         where = f"On {data if data == 'digits' else DATA_TITLES.get(data, data)}"
         schedule = self.comparison.runs[0].options.schedule
-        of_recipe = f", after {schedule.steps:,} of the recipe's {schedule.protocol_steps:,} steps"
-        return where + of_recipe * self.is_shortened
+        of_recipe = "" if data == "digits" else f" of the recipe's {schedule.protocol_steps:,}"  # that of CIFAR-10
+        return where + f", after {schedule.steps:,}{of_recipe} steps" * self.is_shortened
 
 
 def answers(comparisons: Iterable[Comparison]) -> list[Answer]:
