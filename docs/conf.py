@@ -17,10 +17,8 @@ exclude_patterns = ["_build"]
 nb_execution_mode = "off"  # `make notebook` runs the notebook anew, and a test executes it
 myst_heading_anchors = 3
 highlight_language = "none"  # of blocks that name none: commands
-suppress_warnings = ["misc.highlighting_failure"]
 
 default_role = "code"  # docstrings have single backticks
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
-nitpicky = False
