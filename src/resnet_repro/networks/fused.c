@@ -106,43 +106,53 @@ struct norm {  // the layer, for one group of rows that is normalised by itself
 
 enum { BLOCK = 64 };  // rows summed in float32
 
-// For each block of the task's rows, and in it for each strip of V vectors: the columns of a wide tensor are read along
-// its rows, as memory lies.
-#define FOR_STRIPS(V)                                                                                  \
-    for (size_t start = task * n.rows_a_task, stop = MIN(start + n.rows_a_task, n.rows); start < stop; \
-         start += BLOCK)                                                                               \
+// The blocks of a task's rows, the strips of V vectors in a block, and the rows of a strip. A block of narrow rows is
+// one strip. Wide rows are read one by one, as memory lies: where tensors do not fit in a cache, strips of several rows
+// take up to twice as long.
+#define FOR_BLOCKS \
+    for (size_t block = task * n.rows_a_task, end = MIN(block + n.rows_a_task, n.rows); block < end; block += BLOCK)
+#define FOR_STRIPS(V)                                                                                     \
+    for (size_t row = block, num = c == (size_t)V * LANES ? BLOCK : 1; row < MIN(block + BLOCK, end);     \
+         row += num)                                                                                      \
         for (size_t col = 0; col < c; col += V * LANES)
-#define FOR_ROWS for (size_t i = start * c + col, end = MIN(start + BLOCK, stop) * c + col; i < end; i += c)
+#define FOR_ROWS for (size_t i = row * c + col, stop = MIN(row + num, end) * c; i < stop; i += c)
 #define FOR_VECTORS(V) _Pragma("GCC unroll 4") for (int k = 0; k < V; k++)
 
 // Zero if `test` is zero or less, but not if `test` is NaN: activations of a diverging run must not turn into zeros.
 INLINE f32 relu_of(f32 test, f32 values) { return (f32)((u32)values & ~(u32)(test <= 0)); }
 
-INLINE void add_to(double *sums, f32 values) {
-    for (int lane = 0; lane < LANES; lane++) sums[lane] += values[lane];
+INLINE void add_to(double *sums, const float *values, size_t num) {
+    for (size_t i = 0; i < num; i += LANES) {
+        f32 v = load(values, i, 0);
+        for (int lane = 0; lane < LANES; lane++) sums[i + lane] += v[lane];
+    }
 }
 
 // Sums of x and of its squares. Both are of x less its first row, because the square of a large mean would swallow the
 // variance.
 INLINE void sum_forward(struct norm n, size_t task, int bf16, int V) {
     size_t c = n.c;
-    double *sums = n.sums + task * 2 * c;
-    FOR_STRIPS(V) {
-        f32 origin[4], s[4] = {{0}}, s2[4] = {{0}};
-        FOR_VECTORS(V) origin[k] = load(n.mean, col + k * LANES, 0);
-        FOR_ROWS FOR_VECTORS(V) {
-            f32 v = load(n.x, i + k * LANES, bf16) - origin[k];
-            s[k] += v;
-            s2[k] += v * v;
+    float sums[2 * c];
+    FOR_BLOCKS {
+        memset(sums, 0, sizeof sums);
+        FOR_STRIPS(V) {
+            f32 origin[4], s[4], s2[4];
+            FOR_VECTORS(V) origin[k] = load(n.mean, col + k * LANES, 0);
+            FOR_VECTORS(V) s[k] = load(sums, col + k * LANES, 0), s2[k] = load(sums, c + col + k * LANES, 0);
+            FOR_ROWS FOR_VECTORS(V) {
+                f32 v = load(n.x, i + k * LANES, bf16) - origin[k];
+                s[k] += v;
+                s2[k] += v * v;
+            }
+            FOR_VECTORS(V) store(sums, col + k * LANES, s[k], 0), store(sums, c + col + k * LANES, s2[k], 0);
         }
-        FOR_VECTORS(V) add_to(sums + col + k * LANES, s[k]);
-        FOR_VECTORS(V) add_to(sums + c + col + k * LANES, s2[k]);
+        add_to(n.sums + task * 2 * c, sums, 2 * c);
     }
 }
 
 INLINE void apply_forward(struct norm n, size_t task, int bf16, int V) {
     size_t c = n.c;
-    FOR_STRIPS(V) {
+    FOR_BLOCKS FOR_STRIPS(V) {
         f32 a[4], b[4];
         FOR_VECTORS(V) a[k] = load(n.scale, col + k * LANES, 0), b[k] = load(n.shift, col + k * LANES, 0);
         FOR_ROWS FOR_VECTORS(V) {
@@ -162,25 +172,29 @@ INLINE f32 before_relu(struct norm n, size_t i, f32 x, f32 a, f32 b, int bf16) {
 // Sums of g and of g (x - mean), where g is the gradient of what ReLU reads; that gradient becomes dh, unless null.
 INLINE void sum_backward(struct norm n, size_t task, int bf16, int V) {
     size_t c = n.c;
-    double *sums = n.sums + task * 2 * c;
-    FOR_STRIPS(V) {
-        f32 m[4], a[4], b[4], s[4] = {{0}}, s2[4] = {{0}};
-        FOR_VECTORS(V) m[k] = load(n.mean, col + k * LANES, 0);
-        FOR_VECTORS(V) a[k] = load(n.scale, col + k * LANES, 0), b[k] = load(n.shift, col + k * LANES, 0);
-        FOR_ROWS FOR_VECTORS(V) {
-            f32 v = load(n.x, i + k * LANES, bf16), g = before_relu(n, i + k * LANES, v, a[k], b[k], bf16);
-            if (n.dh) store(n.dh, i + k * LANES, g, bf16);
-            s[k] += g;
-            s2[k] += g * (v - m[k]);
+    float sums[2 * c];
+    FOR_BLOCKS {
+        memset(sums, 0, sizeof sums);
+        FOR_STRIPS(V) {
+            f32 m[4], a[4], b[4], s[4], s2[4];
+            FOR_VECTORS(V) m[k] = load(n.mean, col + k * LANES, 0);
+            FOR_VECTORS(V) a[k] = load(n.scale, col + k * LANES, 0), b[k] = load(n.shift, col + k * LANES, 0);
+            FOR_VECTORS(V) s[k] = load(sums, col + k * LANES, 0), s2[k] = load(sums, c + col + k * LANES, 0);
+            FOR_ROWS FOR_VECTORS(V) {
+                f32 v = load(n.x, i + k * LANES, bf16), g = before_relu(n, i + k * LANES, v, a[k], b[k], bf16);
+                if (n.dh) store(n.dh, i + k * LANES, g, bf16);
+                s[k] += g;
+                s2[k] += g * (v - m[k]);
+            }
+            FOR_VECTORS(V) store(sums, col + k * LANES, s[k], 0), store(sums, c + col + k * LANES, s2[k], 0);
         }
-        FOR_VECTORS(V) add_to(sums + col + k * LANES, s[k]);
-        FOR_VECTORS(V) add_to(sums + c + col + k * LANES, s2[k]);
+        add_to(n.sums + task * 2 * c, sums, 2 * c);
     }
 }
 
 INLINE void apply_backward(struct norm n, size_t task, int bf16, int V) {
     size_t c = n.c;
-    FOR_STRIPS(V) {
+    FOR_BLOCKS FOR_STRIPS(V) {
         f32 a[4], b[4], p[4], q[4];
         FOR_VECTORS(V) a[k] = load(n.scale, col + k * LANES, 0), b[k] = load(n.shift, col + k * LANES, 0);
         FOR_VECTORS(V) p[k] = load(n.slope, col + k * LANES, 0), q[k] = load(n.offset, col + k * LANES, 0);
