@@ -30,7 +30,6 @@ from datetime import date
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import figures
 import psutil
@@ -44,7 +43,6 @@ from usual_loop import network
 from resnet_repro.data import cifar
 from resnet_repro.data.photos import EXTENSIONS
 from resnet_repro.errors import UserError
-from resnet_repro.networks.resnet import ResNet
 from resnet_repro.training.manifest import git_commit
 
 PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
@@ -150,8 +148,7 @@ def resnet50(task: Task) -> None:
             **bf16_peers(task, usually),
         }
         task.take_turns("resnet50", name, sides, task.seconds)
-    words: dict[str, Any] = {"depth": depth, "family": "imagenet", "num_classes": 2}
-    add_cost(task, name, partial(ResNet, **words), (3, crop, crop))
+    add_cost(task, name, partial(network, f"resnet{depth}", 2), (3, crop, crop))
 
 
 @contextmanager
