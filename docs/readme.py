@@ -1,4 +1,4 @@
-"""Write the tables of the papers from conf/experiment and results/, and the figures of speed: `make readme`."""
+"""Write the tables of the papers and of our runs, and the figures of speed, into the pages: `make readme`."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,20 +14,30 @@ from resnet_repro.launch import plan
 from resnet_repro.launch.experiment import make_jobs
 from resnet_repro.papers import rows as paper
 from resnet_repro.papers.rows import Published
+from resnet_repro.runs import finished
+from resnet_repro.runs.finished import FinishedRun
 from resnet_repro.runs.job import Config, Job
 
 BEGIN, END = "<!-- written by make readme -->\n", "<!-- until here -->\n"
 HOURS = "GPU hours, estimated"
 ROOT = Path(__file__).parents[1]
-README, TABLES, SPEED = ROOT / "README.md", ROOT / "docs" / "tables.md", ROOT / "docs" / "speed.md"
+README = ROOT / "README.md"
+RESULTS, SPEED, TABLES = (ROOT / "docs" / f"{name}.md" for name in ("results", "speed", "tables"))
 
 
 @dataclass(frozen=True)
 class Summary:
     """A table or figure of the papers, and the runs that reproduce it."""
 
-    rows: list[Published]
-    jobs: list[Job]
+    jobs_of: dict[Published, list[Job]]
+
+    @property
+    def rows(self) -> list[Published]:
+        return list(self.jobs_of)
+
+    @property
+    def jobs(self) -> list[Job]:
+        return list(dict.fromkeys(job for jobs in self.jobs_of.values() for job in jobs))
 
     @property
     def whys(self) -> str:
@@ -82,8 +92,8 @@ def summaries() -> Iterator[Summary]:
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
         request = make_jobs(_composed, [[f"experiment={rows[0].experiment}"] for rows in can_run.values()])
     for source, rows in tables.items():
-        jobs = {job: None for made in request.tables.get(source, {}).values() for job in made}
-        yield Summary(rows, list(jobs))
+        made = request.tables.get(source, {})
+        yield Summary({row: made.get(row, []) for row in rows})
 
 
 def _composed(overrides: Sequence[str]) -> tuple[Config, dict[str, Any]]:
@@ -105,6 +115,31 @@ def readme(text: str, every: list[Summary]) -> str:
     return _replaced(text, head + "".join(summary.in_short for summary in every if summary.jobs))
 
 
+def results_page(text: str, every: list[Summary]) -> str:
+    """Return docs/results.md with its table renewed: the runs that are kept, each with the whole of a recipe."""
+    runs, _ = finished.read(ROOT / "results")
+    whole = [run for run in runs if not {"schedule.steps", "data.val_size"} & run.manifest["departures"].keys()]
+    if not whole:
+        return _replaced(text, "No run of a whole recipe is kept yet.\n")
+    head = "| run | training error, % | test error, % | the paper's | images/s | processor |\n"
+    head += "|---|---:|---:|---|---:|---|\n"
+    return _replaced(text, head + "".join(_result(run, every) for run in whole))
+
+
+def _result(run: FinishedRun, every: list[Summary]) -> str:
+    """Return the row of a kept run, with every number of the papers that it is a run of."""
+    printed = [
+        f"{row.compared} ({row.source}{', ' if row.about else ''}{row.about})"
+        for summary in every
+        for row, jobs in summary.jobs_of.items()
+        if row.has_number and any(job.dir.parts[-2:] == run.directory.parts[-2:] for job in jobs)
+    ]
+    errors = " | ".join(f"{run.results[f'{split}/error']:.2f}" for split in ("train", "test"))
+    machine = run.manifest["machine"]
+    about = f"{run.manifest['images_per_s']:.0f} | {machine['gpu'] or machine['cpu']}"
+    return f"| [{run.directory.name}](../results/{run.label}) | {errors} | {'; '.join(printed)} | {about} |\n"
+
+
 def speed_page(text: str, records: list[figures.Record]) -> str:
     """Return docs/speed.md with its claims and tables renewed."""
     return _replaced(text, figures.claims_and_tables(records))
@@ -121,10 +156,11 @@ def renew(path: Path, new: Callable[[str, Any], str], content: object) -> None:
 
 
 def main() -> None:
-    """Renew what is generated in README.md, docs/tables.md and docs/speed.md, and benchmarks/RESULTS.md."""
+    """Renew what is generated in README.md, the pages of docs/, and benchmarks/RESULTS.md."""
     every, records = list(summaries()), figures.records()
     renew(README, readme, every)
     renew(TABLES, tables_page, every)
+    renew(RESULTS, results_page, every)
     renew(SPEED, speed_page, records)
     figures.write_results(records)
 

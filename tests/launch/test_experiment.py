@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from docs.readme import README, TABLES, Summary, readme, tables_page
+from docs.readme import README, RESULTS, TABLES, Summary, readme, results_page, tables_page
 from resnet_repro.launch.experiment import make_jobs
 from resnet_repro.runs import resume
 from resnet_repro.runs.folder import RunDir
@@ -117,9 +117,10 @@ def test_an_experiment_makes_missing_runs_and_prints_the_table(tmp_path: Path) -
 
 
 def test_the_tables_of_the_papers_say_what_the_registry_says(papers: dict[str, Summary]) -> None:
-    page, first_page = TABLES.read_text(encoding="utf-8"), README.read_text(encoding="utf-8")
+    page, first_page, results = (path.read_text(encoding="utf-8") for path in (TABLES, README, RESULTS))
     every = list(papers.values())
-    assert (tables_page(page, every), readme(first_page, every)) == (page, first_page), "run `make readme`"
+    made = tables_page(page, every), readme(first_page, every), results_page(results, every)
+    assert made == (page, first_page, results), "run `make readme`"
     num_ready = sum(bool(summary.jobs) for summary in every)
     assert (page.count("| ready: "), first_page.count("| `python train.py experiment=")) == (num_ready, num_ready)
 
