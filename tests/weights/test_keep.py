@@ -18,6 +18,7 @@ from resnet_repro.networks.resnet import ResNet
 from resnet_repro.report import report
 from resnet_repro.runs.finished import read
 from resnet_repro.runs.folder import RunDir, read_json, write_json
+from resnet_repro.runs.records import without_folders
 from resnet_repro.training.manifest import weights_sha256
 from resnet_repro.weights import keep as keeping
 from resnet_repro.weights.keep import keep
@@ -42,13 +43,30 @@ def test_a_kept_run_reads_as_the_run_itself(tmp_path: Path) -> None:
     assert kept == tmp_path / "results" / "digits" / "plain-20-s0"
     assert {file.name for file in kept.iterdir()} == {"manifest.json", "metrics.csv"}
     (from_results,), (from_outputs,) = read(tmp_path / "results")[0], read(tmp_path / "outputs")[0]
-    assert from_results.manifest == from_outputs.manifest
+    assert from_results.manifest == without_folders(from_outputs.manifest)
     assert from_results.curves.keys() == from_outputs.curves.keys()
     assert keep(run, tmp_path / "results") == (kept, "the run has no checkpoint")  # a second time changes nothing
 
 
-def test_a_run_in_both_folders_counts_once(tmp_path: Path) -> None:
-    keep(finished_run(tmp_path / "outputs"), tmp_path / "results")
+def test_a_kept_run_does_not_tell_the_folders_of_its_machine(tmp_path: Path) -> None:
+    run = finished_run(tmp_path / "outputs")
+    manifest = read_json(run.manifest)
+    manifest["config"]["outputs"] = manifest["config"]["data"]["root"] = "/home/ada/my data"
+    manifest["command"] = "python /home/ada/train.py seed=0,1 'outputs=/home/ada/my data' 'data.root=/home/ada/my data'"
+    write_json(run.manifest, manifest)
+    kept, _ = keep(run, tmp_path / "results")
+    assert "/home/ada" not in (kept / "manifest.json").read_text(encoding="utf-8")
+    told = read_json(kept / "manifest.json")
+    assert (told["config"]["outputs"], told["config"]["data"]["root"]) == ("outputs", "data")
+    assert told["command"] == "python train.py seed=0,1 outputs=FOLDER data.root=FOLDER"
+
+
+@pytest.mark.parametrize("outputs", ["outputs", "/home/ada/outputs"])
+def test_a_run_in_both_folders_counts_once(tmp_path: Path, outputs: str) -> None:
+    run = finished_run(tmp_path / "outputs")
+    manifest = read_json(run.manifest)
+    write_json(run.manifest, manifest | {"config": manifest["config"] | {"outputs": outputs}})
+    keep(run, tmp_path / "results")
     runs, unfinished = read(tmp_path / "outputs", tmp_path / "results")
     assert (len(runs), unfinished) == (1, [])
 

@@ -6,10 +6,16 @@ from pathlib import Path
 
 import pytest
 
+from resnet_repro.errors import UserError
 from resnet_repro.runs.finished import load
 from resnet_repro.runs.folder import RunDir, read_json
+from resnet_repro.runs.options import Run
+from resnet_repro.training.manifest import weights_sha256
+from resnet_repro.weights.export import export
+from resnet_repro.weights.load import load as load_weights
 from tests.helpers.commands import ROOT
 from tests.helpers.commands import run as command
+from tests.helpers.runs import network_of
 
 KEPT = sorted(path.parent for path in (ROOT / "results").glob("*/*/manifest.json"))
 WITH_WEIGHTS = [folder for folder in KEPT if RunDir(folder).weights.exists()]
@@ -36,3 +42,15 @@ def test_the_weights_of_a_kept_run_give_its_error_again(folder: Path, cifar10_ro
     found = {f"{entry['split']}/error": entry["error"] for entry in copy.read_evaluations()}
     results = read_json(copy.manifest)["results"]
     assert found == pytest.approx({key: results[key] for key in found}, abs=0.1)
+
+
+@pytest.mark.parametrize("folder", WITH_WEIGHTS, ids=lambda folder: folder.name)
+def test_the_weights_of_a_kept_run_load_by_its_name_and_leave_in_our_names(folder: Path, tmp_path: Path) -> None:
+    manifest = read_json(folder / "manifest.json")
+    for source in (f"resnet_repro:{folder.name}", export(RunDir(folder), to="ours", out=tmp_path)):
+        net = network_of(Run.of_record(manifest["config"]))
+        load_weights(net, source)
+        assert weights_sha256(net) == manifest["weights_sha256"]
+    for library in ("timm", "torchvision"):
+        with pytest.raises(UserError, match="have family=imagenet, and this one has family=cifar"):
+            export(RunDir(folder), to=library, out=tmp_path / library)

@@ -12,7 +12,7 @@ from resnet_repro.errors import UserError
 from resnet_repro.runs import options
 from resnet_repro.runs.folder import RunDir, read_json
 from resnet_repro.runs.job import flatten
-from resnet_repro.runs.records import upgraded
+from resnet_repro.runs.records import upgraded, without_folders
 
 # Options that change no result or are a coordinate of a cell. All other options of a config are its protocol.
 NOT_PROTOCOL = {
@@ -159,19 +159,22 @@ def read(*folders: Path) -> tuple[list[FinishedRun], list[str]]:
     Raises UserError if no run is finished.
     """
     runs: list[FinishedRun] = []
+    seen: list[dict[str, Any]] = []
     unfinished: list[str] = []
     for directory in [directory for folder in folders for directory in sorted(folder.glob("*/*/"))]:
         if directory.parent.name in {"report", "wandb"} or directory.parent.name.startswith("."):
             continue
         try:
             run = load(directory)
+            manifest = None if run is None else without_folders(run.manifest)
         except DAMAGED:
             unfinished.append(f"{directory.parent.name}/{directory.name} (damaged)")
             continue
-        if run is None:
+        if run is None or manifest is None:
             unfinished.append(f"{directory.parent.name}/{directory.name}")
-        elif all(run.manifest != other.manifest for other in runs):
+        elif manifest not in seen:
             runs.append(run)
+            seen.append(manifest)
     if not runs:
         raise UserError(f"{folders[0]} holds no finished run for a report: run `{FIRST_COMMAND}` first")
     return runs, unfinished

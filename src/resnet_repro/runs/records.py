@@ -1,6 +1,8 @@
 """Bring the records of older versions of this package up to date."""
 
+import shlex
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 BEFORE: dict[str, dict[str, Any]] = {
@@ -41,3 +43,28 @@ def upgraded(record: Mapping[str, Any]) -> dict[str, Any]:
         newer = {key: value for key, value in BEFORE["schedule"].items() if key not in config["schedule"]}
         departures |= {f"schedule.{key}": value for key, value in newer.items()}
     return {**record, "config": of_today(config), "departures": departures}
+
+
+def without_folders(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a manifest without the absolute folders of its machine, which say nothing about the run.
+
+    In the config, outputs and data are where they usually are; in the command, FOLDER stands for a folder.
+    """
+    config = dict(manifest["config"])
+    if _is_absolute(config.get("outputs")):
+        config["outputs"] = "outputs"
+    if _is_absolute(config["data"].get("root")):
+        config["data"] = config["data"] | {"root": "data"}
+    words = [_without_folder(word) for word in shlex.split(manifest.get("command", ""))]
+    return {**manifest, "config": config, "command": shlex.join(words)}
+
+
+def _without_folder(word: str) -> str:
+    option, equals, value = word.partition("=")
+    if _is_absolute(value):
+        return f"{option}{equals}FOLDER"
+    return Path(word).name if _is_absolute(word) else word
+
+
+def _is_absolute(folder: str | None) -> bool:
+    return folder is not None and Path(folder).is_absolute()

@@ -4,7 +4,8 @@ import shutil
 from pathlib import Path
 
 from resnet_repro.errors import UserError
-from resnet_repro.runs.folder import RunDir, read_json
+from resnet_repro.runs.folder import RunDir, read_json, write_json
+from resnet_repro.runs.records import without_folders
 from resnet_repro.training.checkpoints import trained
 from resnet_repro.weights.export import save
 
@@ -14,7 +15,7 @@ MAX_MB = 16
 
 
 def keep(run: RunDir, results: Path, *, with_weights: bool | None = None) -> tuple[Path, str]:
-    """Copy what reports read, some 20 kB, and the weights to `results/DATA/NAME`.
+    """Copy what reports read, some 20 kB, and the weights to `results/DATA/NAME`, without this machine's folders.
 
     Args:
         with_weights: by default, whether there are at most `MAX_MB` of weights.
@@ -28,7 +29,7 @@ def keep(run: RunDir, results: Path, *, with_weights: bool | None = None) -> tup
     """
     if not run.is_done:
         raise UserError(f"{run.path} holds no finished run; {USAGE}")
-    manifest = read_json(run.manifest)
+    manifest = without_folders(read_json(run.manifest))
     commit = manifest["git_commit"]
     if commit is None or commit.endswith("+"):
         why = manifest.get("why_no_commit", "the reason is not on record")
@@ -52,9 +53,10 @@ def keep(run: RunDir, results: Path, *, with_weights: bool | None = None) -> tup
     kept.path.mkdir(parents=True, exist_ok=True)
     if not why:
         save(net, kept.weights)
-    for file in (run.metrics, run.responses, run.gradients, run.evaluations, run.manifest):
+    for file in (run.metrics, run.responses, run.gradients, run.evaluations):
         if file.exists():
             shutil.copyfile(file, kept.path / file.name)
+    write_json(kept.manifest, manifest)
     return kept.path, why
 
 
