@@ -31,7 +31,7 @@ ELSEWHERE = {
     'eval "$(python train.py': ("tests/commands/test_installed.py", "test_bash_completes_"),
     "python -m resnet_repro export": ("tests/weights/test_export.py", '"export"'),
     "python -m resnet_repro keep": ("tests/weights/test_keep.py", '"keep", *arguments'),
-    "python evaluate.py run=results": ("tests/weights/test_keep.py", "test_a_kept_run_with_weights_is_"),
+    "python evaluate.py run=results": ("tests/weights/test_results.py", "test_the_weights_of_a_kept_run_give_"),
     "python evaluate.py run=outputs/imagenet": ("tests/evaluation/test_evaluate_photos.py", "test_two_ranks_"),
     "python evaluate.py run=outputs/cifar10": ("tests/evaluation/test_evaluate.py", "test_an_ensemble_is_"),
     "python report.py wandb=true": ("tests/report/test_dashboard.py", "wandb=true"),
