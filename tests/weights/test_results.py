@@ -54,3 +54,10 @@ def test_the_weights_of_a_kept_run_load_by_its_name_and_leave_in_our_names(folde
     for library in ("timm", "torchvision"):
         with pytest.raises(UserError, match="have family=imagenet, and this one has family=cifar"):
             export(RunDir(folder), to=library, out=tmp_path / library)
+
+
+def test_the_first_page_has_the_errors_of_the_kept_runs() -> None:
+    text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    for name, sentence in {"plain-20-s0": "plain-20 ends at", "resnet_v1-20-s0": "ResNet-20 at"}.items():
+        error = read_json(ROOT / "results" / "cifar10" / name / "manifest.json")["results"]["test/error"]
+        assert f"{sentence} {error:.2f} %" in text
