@@ -137,7 +137,7 @@ def _result(run: FinishedRun, every: list[Summary]) -> str:
     errors = " | ".join(f"{run.results[f'{split}/error']:.2f}" for split in ("train", "test"))
     machine = run.manifest["machine"]
     about = f"{run.manifest['images_per_s']:.0f} | {machine['gpu'] or machine['cpu']}"
-    return f"| [{run.directory.name}](../results/{run.label}) | {errors} | {'; '.join(printed)} | {about} |\n"
+    return f"| `{run.directory.name}` | {errors} | {'; '.join(printed)} | {about} |\n"
 
 
 def speed_page(text: str, records: list[figures.Record]) -> str:
