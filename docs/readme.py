@@ -116,9 +116,10 @@ def readme(text: str, every: list[Summary]) -> str:
 
 
 def results_page(text: str, every: list[Summary]) -> str:
-    """Return docs/results.md with its table renewed: the runs that are kept, each with the whole of a recipe."""
+    """Return docs/results.md with its table renewed: the kept runs of CIFAR-10, each with the whole of a recipe."""
     runs, _ = finished.read(ROOT / "results")
-    whole = [run for run in runs if not {"schedule.steps", "data.val_size"} & run.manifest["departures"].keys()]
+    cifar = [run for run in runs if run.options.data.name == "cifar10"]
+    whole = [run for run in cifar if not {"schedule.steps", "data.val_size"} & run.manifest["departures"].keys()]
     if not whole:
         return _replaced(text, "No run of a whole recipe is kept yet.\n")
     head = "| run | training error, % | test error, % | the paper's | images/s | processor |\n"
