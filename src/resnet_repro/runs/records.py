@@ -1,4 +1,4 @@
-"""Bring the records of older versions of this package up to date."""
+"""Bring the records of older versions of this package up to date, and leave out what only their machine knows."""
 
 import shlex
 from collections.abc import Mapping

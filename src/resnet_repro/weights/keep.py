@@ -15,7 +15,7 @@ MAX_MB = 16
 
 
 def keep(run: RunDir, results: Path, *, with_weights: bool | None = None) -> tuple[Path, str]:
-    """Copy what reports read, some 20 kB, and the weights to `results/DATA/NAME`, without this machine's folders.
+    """Copy what reports read, some 60 kB, and the weights to `results/DATA/NAME`, without this machine's folders.
 
     Args:
         with_weights: by default, whether there are at most `MAX_MB` of weights.
