@@ -53,7 +53,7 @@ readme: install         ## renew what is generated: tables of README and docs/, 
 	$(BIN)/python -m docs.readme
 	$(BIN)/python docs/picture.py
 
-notebook: install       ## run docs/degradation.ipynb anew, with its outputs: a few minutes on two cores
+notebook: install       ## run docs/degradation.ipynb again and save its outputs: a few minutes on two cores
 	$(BIN)/python docs/notebook.py
 
 docs: install           ## the pages of docs/ as a site: docs/_build/html/index.html

@@ -187,16 +187,14 @@ def claims_and_tables(every: list[Record]) -> str:
     measured = [claim for claim in CLAIMS if any(claim.value(record) is not None for record in every)]
     lines = [f"- {claim.text}{_exceptions(claim, every)}\n" for claim in measured]
     if aims := [f"- {claim.text}\n" for claim in CLAIMS if claim not in measured]:
-        lines += ["\nAims that nobody has measured yet:\n\n", *aims]
+        lines += ["\nTargets that nobody has measured yet:\n\n", *aims]
     return "".join(lines) + "".join(f"\n{_section(record)}" for record in every)
 
 
 def results_page(every: list[Record]) -> str:
     """Return RESULTS.md: all figures with their rounds, and which claims they do not bear out."""
-    head = (
-        "# How fast, measured\n\nWritten by `make benchmark`, a section a family of processors. A figure is the best "
-    )
-    head += "of its rounds, which stand behind it; in brackets, how many times as fast ours is.\n"
+    head = "# How fast, measured\n\nWritten by `make benchmark`, with a section for each family of processors. A "
+    head += "figure is the best of the rounds in square brackets. In round brackets: how many times as fast ours is.\n"
     return head + "".join(f"\n{_section(record, in_full=True)}" for record in every)
 
 

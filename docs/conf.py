@@ -14,7 +14,7 @@ html_title = project
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["_build"]
 
-nb_execution_mode = "off"  # `make notebook` runs the notebook anew, and a test executes it
+nb_execution_mode = "off"  # `make notebook` runs the notebook, and a test executes it
 myst_heading_anchors = 3
 highlight_language = "none"  # of blocks that name none: commands
 

@@ -1,4 +1,4 @@
-"""Run docs/degradation.ipynb anew, and keep its outputs in it (`make notebook`)."""
+"""Run docs/degradation.ipynb again, and save its outputs (`make notebook`)."""
 
 from pathlib import Path
 from tempfile import TemporaryDirectory

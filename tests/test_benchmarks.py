@@ -61,8 +61,8 @@ def test_claims_that_figures_do_not_bear_out_are_named() -> None:
     assert f"\n- {against}\n- {slow_start}\n" in figures.results_page([RECORDED])
     section = figures.claims_and_tables([RECORDED])
     assert "compiled loop. (**Not borne out** by intel-xeon-sapphirerapids-amx_bf16: 1.25.)" in section
-    _, aims = section.split("\nAims that nobody has measured yet:\n\n")
-    assert "- With AMX, ResNet v1-56 trains at least 1.25 times as fast as the compiled loop.\n" in aims
+    _, targets = section.split("\nTargets that nobody has measured yet:\n\n")
+    assert "- With AMX, ResNet v1-56 trains at least 1.25 times as fast as the compiled loop.\n" in targets
     assert figures.not_borne_out(replace(RECORDED, family="amd", tables={})) == []
 
 
