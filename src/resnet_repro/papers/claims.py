@@ -35,7 +35,7 @@ from resnet_repro.runs.finished import SPLITS, FinishedRun, layer_table
 from resnet_repro.runs.groups import Cell, Comparison, held_out
 
 MARGIN = 2.0
-"""Points of error that count as little, as 0.84 of A, B and C [v1 Table 3]; plain-110 loses over 50 [v1 Sec. 4.2]."""
+"""Points of error that count as small. A, B and C differ by 0.84 [v1 Table 3], plain-110 by over 50 [v1 Sec. 4.2]."""
 EARLY = 0.25
 """The share of the steps that counts as early; the rate is lowered for the first time after it."""
 HEALTHY = 0.1
@@ -43,7 +43,7 @@ HEALTHY = 0.1
 FEW_UNITS = 56
 """Layers up to which A, B and C are compared: v1 Table 3 has 34, and C with 110 fails in v2 Table 1."""
 REGULARISED = 164
-"""Layers up to which v2 claims it [v2 Sec. 4.2]: with 1001 its loss is the lowest of all [v2 Fig. 1, Sec. 4.1]."""
+"""Layers up to which v2 claims it [v2 Sec. 4.2]. With 1001, v2's loss is the lowest of all [v2 Fig. 1, Sec. 4.1]."""
 RECIPES = (" paper_v2", "")
 """Compare networks that all have v2's warm-up, as v2 trained them [v2 Appendix], else each with its own."""
 ORIGINAL = ["resnet_v1", "resnet_v2 order=original"]
@@ -61,9 +61,9 @@ class Claim:
 
     function: Rule
     of: str
-    """The architecture that it is about; `each`: resnet_v1 and resnet_v2, whichever there are runs of."""
+    """The architecture that the claim is about; `each`: resnet_v1 and resnet_v2, whichever have runs."""
     source: str | Mapping[str, str]
-    """Where the papers say so; by architecture if that depends on it."""
+    """Where the papers say so; by architecture if the source depends on it."""
     sentence: str
     measure: str
     """The rule in words. A difference is above a bound if its whole 95 % interval is (`judgement.RULE`)."""
@@ -103,7 +103,7 @@ def degradation(comparison: Comparison, arch: str) -> Found:
     sentence="It is not overfitting: the deeper plain network's training error is higher, not only its {split} error.",
     measure=(
         "Judged if the final {split} error of the deepest minus the shallowest plain network is above zero; holds if "
-        "the same difference of training errors is above zero, too."
+        "the same difference of training errors is also above zero."
     ),
 )
 def not_overfitting(comparison: Comparison, arch: str) -> Found:
@@ -126,7 +126,7 @@ def not_overfitting(comparison: Comparison, arch: str) -> Found:
     measure=(
         "At every depth whose training error is above the shallowest plain network's, the median gradient norm of the "
         "first third of the layers over that of the last third. Gradients reach the first layers if it is at least "
-        f"{HEALTHY} at each of five steps from the first to the last; holds if they do at one of these depths, as "
+        f"{HEALTHY} at each of five steps from the first to the last; holds if they do at one of these depths, because "
         "another cause is then at work there, and does not hold if they die at all of them and one has no more layers "
         "than v1's 56 (34 on ImageNet)."
     ),
@@ -174,9 +174,9 @@ def healthy_gradients(comparison: Comparison, arch: str) -> Found:
         "not find it."
     ),
     measure=(
-        "The deepest network that began as a trained shallower one with identity layers inserted has that one's error "
-        "on the training images. Training error of the same network from random weights minus its own, after further "
-        "training; holds above zero."
+        "The deepest network that began as a trained shallower network with identity layers inserted has the same "
+        "error on the training images. After further training: training error of the network from random weights minus "
+        "that of the constructed network; holds above zero."
     ),
 )
 def not_found_by_the_solver(comparison: Comparison, arch: str) -> Found:
@@ -213,10 +213,10 @@ def gain_with_depth(comparison: Comparison, arch: str) -> Found:
 @claim(
     of="each",
     source="v1 Sec. 1, Sec. 3.1",
-    sentence="From random weights, the solver takes a deeper {arch} as far as from the constructed solution.",
+    sentence="From random weights, the solver gets a deeper {arch} as far as from the constructed solution.",
     measure=(
         "Final training error from random weights minus that of the deepest network that began as a trained shallower "
-        f"one; holds below {MARGIN:g} points."
+        f"network; holds below {MARGIN:g} points."
     ),
 )
 def found_by_the_solver(comparison: Comparison, arch: str) -> Found:
@@ -241,7 +241,7 @@ def beats_plain(comparison: Comparison, arch: str) -> Found:
 @claim(
     of="each",
     source="v1 Sec. 4.1",
-    sentence="Where plain trains well, too, {arch} converges faster early on.",
+    sentence="Where plain also trains well, {arch} converges faster early on.",
     measure=(
         "At the least depth that both have, the training error averaged over the first quarter of the steps, plain "
         "minus {arch}; holds above zero."
@@ -262,7 +262,7 @@ def converges_faster(comparison: Comparison, arch: str) -> Found:
     sentence=f"Up to {FEW_UNITS} layers, shortcuts with projections (B, C) and without (A) differ little.",
     measure=(
         f"The largest difference of final {{split}} error among A, B and C at the greatest depth up to {FEW_UNITS} "
-        f"layers that all have; holds below {MARGIN:g} points. v1 says so of 34 layers; with 110, C is far worse [v2 "
+        f"layers that all have; holds below {MARGIN:g} points. v1 says so for 34 layers; with 110, C is far worse [v2 "
         "Sec. 3.1, Table 1]."
     ),
 )
@@ -297,7 +297,7 @@ def smaller_responses(comparison: Comparison, arch: str) -> Found:
 @claim(
     of="resnet_v1",
     source="v1 Sec. 4.2, Fig. 7",
-    sentence="The deeper {arch} is, the less does a layer of it respond.",
+    sentence="The deeper {arch} is, the less each layer responds.",
     measure=(
         "Median over the layers of the standard deviation of their responses, the shallowest minus the deepest; holds "
         "above zero. Only several seeds tell how uncertain that is."
@@ -314,8 +314,8 @@ def deeper_smaller_responses(comparison: Comparison, arch: str) -> Found:
     source="v2 Sec. 3, Table 1",
     sentence="Identity shortcuts are better than every scaled, gated, convolutional or dropped one.",
     measure=(
-        "At the greatest depth that all rows of v2 Table 1 have, each one's final {split} error minus the identity's; "
-        "holds if every one is above zero."
+        "At the greatest depth that all rows of v2 Table 1 have, the final {split} error of each row minus the "
+        "identity's; holds if every difference is above zero."
     ),
 )
 def identity_is_best(comparison: Comparison, arch: str) -> Found:
@@ -329,8 +329,8 @@ def identity_is_best(comparison: Comparison, arch: str) -> Found:
     source="v2 Sec. 4.1, Table 2",
     sentence="Full pre-activation is the best order of activation.",
     measure=(
-        "At the greatest depth that all rows of v2 Table 2 have, each one's final {split} error minus full "
-        "pre-activation's; holds if every one is above zero."
+        "At the greatest depth that all rows of v2 Table 2 have, the final {split} error of each row minus full "
+        "pre-activation's; holds if every difference is above zero."
     ),
 )
 def full_preactivation_is_best(comparison: Comparison, arch: str) -> Found:
@@ -350,7 +350,7 @@ def full_preactivation_is_best(comparison: Comparison, arch: str) -> Found:
     measure=(
         f"At the greatest depth up to {REGULARISED} layers that both have, the final training loss of v2 minus v1 and "
         f"the final {{split}} error of v1 minus v2; holds if both are above zero. The loss needs several seeds. With "
-        "1001 layers v2's is the lower one [v2 Sec. 4.1, Fig. 1]."
+        "1001 layers, v2's loss is the lower [v2 Sec. 4.1, Fig. 1]."
     ),
 )
 def full_preactivation_regularises(comparison: Comparison, arch: str) -> Found:
@@ -435,7 +435,7 @@ def _constructed(comparison: Comparison, arch: str) -> tuple[Cell, Cell, str]:
     ours, theirs = (statistics.fmean(r[key] for r in records) for key in ("train_error", "train_error_of_shallower"))
     differ = sum(record["num_predictions_that_differ"] for record in records)
     text = (
-        f"{begun.name} begins with {ours:.2f} % error on the training images, as {theirs:.2f} % "
+        f"{begun.name} begins with {ours:.2f} % error on the training images, beside {theirs:.2f} % "
         f"with {begun.init_from} layers; {differ} predictions differ."
     )
     if ours > theirs:

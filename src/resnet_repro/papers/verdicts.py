@@ -46,11 +46,11 @@ RULE = (
 )
 DETAILS = (
     "We compare mean with mean where the paper prints a mean, median with median, and otherwise our mean with the "
-    "printed number, which is of one run unless the paper says more. A number over several runs asks for "
-    f"{MIN_RUNS} of ours. A std counts as at least {intervals.FLOOR:.2f} of the binomial std of the test images, as "
-    "v1's 0.16 on CIFAR-10 does. A row never agrees if one of our runs diverged, and differs if most did. “over” "
-    "agrees if most of our runs are over the bound or diverged. Images are tested as the paper tested them: one crop, "
-    "ten, several scales or 320. A top-5 error is shown and decides nothing."
+    "printed number, which is of one run unless the paper says more. If the paper's number is over several runs, ours "
+    f"must be over at least {MIN_RUNS}. A std counts as at least {intervals.FLOOR:.2f} of the binomial std of the test "
+    "images, as v1's 0.16 on CIFAR-10 does. A row never agrees if one of our runs diverged, and differs if most did. "
+    "“over” agrees if most of our runs are over the bound or diverged. Images are tested as the paper tested them: one "
+    "crop, ten, several scales or 320. A top-5 error is shown but decides nothing."
 )
 
 Tables = dict[str, list["Verdict"]]

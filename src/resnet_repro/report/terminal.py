@@ -1,4 +1,4 @@
-"""What the report prints: the answer on at most 20 lines, and every table and claim if asked."""
+"""What the report prints: the answer in at most 20 lines, and every table and claim on request."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -10,11 +10,11 @@ STATES = {
     "agrees": ("✓", f"the interval of the difference contains zero and stays within ±{verdicts.MARGIN:g} point"),
     "differs": ("✗", "the interval of the difference excludes zero, or most of our runs diverged"),
     "cannot tell": ("?", "neither is shown: our runs scatter, are few, or one of them diverged"),
-    "too few runs": ("…", f"the paper's number is over several runs, ours over fewer than {MIN_RUNS}"),
-    "not comparable": ("≠", "ours departs from the paper's recipe or test; how is said beside it"),
-    "a curve": ("~", "the paper draws it and prints no number: see the figures"),
+    "too few runs": ("…", f"the paper's number is over several runs, and ours is over fewer than {MIN_RUNS}"),
+    "not comparable": ("≠", "ours departs from the paper's recipe or test, as noted beside the row"),
+    "a curve": ("~", "the paper draws a curve and prints no number: see the figures"),
     "not run": ("○", "no finished run of ours"),
-    "not possible here": ("–", "nothing here can reproduce it; why is said beside it"),
+    "not possible here": ("–", "this package cannot reproduce the row, for the reason beside it"),
 }
 """The states of a row of the papers, each with its mark and its meaning."""
 
