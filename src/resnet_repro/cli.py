@@ -144,7 +144,7 @@ def _how_to_quote(option: str) -> str:
 
     name, _, value = option.partition("=")
     if value.startswith(("[", "{")):
-        return "text inside a list is quoted, too: 'key=[\"a=b\"]'"
+        return "text inside a list must also be quoted: 'key=[\"a=b\"]'"
     escaped = value.replace('"', '\\"')
     quoted = f'{name}="{escaped}"'
     try:

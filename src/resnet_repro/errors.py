@@ -4,7 +4,7 @@ import re
 
 
 class UserError(Exception):
-    """A mistake that the user can mend. Its text is one line: the value given, the rule, and what to do instead."""
+    """A mistake that the user can fix. Its text is one line: the value given, the rule, and what to do instead."""
 
 
 class NotDone(Exception):

@@ -131,7 +131,7 @@ def load_run(folder: str | Path) -> TrainedRun:
     try:
         run = finished.load(Path(folder))
     except finished.DAMAGED as error:
-        raise UserError(f"{folder} is damaged ({type(error).__name__}: {error}); make the run anew") from None
+        raise UserError(f"{folder} is damaged ({type(error).__name__}: {error}); make the run again") from None
     if run is None:
         raise UserError(f"{folder} holds no finished run: {command('train')} makes one")
     return TrainedRun(run.directory, run.manifest, run.curves, run.evaluations, run.has_weights)

@@ -122,7 +122,7 @@ def test_a_run_whose_folder_is_taken_away_ends_with_its_reason(tmp_path: Path) -
     (tmp_path / "outputs" / "digits").rename(tmp_path / "elsewhere")
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert ": No such file or directory; mend that and run the same command again to go on" in output
+    assert ": No such file or directory; fix that and run the same command again to go on" in output
     assert "/status.json" in output
     assert "Traceback" not in output
 
@@ -160,7 +160,7 @@ def test_a_run_whose_folder_cannot_be_locked_holds_it_by_a_file(
 def test_a_run_says_why_it_cannot_lock_its_folder(no_locks: Callable[[int], dict[str, str]], tmp_path: Path) -> None:
     status, output = run("train.py", *SMALL, home=tmp_path, variables=no_locks(errno.EIO))
     assert status == 1
-    assert ".lock: Input/output error; mend that and run the same command again to go on" in output
+    assert ".lock: Input/output error; fix that and run the same command again to go on" in output
     assert "Traceback" not in output
 
 

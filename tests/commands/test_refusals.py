@@ -86,7 +86,7 @@ def test_only_a_change_of_training_code_prevents_resuming(checkout: Path, tmp_pa
     assert output.strip() == (
         f"error: outputs/digits/{NAME} was begun with something else: "
         f"code_sha256 was {manifest['code_sha256'][:12]} and is now {now[:12]}; "
-        f"go back to commit {git(checkout, 'rev-parse', 'HEAD~')[:12]} to go on, or resume=false to begin anew"
+        f"go back to commit {git(checkout, 'rev-parse', 'HEAD~')[:12]} to go on, or resume=false to start over"
     )
     assert "torch" not in modules  # known before anything starts
     assert {path: path.read_bytes() for path in folder.path.rglob("*") if path.is_file()} == before
@@ -131,7 +131,7 @@ def test_every_key_that_differs_is_named_with_its_way_back(tmp_path: Path) -> No
     run = begun(tmp_path)
     write_json(run.begun, {**read_json(run.begun), "torch": "2.11.0", "data_checksum": "d0"})
     assert f"torch was 2.11.0 and is now {resume.CODE['torch']}, data_checksum was d0 and is now d1" in refusal(run)
-    assert "install torch 2.11.0, restore the data to go on, or resume=false to begin anew" in refusal(run)
+    assert "install torch 2.11.0, restore the data to go on, or resume=false to start over" in refusal(run)
     write_json(run.begun, {**read_json(run.begun), "code_sha256": "c0"})
     assert "go back to commit 0123456789ab and what was changed after it, install torch" in refusal(run)
 

@@ -161,7 +161,7 @@ def test_a_damaged_manifest_of_another_run_ends_no_sweep(home: Path, swept: tupl
 
 
 @pytest.mark.slow
-def test_resume_false_puts_the_old_run_aside_and_begins_anew(home: Path, swept: tuple[int, str, Path]) -> None:
+def test_resume_false_puts_the_old_run_aside_and_starts_over(home: Path, swept: tuple[int, str, Path]) -> None:
     name = "plain-8-s0__steps=22"
     before = manifests(swept[2])[name]
     status, output = run("train.py", "depth=8", "arch=plain", *DIGITS, "resume=false", "logger=csv", home=home)

@@ -61,7 +61,7 @@ def test_epochs_differ_in_order_and_show_no_image_twice(root: Path) -> None:
     assert not torch.equal(labels[0], torch.stack([y for _, y in batches(root, seed=4, num_steps=5)]).view(20))
 
 
-def test_an_image_is_cropped_anew_in_every_epoch(root: Path) -> None:
+def test_an_image_is_cropped_differently_in_every_epoch(root: Path) -> None:
     seen: dict[int, list[torch.Tensor]] = {}
     for x, y in batches(root, num_steps=10):
         for image, label in zip(x, y.tolist(), strict=True):

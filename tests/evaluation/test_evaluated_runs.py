@@ -60,7 +60,7 @@ def test_a_report_names_the_command_for_a_missing_test(tmp_path: Path) -> None:
 
 
 def test_a_test_of_other_weights_is_neither_used_nor_shown(tmp_path: Path) -> None:
-    """For example after a run was made anew in the same folder."""
+    """For example after a run was made again in the same folder."""
     write(tmp_path, entry("10crop", 22.9, weights_sha256=["cd" * 32]))
     assert read(tmp_path)[0][0].evaluations == []
     page, _, row = reported(tmp_path)

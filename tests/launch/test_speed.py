@@ -67,7 +67,7 @@ def test_a_measurement_is_remembered_until_torch_changes(
     assert len(measurements) == 3
 
 
-def test_a_damaged_memory_is_measured_anew(measurements: list[list[Run]], tmp_path: Path) -> None:
+def test_a_damaged_cache_is_measured_again(measurements: list[list[Run]], tmp_path: Path) -> None:
     path = speed.Speeds().path
     path.parent.mkdir(parents=True)
     path.write_text("{")

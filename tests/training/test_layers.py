@@ -95,7 +95,7 @@ def test_a_run_writes_its_responses_and_gradients(tmp_path: Path) -> None:
     gradients = rows(folder.gradients)
     assert [row["step"] for row in gradients] == [str(step) for step in (1, 6, 12, 18, 24) for _ in range(7)]
 
-    # compute the first step's gradients anew from the initial weights and the first batch
+    # compute the first step's gradients again from the initial weights and the first batch
     options = recorded(folder.path)
     torch.manual_seed(options.seed)
     net = LitClassifier(options, splits=[]).net

@@ -66,7 +66,7 @@ def test_ranks_judge_a_plateau_by_all_images(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "refusal"),
     [
-        (PLATEAU[:2], "needs to know when it is one: '+schedule.plateau={patience: 5, threshold: 0.001}'"),
+        (PLATEAU[:2], "needs its rule: add '+schedule.plateau={patience: 5, threshold: 0.001}'"),
         (PLATEAU[1:], "is judged by validation images, and none are held out; use data.val_size=5000"),
         ((*PLATEAU[:2], "+schedule.plateau={patience: 5}"), "is not {patience: 5, threshold: 0.001}: evaluations"),
         ((*PLATEAU, "depth=14", "init_from=8"), "init_from=8 trains on at a rate that is known"),

@@ -36,7 +36,7 @@ def test_a_run_trains_on_without_wandb_and_says_how_to_upload(
     assert time.monotonic() - last_step < 3 + GRACE_S + 10  # usually 4 s
     assert process.returncode == 0, output
     assert "✓ resnet_v1-8-s0__steps=400" in output
-    assert "W&B does not have all of these runs; metrics.csv does. To upload the rest:\n" in output
+    assert "W&B lacks part of these runs; metrics.csv has it all. To upload the rest:\n" in output
     (command,) = (line.split() for line in output.splitlines() if line.startswith("  wandb sync "))
 
     again = wandb_server(port=server.port)

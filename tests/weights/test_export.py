@@ -141,4 +141,4 @@ def test_a_run_whose_weights_are_gone_is_refused_in_one_line(
     shutil.copytree(home / RUN, tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "checkpoints")
     line = refusal(monkeypatch, capsys, tmp_path, "run=run")
-    assert "does not hold the weights of the finished run; make it anew with resume=false" in line
+    assert "does not hold the weights of the finished run; make the run again with resume=false" in line

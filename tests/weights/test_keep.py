@@ -102,7 +102,7 @@ def test_newer_runs_replace_kept_runs_which_are_named(tmp_path: Path) -> None:
 )
 def test_a_run_of_uncommitted_code_is_not_kept(tmp_path: Path, facts: dict[str, Any], why: str) -> None:
     run = finished_run(tmp_path / "outputs", manifest=facts)
-    refusal = f"was made by code in no commit ({why}); then make the run anew with resume=false"
+    refusal = f"was made by code in no commit ({why}); then make the run again with resume=false"
     with pytest.raises(UserError, match=re.escape(refusal)):
         keep(run, tmp_path / "results")
     assert not (tmp_path / "results").exists()

@@ -198,7 +198,7 @@ def open_storage(root: str, *, patience: float = 0.0) -> Storage:
         return bucket
     if "://" in root:
         raise UserError(
-            f"data.root={root} is neither a folder nor {S3}BUCKET/PREFIX: many other stores have an S3 address, too"
+            f"data.root={root} is neither a folder nor {S3}BUCKET/PREFIX: many other stores also have an S3 address"
         )
     return Folder(Path(root).expanduser())
 

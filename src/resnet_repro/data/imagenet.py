@@ -113,7 +113,7 @@ class ImageNetData(pl.LightningDataModule):
                 squares += (x * x).sum((1, 2))
                 num += 1
         if not num:
-            raise UserError(f"none of {len(which):,} images can be read: mend data.root")
+            raise UserError(f"none of {len(which):,} images can be read: fix data.root")
         mean = (total + total.flip(-1)).double() / (2 * num)
         if self.data.normalise == "pixel":
             return Normalisation((mean / 255).float(), 255.0)

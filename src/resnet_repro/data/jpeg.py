@@ -50,7 +50,7 @@ WAYS_OUT = {
     errno.ENFILE: "close files of other programs",
     errno.ENOMEM: "free some memory, or give a smaller data.num_threads",
 }
-"""Errors of the machine, not of a file, and how to mend them. No file counts as damaged because of them."""
+"""Errors of the machine, not of a file, and how to fix them. No file counts as damaged because of them."""
 EIGHT_BITS = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV", "LAB"}
 """Modes that Pillow's `convert` turns into RGB correctly; transparent pixels show the colour below."""
 

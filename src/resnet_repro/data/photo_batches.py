@@ -159,7 +159,7 @@ class Source:
             UserError: if there is no image.
         """
         if not crops:
-            raise UserError(f"no image of a batch can be read, {len(self.damage.paths)} in all: mend data.root")
+            raise UserError(f"no image of a batch can be read, {len(self.damage.paths)} in all: fix data.root")
         pixels, mirrored, colour, jitter = self.pack(crops)
         has_colour, has_jitter = (
             bool(colour.any()),

@@ -173,5 +173,5 @@ def count_errors(nets: list[nn.Module], batches: Iterable[Views]) -> dict[str, f
         mine += torch.tensor([len(batch.labels), *(num_wrong(average, batch.labels, k=k) for k in (1, 5))])
     num_images, top1, top5 = torch.stack(gather(mine)).sum(0).tolist()
     if not num_images:
-        raise UserError("no image can be read; mend the files named above, or give another data.root")
+        raise UserError("no image can be read; fix the files named above, or give another data.root")
     return {"num_images": num_images, "error": 100 * top1 / num_images, "error_top5": 100 * top5 / num_images}

@@ -86,7 +86,7 @@ def show(request: Request, entries: list[dict[str, Any]], console: Console, *, s
     if isinstance(data, Photographs) and (crop := data.crop) != 224:
         console.print(f"sizes in proportion to the training's crops of {crop} pixels, not 224", highlight=False)
     if request.num_bn_images:
-        console.print("batch-norm statistics computed anew on training images")
+        console.print("batch-norm statistics recomputed on training images")
     table = Table()
     for heading in ("split", "images", "top-1 error", "top-5 error", "paper"):
         table.add_column(heading, justify="left" if heading == "split" else "right")

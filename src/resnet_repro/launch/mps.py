@@ -34,7 +34,7 @@ def daemon() -> Iterator[str]:
     """
     with tempfile.TemporaryDirectory(prefix="resnet_repro-") as folder:
         places = {"CUDA_MPS_PIPE_DIRECTORY": folder, "CUDA_MPS_LOG_DIRECTORY": folder}
-        # Processes name GPUs as CUDA_VISIBLE_DEVICES does. A service that sees fewer GPUs would count them anew.
+        # Processes name GPUs as CUDA_VISIBLE_DEVICES does. A service that sees fewer GPUs would renumber them.
         variables = {key: value for key, value in os.environ.items() if key != "CUDA_VISIBLE_DEVICES"} | places
         if why := _control("-d", variables=variables):
             yield why

@@ -126,7 +126,7 @@ def show_plan(jobs: list[Job], *, parallel: int | None = None, console: Console 
     if why_not:
         console.print(f"This machine's speed was not measured: {why_not}", markup=False, highlight=False)
     hours = gpu_hours(jobs)
-    console.print(f"On one GPU about {duration(3600 * hours)} in all, a guess from multiply-adds", highlight=False)
+    console.print(f"On one GPU about {duration(3600 * hours)} in all, estimated from multiply-adds", highlight=False)
     return 0
 
 

@@ -274,7 +274,7 @@ def numbers(values: dict[str, Any]) -> str:
 
 
 def announcement(jobs: list[Job], todo: list[Job], parallel: int, seconds: float | None, *, is_measured: bool) -> str:
-    """Return a line on what a command is about to do, and about how long it will take.
+    """Return a line that says what a command is about to do, and roughly how long it will take.
 
     Args:
         seconds: the estimate; None if nothing is known.
@@ -337,7 +337,7 @@ def print_results(console: Console, outcomes: dict[Job, Outcome], *, seconds: fl
             console.print(f"{MARKS['failed']} {job.name}: {reason}", highlight=False)
         if results[job].get("diverged_at"):
             console.print(
-                f"{job.name} diverged at step {results[job]['diverged_at']:,}: its loss is no number any more"
+                f"{job.name} diverged at step {results[job]['diverged_at']:,}: its loss is no longer a number"
             )
 
 
@@ -357,7 +357,7 @@ def print_wandb_hint(console: Console, jobs: list[Job]) -> None:
         console.print(f"W&B runs are offline. Look: wandb leet {folder}", highlight=False)
         console.print(f"              Upload: wandb sync {folder}/offline-run-*", highlight=False)
     elif left := _left_by_wandb(jobs):
-        console.print("W&B does not have all of these runs; metrics.csv does. To upload the rest:", highlight=False)
+        console.print("W&B lacks part of these runs; metrics.csv has it all. To upload the rest:", highlight=False)
         console.print(f"  wandb sync --include-online {shlex.join(map(str, left))}", highlight=False)
 
 

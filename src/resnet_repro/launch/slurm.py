@@ -140,7 +140,7 @@ class SlurmQueue(Backend):
 
     def check(self, jobs: list[Job]) -> None:
         if rank := rank_from_environment():
-            raise UserError(f"{rank.started_by} has started this process already: take hardware=ddp_8gpu or the like")
+            raise UserError(f"{rank.started_by} has started this process already: use hardware=ddp_8gpu or similar")
         if shutil.which("sbatch") is None:
             raise UserError(
                 "hardware=slurm_... needs SLURM's sbatch and there is none: go to a cluster or leave it out"

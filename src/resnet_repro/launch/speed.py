@@ -129,7 +129,7 @@ class Speeds:
         folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         self.path = folder / "resnet_repro" / "speeds.json"
         self.lines: dict[str, list[float]] = {}
-        with suppress(OSError, ValueError):  # damaged or not there: measured anew
+        with suppress(OSError, ValueError):  # damaged or not there: measured again
             self.lines = read_json(self.path)
 
     def seconds(self, run: Run) -> float | None:

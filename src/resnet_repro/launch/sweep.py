@@ -142,7 +142,7 @@ def outcome(job: Job, exitcode: int, reason: str, *, was_stopped: bool) -> Outco
     if exitcode == FULL:
         return Outcome("failed", DISK_FULL)
     if exitcode == UNWRITABLE:
-        return Outcome("failed", f"{reason}; mend that and run the same command again to go on")
+        return Outcome("failed", f"{reason}; fix that and run the same command again to go on")
     status = run.read_status()
     if status.get("state") in ("failed", "stopped"):
         return Outcome(status["state"], status["reason"])

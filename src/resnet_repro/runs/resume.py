@@ -71,7 +71,7 @@ def refuse_another(run: RunDir, now: Mapping[str, str]) -> None:
     values = ", ".join(f"{key} was {_short(begun.get(key))} and is now {_short(now[key])}" for key in differ)
     back = ", ".join(_way_back(key, begun) for key in differ)
     raise UserError(
-        f"{run.path} was begun with something else: {values}; {back} to go on, or resume=false to begin anew"
+        f"{run.path} was begun with something else: {values}; {back} to go on, or resume=false to start over"
     )
 
 
@@ -100,7 +100,7 @@ def refuse_other_options(job: Job, begun: Run) -> None:
     differ = sorted(key for key in now | before if now.get(key) != before.get(key))
     if differ:
         values = ", ".join(f"{key} was {before.get(key)} and is now {now.get(key)}" for key in differ)
-        ways_out = "give the old values to go on, or resume=false to begin anew"
+        ways_out = "give the old values to go on, or resume=false to start over"
         raise UserError(f"{job.dir} holds another run: {values}; {ways_out}")
 
 
@@ -116,4 +116,4 @@ def refuse_other_hardware(begun: Mapping[str, Any], now: SettledHardware) -> Non
     keys = ("accelerator", *RESULT_HARDWARE)
     if differ := [key for key in keys if begun[key] != getattr(now, key)]:
         values = ", ".join(f"hardware.{key} was {begun[key]} and is now {getattr(now, key)}" for key in differ)
-        raise UserError(f"{values}: give the old values to go on, or resume=false to begin anew")
+        raise UserError(f"{values}: give the old values to go on, or resume=false to start over")

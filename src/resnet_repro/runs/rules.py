@@ -48,7 +48,7 @@ def check(run: Run) -> None:
 def _check_plateau(run: Run) -> None:
     if run.schedule.plateau is None:
         raise UserError(
-            "schedule.shape=plateau needs to know when it is one: '+schedule.plateau={patience: 5, threshold: 0.001}'"
+            "schedule.shape=plateau needs its rule: add '+schedule.plateau={patience: 5, threshold: 0.001}'"
         )
     if isinstance(run.data, InMemory) and not run.data.val_size:
         raise UserError(

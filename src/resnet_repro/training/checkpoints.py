@@ -202,5 +202,5 @@ def trained(run: RunDir) -> nn.Module:
         net.load_state_dict(_last_weights(run))
     if weights_sha256(net) != manifest["weights_sha256"]:
         place = run.weights if run.weights.exists() and not run.checkpoint_files() else run.checkpoints
-        raise UserError(f"{place} does not hold the weights of the finished run; make it anew with resume=false")
+        raise UserError(f"{place} does not hold the weights of the finished run; make the run again with resume=false")
     return net

@@ -61,7 +61,7 @@ class CsvLogger(Logger):
 class TensorboardLogger(Logger):
     """Write the rows of metrics.csv and timing.csv as TensorBoard's event files into the run's folder.
 
-    The files of a resumed run are made anew from its rows, so TensorBoard gets every row once.
+    The files of a resumed run are rewritten from its rows, so TensorBoard gets every row once.
     (Lightning's own TensorBoardLogger would add a file that repeats steps.)
     """
 

@@ -128,7 +128,7 @@ def git_commit(here: Path = Path(__file__).parent) -> Commit:
     except FileNotFoundError:
         return Commit(None, "git is not installed: install it")
     except OSError as error:
-        return Commit(None, f"git does not start ({first_words(error)}): mend that")
+        return Commit(None, f"git does not start ({first_words(error)}): fix that")
     except subprocess.CalledProcessError as error:
         return Commit(None, _why_git_refuses(error, here))
     try:

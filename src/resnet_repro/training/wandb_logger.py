@@ -90,7 +90,7 @@ def _go_on(logger: LenientWandbLogger, folder: RunDir) -> None:
     """Log the rows that W&B does not have, so that W&B gets every row of a resumed run once.
 
     Online, W&B knows its last step. Offline, W&B has the rows that an earlier process or `wandb sync` has uploaded.
-    All later rows are logged anew, so this process's W&B folder replaces the earlier offline folders.
+    All later rows are logged again, so this process's W&B folder replaces the earlier offline folders.
     """
     run = logger.experiment
     own = Path(run.dir).parent

@@ -35,7 +35,7 @@ def keep(run: RunDir, results: Path, *, with_weights: bool | None = None) -> tup
         why = manifest.get("why_no_commit", "the reason is not on record")
         if commit is not None:
             why = f"changed files beside commit {commit[:12]}: commit them"
-        raise UserError(f"{run.path} was made by code in no commit ({why}); then make the run anew with resume=false")
+        raise UserError(f"{run.path} was made by code in no commit ({why}); then make the run again with resume=false")
     kept = RunDir(results / manifest["config"]["data"]["name"] / manifest["name"])
     if kept.is_done and read_json(kept.manifest) != manifest:
         raise UserError(f"{kept.path} holds another run of this name; remove that folder first to replace the run")
