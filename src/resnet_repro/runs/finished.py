@@ -12,7 +12,7 @@ from resnet_repro.errors import UserError
 from resnet_repro.runs import options
 from resnet_repro.runs.folder import RunDir, read_json
 from resnet_repro.runs.job import flatten
-from resnet_repro.runs.records import upgraded, without_folders
+from resnet_repro.runs.records import upgraded
 
 # Options that change no result or are a coordinate of a cell. All other options of a config are its protocol.
 NOT_PROTOCOL = {
@@ -73,6 +73,12 @@ class FinishedRun:
     def label(self) -> str:
         """Data and name, which are also the run's path below outputs/."""
         return f"{self.directory.parent.name}/{self.directory.name}"
+
+    @property
+    def origin(self) -> tuple[str, ...]:
+        """What only a run and its copies share."""
+        keys = ("name", "started", "finished", "weights_sha256")
+        return (self.options.data.name, *(str(self.manifest.get(key)) for key in keys))
 
     @property
     def arch(self) -> str:
@@ -159,22 +165,21 @@ def read(*folders: Path) -> tuple[list[FinishedRun], list[str]]:
     Raises UserError if no run is finished.
     """
     runs: list[FinishedRun] = []
-    seen: list[dict[str, Any]] = []
+    seen: set[tuple[str, ...]] = set()
     unfinished: list[str] = []
     for directory in [directory for folder in folders for directory in sorted(folder.glob("*/*/"))]:
         if directory.parent.name in {"report", "wandb"} or directory.parent.name.startswith("."):
             continue
         try:
             run = load(directory)
-            manifest = None if run is None else without_folders(run.manifest)
         except DAMAGED:
             unfinished.append(f"{directory.parent.name}/{directory.name} (damaged)")
             continue
-        if run is None or manifest is None:
+        if run is None:
             unfinished.append(f"{directory.parent.name}/{directory.name}")
-        elif manifest not in seen:
+        elif run.origin not in seen:
             runs.append(run)
-            seen.append(manifest)
+            seen.add(run.origin)
     if not runs:
         raise UserError(f"{folders[0]} holds no finished run for a report: run `{FIRST_COMMAND}` first")
     return runs, unfinished
