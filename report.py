@@ -5,6 +5,9 @@ from pathlib import Path
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent / "src"))  # this checkout's code, whichever is installed
-    from resnet_repro.cli import report
+    try:
+        from resnet_repro.cli import report
 
-    report()
+        report()
+    except KeyboardInterrupt:  # before the command itself handles it
+        sys.exit(130)

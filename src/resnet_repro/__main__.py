@@ -4,7 +4,10 @@ import os
 import sys
 from collections.abc import Callable
 
-from resnet_repro import cli
+try:
+    from resnet_repro import cli
+except KeyboardInterrupt:  # before a command handles it
+    sys.exit(130)
 
 PROGRAM = "resnet-repro"
 HYDRA: dict[str, Callable[[], None]] = {each.__name__: each for each in (cli.train, cli.evaluate, cli.report)}

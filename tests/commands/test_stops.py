@@ -13,10 +13,22 @@ from resnet_repro.launch.exit_status import STOPPED
 from resnet_repro.machine import STOP_SIGNALS
 from resnet_repro.runs.folder import RunDir, read_json
 from resnet_repro.training.run import run as train
-from tests.helpers.commands import assert_gone, descendants, manifests, run, start, wait_for_step
+from tests.helpers.commands import ROOT, assert_gone, descendants, manifests, run, start, wait_for_step
 from tests.helpers.runs import interrupt_at, prepared
 
 LONG = ("-m", "seed=0,1,2", "depth=14", "arch=plain", "data=digits", "schedule.steps=150", "logger=csv", "jobs=2")
+
+CTRL_C_IN_AN_IMPORT = """
+import os, signal, sys
+
+class Finder:
+    def find_spec(name, path, target=None):
+        if name == "resnet_repro.runs.rules":
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Finder)
+"""
+"""A module that Python imports when it starts: it sends a Ctrl-C while the package is being imported."""
 
 
 @pytest.mark.slow
@@ -59,6 +71,13 @@ def test_ctrl_c_while_the_first_job_starts_ends_all_quietly(seconds: float, tmp_
     assert "Traceback" not in output
     assert not manifests(tmp_path / "outputs")
     assert_gone(children)
+
+
+@pytest.mark.parametrize("script", ["train.py", "evaluate.py", "report.py", "src/resnet_repro/__main__.py"])
+def test_ctrl_c_while_a_command_is_imported_ends_it_quietly(script: str, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(CTRL_C_IN_AN_IMPORT)
+    status, output = run(script, home=tmp_path, variables={"PYTHONPATH": f"{tmp_path}:{ROOT / 'src'}"})
+    assert (status, output) == (STOPPED, "")
 
 
 @pytest.mark.slow
