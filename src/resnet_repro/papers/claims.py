@@ -35,7 +35,7 @@ from resnet_repro.runs.finished import SPLITS, FinishedRun, layer_table
 from resnet_repro.runs.groups import Cell, Comparison, held_out
 
 MARGIN = 2.0
-"""Points of error that count as small. A, B and C differ by 0.84 [v1 Table 3], plain-110 by over 50 [v1 Sec. 4.2]."""
+"""Points of error that count as small: A, B, C differ by 0.84 [v1 Table 3]; plain-110 loses over 50 [v1 Sec. 4.2]."""
 EARLY = 0.25
 """The share of the steps that counts as early; the rate is lowered for the first time after it."""
 HEALTHY = 0.1
@@ -43,7 +43,7 @@ HEALTHY = 0.1
 FEW_UNITS = 56
 """Layers up to which A, B and C are compared: v1 Table 3 has 34, and C with 110 fails in v2 Table 1."""
 REGULARISED = 164
-"""Layers up to which v2 claims it [v2 Sec. 4.2]. With 1001, v2's loss is the lowest of all [v2 Fig. 1, Sec. 4.1]."""
+"""v2 claims regularisation up to this depth [v2 Sec. 4.2]. With 1001 its loss is the lowest [v2 Fig. 1, Sec. 4.1]."""
 RECIPES = (" paper_v2", "")
 """Compare networks that all have v2's warm-up, as v2 trained them [v2 Appendix], else each with its own."""
 ORIGINAL = ["resnet_v1", "resnet_v2 order=original"]
