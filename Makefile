@@ -4,6 +4,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 UV := $(shell command -v uv 2>/dev/null)
 
+# Many containers set this variable. Each command that a test starts would then compile all that it imports.
+export PYTHONDONTWRITEBYTECODE :=
+
 ifdef UV
 VENV := $(UV) venv --quiet --seed --python $(PYTHON) .venv
 INSTALL := $(UV) pip install --quiet --python $(BIN)/python
