@@ -1,6 +1,7 @@
 """What several test files need."""
 
 import io
+import os
 import signal
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from rich.console import Console
 
 from docs.readme import Summary, summaries
@@ -33,8 +35,12 @@ def cifar10_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the real `cifar-10-batches-bin`, whole: five training files and the test file."""
     if not UNPACK.exists():
         pytest.skip("the real CIFAR-10 is not beside the checkout")
-    root = tmp_path_factory.mktemp("cifar10")
-    subprocess.run([sys.executable, UNPACK, root], check=True, stdout=subprocess.DEVNULL)
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base  # the first worker unpacks it for all
+    root = shared / "cifar10"
+    with FileLock(shared / "cifar10.lock"):
+        if not root.exists():
+            subprocess.run([sys.executable, UNPACK, root], check=True, stdout=subprocess.DEVNULL)
     return root
 
 

@@ -211,6 +211,7 @@ def test_a_folder_whose_process_cannot_be_asked_is_in_use(text: str, held: Path,
 # --- temporary folders ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_long_path_of_the_temporary_folder_does_not_matter(tmp_path: Path) -> None:
     folder = tmp_path / ("long" * 25)
     folder.mkdir()

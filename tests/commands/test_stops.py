@@ -60,7 +60,7 @@ def test_a_stopped_sweep_saves_its_runs_and_resumes_exactly(how: signal.Signals,
         assert manifests(tmp_path / "outputs")["plain-14-s1__steps=150"]["weights_sha256"] == expected["weights_sha256"]
 
 
-@pytest.mark.parametrize("seconds", [1.0, 3.0])
+@pytest.mark.parametrize("seconds", [1.0, pytest.param(3.0, marks=pytest.mark.slow)])
 def test_ctrl_c_while_the_first_job_starts_ends_all_quietly(seconds: float, tmp_path: Path) -> None:
     process = start("train.py", *LONG, home=tmp_path)
     time.sleep(seconds)

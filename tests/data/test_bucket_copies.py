@@ -69,6 +69,7 @@ def test_a_transfer_that_breaks_off_goes_on_from_there(
         open_storage(url).read("shard.bin")
 
 
+@pytest.mark.slow
 def test_an_outage_of_seconds_ends_no_run(s3_server: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     line = BadLine(s3_server.url)
     line.is_down = True

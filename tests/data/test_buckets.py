@@ -71,6 +71,7 @@ def test_two_ranks_train_the_same_from_a_bucket_and_a_folder(s3_server: S3Server
     assert len(set(weights)) == 1
 
 
+@pytest.mark.slow
 def test_a_run_whose_bucket_goes_out_of_reach_resumes_bitwise(
     s3_server: S3Server, packed_photos: Path, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -71,7 +71,9 @@ def write_errors(test: str, path: Path, job: Job, rank: Rank) -> None:
 
 
 @needs_mini
-@pytest.mark.parametrize("test", TESTS)
+@pytest.mark.parametrize(
+    "test", [pytest.param(test, marks=pytest.mark.slow) if test == "multiscale" else test for test in TESTS]
+)
 def test_two_ranks_find_the_errors_of_one(mini: Path, test: str) -> None:
     alone = evaluated(mini, f"test={test}")
     assert (alone["test"], alone["split"], alone["num_images"]) == (test, "val", 40)

@@ -115,6 +115,7 @@ def test_the_report_asks_for_what_the_runs_have_logged(
     assert server.unknown == []
 
 
+@pytest.mark.slow
 def test_the_same_command_renews_the_report_in_place(wandb_server: Callable[..., WandbServer], tmp_path: Path) -> None:
     server, outputs = wandb_server(), tmp_path / "outputs"
     server.projects.add(PROJECT)

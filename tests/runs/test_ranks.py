@@ -109,6 +109,7 @@ def test_the_first_rank_that_fails_gives_the_reason(tmp_path: Path) -> None:
 LEFT_IN_A_SHELL = dict.fromkeys((*LEFT_OVER, "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID"), "1")
 
 
+@pytest.mark.slow
 def test_rank_variables_of_another_launcher_change_nothing(tmp_path: Path) -> None:
     status, output = run("train.py", "depth=8", *DIGITS, home=tmp_path, variables=LEFT_IN_A_SHELL)
     assert status == 0, output

@@ -33,6 +33,7 @@ def test_a_kept_run_is_whole_and_its_code_is_in_a_commit(folder: Path) -> None:
     assert {key: run.curves[key][-1] for key in errors} == pytest.approx(errors, abs=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folder", WITH_WEIGHTS, ids=lambda folder: folder.name)
 def test_the_weights_of_a_kept_run_give_its_error_again(folder: Path, cifar10_root: Path, tmp_path: Path) -> None:
     """On another processor bf16 rounds differently, and a few of 10,000 images change sides."""
