@@ -109,7 +109,6 @@ def test_every_batch_of_jobs_is_made_and_counts(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("experiments", "num_jobs"),
     [
-        ("cifar_short,constructed_solution", 4 + 9),
         ("v1_table6,cifar_short", 30 + 4),
         ("cifar_short,constructed_solution,v1_fig1", 4 + 9),  # v1_fig1 is among the 9
     ],

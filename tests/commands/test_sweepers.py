@@ -73,7 +73,7 @@ def messages(output: str) -> list[str]:
     return [line.removeprefix("sweeper: ") for line in output.splitlines() if line.startswith("sweeper: ")]
 
 
-@pytest.mark.parametrize("split", ["test", "val"])
+@pytest.mark.parametrize("split", [pytest.param("test", marks=pytest.mark.slow), "val"])
 def test_a_sweeper_chooses_each_job_by_the_error_of_the_last(split: str, chain: dict[str, str], tmp_path: Path) -> None:
     val_size = ("data.val_size=300",) if split == "val" else ()
     status, output = run("train.py", *SMALL, *val_size, "hydra/sweeper=chain", home=tmp_path, variables=chain)

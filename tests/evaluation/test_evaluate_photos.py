@@ -72,7 +72,7 @@ def write_errors(test: str, path: Path, job: Job, rank: Rank) -> None:
 
 @needs_mini
 @pytest.mark.parametrize(
-    "test", [pytest.param(test, marks=pytest.mark.slow) if test == "multiscale" else test for test in TESTS]
+    "test", [pytest.param(test, marks=pytest.mark.slow) if test in ("10crop", "multiscale") else test for test in TESTS]
 )
 def test_two_ranks_find_the_errors_of_one(mini: Path, test: str) -> None:
     alone = evaluated(mini, f"test={test}")
