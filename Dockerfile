@@ -17,7 +17,7 @@ RUN pip install --no-cache-dir "$(grep '^uv==' requirements.lock)"
 
 FROM tools AS package
 ARG TORCH=cpu
-# bytecode made at each start would be lost with its container
+# Compile now: the bytecode that a command keeps is lost with its container.
 ENV UV_LINK_MODE=copy UV_COMPILE_BYTECODE=1
 COPY . .
 RUN --mount=type=cache,target=/root/.cache/uv make install TORCH=${TORCH}

@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 UV := $(shell command -v uv 2>/dev/null)
 
-# Many containers set this variable. Each command that a test starts would then compile all that it imports.
+# Some containers set this variable. Every command would then compile again all that it imports.
 export PYTHONDONTWRITEBYTECODE :=
 
 ifdef UV

@@ -185,7 +185,7 @@ def start(task: Task) -> None:
     """The waits around training."""
     train, report = [sys.executable, str(ROOT / "train.py")], [sys.executable, str(ROOT / "report.py")]
     rows: dict[str, list[float]] = {}
-    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # Python keeps what it has compiled, unless told otherwise
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # most users let Python keep its bytecode
     with tempfile.TemporaryDirectory() as place:
         begin = time.monotonic()
         while not rows or (not task.quick and time.monotonic() < begin + 0.4 * task.seconds):

@@ -36,11 +36,12 @@ def cifar10_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if not UNPACK.exists():
         pytest.skip("the real CIFAR-10 is not beside the checkout")
     base = tmp_path_factory.getbasetemp()
-    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base  # the first worker unpacks it for all
-    root = shared / "cifar10"
-    with FileLock(shared / "cifar10.lock"):
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    root, unfinished = shared / "cifar10", shared / "cifar10.unfinished"
+    with FileLock(shared / "cifar10.lock"):  # the first worker unpacks it for all
         if not root.exists():
-            subprocess.run([sys.executable, UNPACK, root], check=True, stdout=subprocess.DEVNULL)
+            subprocess.run([sys.executable, UNPACK, unfinished], check=True, stdout=subprocess.DEVNULL)
+            unfinished.rename(root)
     return root
 
 
