@@ -5,6 +5,7 @@ import os
 import signal
 from collections.abc import Callable
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,12 @@ def test_a_run_leaves_manifest_curves_and_last_checkpoint(tmp_path: Path) -> Non
     assert set(manifest["packages"]) >= {"torch", "pytorch-lightning", "wandb"}
     assert manifest["images_per_s"] > 0
     assert manifest["peak_memory_mb"] > 100
+
+
+def test_a_run_without_wandb_needs_no_wandb_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("resnet_repro.training.manifest.PACKAGES", ("torch", "a-package-that-is-not-installed"))
+    manifest = run(prepared(tmp_path, "logger=csv"))
+    assert manifest["packages"] == {"torch": version("torch")}
 
 
 def test_the_same_run_twice_gives_the_same_bits(undisturbed: Callable[..., Any], tmp_path: Path) -> None:

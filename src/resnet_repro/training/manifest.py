@@ -9,8 +9,10 @@ import shlex
 import statistics
 import subprocess
 import sys
+from collections.abc import Iterable
+from contextlib import suppress
 from datetime import datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -72,7 +74,7 @@ def of_run(
         "begun_with_weights": begun.get("begun_with_weights"),
         "data_checksum": begun["data_checksum"],
         "code_sha256": begun["code_sha256"],
-        "packages": {name: version(name) for name in PACKAGES},
+        "packages": versions(PACKAGES),
         "machine": machine(on_gpu=on_gpu),
         "wall_time_s": round(recorder.elapsed_s, 1),
         "first_step_s": recorder.first_step_s,
@@ -83,6 +85,15 @@ def of_run(
         "started": recorder.started,
         "finished": datetime.now().astimezone().isoformat(timespec="seconds"),
     }
+
+
+def versions(packages: Iterable[str]) -> dict[str, str]:
+    """Return the versions of those packages that are installed. A run whose logger is `csv` does not need W&B."""
+    found = {}
+    for name in packages:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def _finite(value: float) -> float | None:
