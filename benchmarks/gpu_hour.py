@@ -6,6 +6,7 @@
 
 Each part has its share of the minutes, and each measurement its own limit. What fails or takes too long is recorded,
 and the next begins. RESULTS.json and RESULTS.md are written after every measurement; log.txt has what was printed.
+Parts that an earlier call has measured stay there, so the parts can share several short loans of a GPU.
 
 - tests: `pytest -m gpu`.
 - steps: our four ways beside the usual loop compiled (gpu_steps.py), each deterministic and not.
@@ -42,12 +43,12 @@ from resnet_repro import machine
 ROOT = Path(__file__).parents[1]
 WAYS = ["eager", "graph", "compiled", "graph, compiled"]
 PASSES: list[tuple[bool, list[str]]] = [
-    (True, ["eager", "graph", "graph, whole-batch norm", "usual, compiled, one batch"]),
-    (False, ["eager", "graph"]),
-    (True, ["compiled", "graph, compiled", "usual, compiled", "usual, compiled, reduce-overhead, one batch"]),
-    (False, ["compiled", "graph, compiled", "usual, compiled, one batch"]),
+    (True, ["eager", "graph", "graph, compiled", "usual, compiled, one batch"]),
+    (False, ["eager", "graph", "graph, compiled"]),
+    (True, ["compiled", "graph, whole-batch norm", "usual, compiled", "usual, compiled, reduce-overhead, one batch"]),
+    (False, ["compiled", "usual, compiled, one batch"]),
 ]
-"""Whether deterministic, and the sides of gpu_steps.py: what tells most, and compiles least, comes first."""
+"""Whether deterministic, and the sides of gpu_steps.py: what tells most comes first."""
 SWITCHES = {
     "eager": [],
     "graph": ["hardware.graph=true"],
@@ -55,14 +56,18 @@ SWITCHES = {
     "graph, compiled": ["hardware.graph=true", "hardware.compile=true"],
 }
 NETS = {
-    "resnet_v1-20": (2_000, 128),
-    "resnet_v1-110": (400, 128),
-    "resnet_v2-164": (300, 128),
+    "resnet_v1-20": (1_000, 128),
+    "resnet_v1-56": (500, 128),
+    "resnet_v1-110": (300, 128),
     "resnet_v1-50": (60, 256),
-    "resnet_v1-56": (600, 128),
+    "resnet_v2-164": (200, 128),
 }
 """Network: steps and images of a step, the most telling first. ResNet-50 is ImageNet's."""
 QUICK_NETS = {"resnet_v1-8": (6, 72), "resnet_v2-11": (6, 16), "resnet_v1-18": (6, 2)}
+CROWDS = [("graph", 1, False), ("graph", 4, True), ("graph", 4, False), ("graph", 8, True), ("graph", 8, False)]
+CROWDS += [("eager", 1, False), ("eager", 4, True), ("eager", 4, False), ("graph", 2, True), ("graph", 2, False)]
+"""Way, runs at a time, and whether MPS shares the GPU among them, the most telling first."""
+QUICK_CROWDS = [("eager", 1, False), ("eager", 2, False), ("eager", 2, True)]
 DEPTHS = (20, 32, 44, 56, 110, 1202)
 """The networks of v1 Table 6, the cheapest first."""
 SEEDS = range(5)
@@ -87,8 +92,17 @@ class Hour:
         self.end = self.until = time.monotonic() + 60 * asked.minutes
         self.into.mkdir(parents=True, exist_ok=True)
         self.log = (self.into / "log.txt").open("a")
-        self.record: dict[str, Any] = {"about": about(asked), "parts": {}}
+        self.record: dict[str, Any] = {"about": about(asked), "parts": self._parts_before()}
         self.write()
+
+    def _parts_before(self) -> dict[str, Row]:
+        """Return the parts of an earlier call that this call does not measure, each with what that call was about."""
+        try:
+            before = json.loads((self.into / "RESULTS.json").read_text())
+        except FileNotFoundError:
+            return {}
+        kept = {name: part for name, part in before["parts"].items() if name not in self.asked.parts}
+        return {name: {"about": before["about"], **part} for name, part in kept.items()}
 
     @property
     def left_s(self) -> float:
@@ -261,20 +275,17 @@ def _read(process: "subprocess.Popen[str]", lines: "Queue[str]") -> None:
 def several(hour: Hour) -> Iterator[Row]:
     """Several runs at a time on one GPU; a row's speed is the sum over its runs."""
     num_steps, data = (22, ["data=digits", "depth=8"]) if hour.quick else (3_000, cifar(hour))
-    ways = ["eager"] if hour.quick else ["eager", "graph"]
-    for way in ways:
-        for num in (1, 2) if hour.quick else (1, 2, 4, 8):
-            for mps in ("false", "true"):
-                if mps == "true" and (num == 1 or (hour.on_gpu and not hour.record["about"]["mps"])):
-                    continue
-                with tempfile.TemporaryDirectory() as folder:
-                    seeds = ",".join(map(str, range(num)))
-                    options = [*data, f"seed={seeds}", f"jobs={num}", f"mps={mps}", *switches(hour, way)]
-                    options += [f"schedule.steps={num_steps}", f"schedule.eval_every={num_steps}"]
-                    wrong = train(hour, options, Path(folder), at_most_s=180)
-                    speeds = [manifest["images_per_s"] for manifest in manifests(Path(folder))]
-                row = {"way": way, "runs": num, "mps": mps == "true"}
-                yield row | ({"failed": wrong} if wrong else {"images_per_s": round(sum(speeds), 1)})
+    for way, num, mps in QUICK_CROWDS if hour.quick else CROWDS:
+        if mps and hour.on_gpu and not hour.record["about"]["mps"]:
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            seeds = ",".join(map(str, range(num)))
+            options = [*data, f"seed={seeds}", f"jobs={num}", f"mps={str(mps).lower()}", *switches(hour, way)]
+            options += [f"schedule.steps={num_steps}", f"schedule.eval_every={num_steps}"]
+            wrong = train(hour, options, Path(folder), at_most_s=180)
+            speeds = [manifest["images_per_s"] for manifest in manifests(Path(folder))]
+        row = {"way": way, "runs": num, "mps": mps}
+        yield row | ({"failed": wrong} if wrong else {"images_per_s": round(sum(speeds), 1)})
 
 
 def photographs(hour: Hour) -> Iterator[Row]:
@@ -323,9 +334,9 @@ PARTS: dict[str, tuple[Callable[[Hour], Iterator[Row]], float]] = {
     "steps": (steps, 0.5),
     "several": (several, 0.15),
     "photographs": (photographs, 0.1),
-    "cells": (cells, 1.0),
+    "cells": (cells, 0.15),
 }
-"""Each part, and the share of the minutes that it may take at most; the last has what the others leave."""
+"""Each part, and its weight in sharing out the minutes; the last part gets what the others leave, too."""
 
 
 # --- what the parts share ---------------------------------------------------------------------------------------------
@@ -398,6 +409,8 @@ def markdown(record: dict[str, Any]) -> str:
     ]
     for name, entry in record["parts"].items():
         lines += ["", f"## {name}: {entry['state']}", ""]
+        if "about" in entry:
+            lines += [f"By an earlier call, `{entry['about']['command']}`, at commit {entry['about']['commit']}.", ""]
         rows = entry["rows"]
         columns = list(dict.fromkeys(key for row in rows for key in row))
         if rows:
@@ -454,9 +467,11 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends what was started
     asked.outputs = asked.outputs or (asked.into / "outputs" if asked.quick else ROOT / "outputs")
     hour = Hour(asked)
-    for name, (part, share) in PARTS.items():
-        if name in asked.parts:
-            hour.run_part(name, part, share)
+    *others, last = (name for name in PARTS if name in asked.parts)
+    weights = sum(PARTS[name][1] for name in (*others, last))
+    for name in (*others, last):
+        part, weight = PARTS[name]
+        hour.run_part(name, part, 1.0 if name == last else weight / weights)
     print(f"{hour.into / 'RESULTS.md'}", flush=True)
 
 

@@ -66,7 +66,7 @@ def test_a_side_that_dies_or_hangs_leaves_the_others_their_turn(
     monkeypatch.setattr(gpu_hour, "GRACE_S", 2)
     monkeypatch.setattr(gpu_hour, "PASSES", [(True, ["first", "dies", "second", "hangs", "third"])])
     monkeypatch.setattr(gpu_hour, "NETS", {"resnet_v1-20": (1, 1)})
-    asked = types.SimpleNamespace(into=tmp_path, device="cuda", quick=False, minutes=1.0)
+    asked = types.SimpleNamespace(into=tmp_path, device="cuda", quick=False, minutes=1.0, parts=["steps"])
     sheet = gpu_hour.Hour(asked)
     sheet.run_part("steps", gpu_hour.steps, 1.0)
     part = json.loads((tmp_path / "RESULTS.json").read_text())["parts"]["steps"]
