@@ -12,8 +12,6 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-import boto3
-
 MAY_ALL = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]}
 OPEN_ACTIONS = 3  # that moto lets pass, for somebody to be made who may ask for more
 
@@ -22,6 +20,8 @@ class S3Server:
     """Serves from the moment it is made until `stop`; `variables` are the environment that leads boto3 here."""
 
     def __init__(self) -> None:
+        import boto3  # not above: `pytest -m gpu` does without the packages that only these tests need
+
         with tempfile.TemporaryFile("w+") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "moto.server", "-p", "0"],
