@@ -1,10 +1,12 @@
 """The files beside the code say what the code's own settings say."""
 
+import ast
 import json
 import re
 import subprocess
 import sys
 import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,27 @@ def test_pre_commit_accepts_its_config_without_a_warning() -> None:
     command = [sys.executable, "-m", "pre_commit", "validate-config", ROOT / ".pre-commit-config.yaml"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def imported(path: Path) -> set[str]:
+    """Return the packages that a file imports, without their modules."""
+    nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    names += [node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module]
+    return {name.partition(".")[0] for name in names}
+
+
+def test_every_package_that_the_code_imports_is_a_declared_dependency() -> None:
+    """Else a run breaks as soon as a dependency of ours drops the one that it had brought along."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    declared = {re.split(r"[\[<>=]", line)[0] for line in [*project["dependencies"], *extras["streaming"]]}
+    packages = set().union(*(imported(path) for path in (ROOT / "src").rglob("*.py")))
+    others = packages - set(sys.stdlib_module_names) - {"resnet_repro", "hydra_plugins"}
+    sources = packages_distributions()
+    missing = {name for name in others if not declared & {each.lower() for each in sources[name]}}
+    assert missing <= {"botocore"}, missing  # a part of boto3
+    assert {"torch", "PIL", "yaml", "pydantic"} <= others
 
 
 def test_the_citation_names_this_version_and_both_papers() -> None:
