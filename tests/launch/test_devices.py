@@ -22,10 +22,15 @@ DRIVER = """
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 int cuInit(unsigned flags) { return 0; }
 int cuDeviceGetCount(int *count) { *count = atoi(getenv("GPUS")); return 0; }
 int cuDeviceGetName(char *name, int size, int device) { return strncpy(name, "Example GPU", size) == NULL; }
 int cuDeviceGet(int *device, int ordinal) { *device = ordinal; return 0; }
+int cuDevicePrimaryCtxRetain(void **context, int device) {
+  if (getenv("HANGS")) sleep(60);
+  return getenv("CONTEXT") ? atoi(getenv("CONTEXT")) : 0;
+}
 int cuDeviceTotalMem_v2(size_t *bytes, int device) { *bytes = (size_t)(atof(getenv("GIB")) * (1 << 30)); return 0; }
 """
 
@@ -105,6 +110,23 @@ def test_mps_starts_in_a_folder_of_its_own_and_quits(
     with mps.daemon() as why:
         assert why == "nvidia-cuda-mps-control ended with status 3: "
     assert (tmp_path / "calls").read_text() == STARTED + ENDED + STARTED
+
+
+def test_mps_that_no_process_can_use_is_left_out(
+    control: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in control.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("CONTEXT", "999")
+    with mps.daemon() as why:
+        assert "started, but a process did not reach the GPU through it (CUDA's status: 999)" in why
+        assert "CUDA_MPS_PIPE_DIRECTORY" not in os.environ
+    monkeypatch.setenv("HANGS", "yes")
+    monkeypatch.setattr(mps, "PATIENCE_S", 2)
+    with mps.daemon() as why:
+        assert why.endswith("nvidia-cuda-mps-control started, but a process did not reach the GPU through it in 2 s")
+        assert "CUDA_MPS_PIPE_DIRECTORY" not in os.environ
+    assert (tmp_path / "calls").read_text() == 2 * (STARTED + ENDED)
 
 
 def test_mps_is_for_jobs_that_share_a_gpu_and_ask_for_it(

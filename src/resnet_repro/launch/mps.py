@@ -1,14 +1,18 @@
 """NVIDIA's Multi-Process Service, by which a GPU runs kernels of several processes at the same time.
 
 Without it the processes take turns. [open: not measured; `python benchmarks/gpu_hour.py` does]
+On a virtual machine with an H100 the service started, and five runs then took no step in two minutes. So a small
+process tries the service first.
 """
 
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from resnet_repro import machine
 from resnet_repro.launch import placement
@@ -16,7 +20,14 @@ from resnet_repro.runs.job import Job
 
 CONTROL = "nvidia-cuda-mps-control"
 PATIENCE_S = 30
-"""Seconds that the daemon gets to start, and to end."""
+"""Seconds that the daemon gets to start, a process to reach the GPU through it, and the daemon to end."""
+TRIAL = """
+import ctypes
+cuda, device, context = ctypes.CDLL("libcuda.so.1"), ctypes.c_int(), ctypes.c_void_p()
+status = cuda.cuInit(0) or cuda.cuDeviceGet(ctypes.byref(device), 0)
+print(status or cuda.cuDevicePrimaryCtxRetain(ctypes.byref(context), device))
+"""
+"""A program that makes a context on the first GPU and prints CUDA's status: 0 if that went well."""
 
 
 def is_due(jobs: list[Job], *, parallel: int) -> bool:
@@ -28,7 +39,7 @@ def is_due(jobs: list[Job], *, parallel: int) -> bool:
 
 @contextmanager
 def daemon() -> Iterator[str]:
-    """Run the service for the processes that this one starts meanwhile. Yield why it did not start, else an empty text.
+    """Run the service for the processes that this one starts meanwhile. Yield why it serves none, else an empty text.
 
     The service listens in a folder of its own, so it meets no other service on this machine.
     """
@@ -37,6 +48,10 @@ def daemon() -> Iterator[str]:
         # Processes name GPUs as CUDA_VISIBLE_DEVICES does. A service that sees fewer GPUs would renumber them.
         variables = {key: value for key, value in os.environ.items() if key != "CUDA_VISIBLE_DEVICES"} | places
         if why := _control("-d", variables=variables):
+            yield why
+            return
+        if why := _trial(variables):
+            _control(commands="quit\n", variables=variables)
             yield why
             return
         before = {name: os.environ.get(name) for name in places}
@@ -49,6 +64,18 @@ def daemon() -> Iterator[str]:
                 if value is not None:
                     os.environ[name] = value
             _control(commands="quit\n", variables=variables)
+
+
+def _trial(variables: dict[str, str]) -> str:
+    """Return why a process does not reach the GPU through the service, else an empty text."""
+    begin = f"mps=true is left out: {CONTROL} started, but a process"
+    words: dict[str, Any] = {"capture_output": True, "check": False, "text": True, "start_new_session": True}
+    try:
+        trial = subprocess.run([sys.executable, "-c", TRIAL], env=variables, timeout=PATIENCE_S, **words)
+    except subprocess.TimeoutExpired:
+        return f"{begin} did not reach the GPU through it in {PATIENCE_S} s"
+    status = trial.stdout.strip() or f"none; the process ended with {trial.returncode}"
+    return "" if status == "0" else f"{begin} did not reach the GPU through it (CUDA's status: {status})"
 
 
 def _control(*arguments: str, commands: str = "", variables: dict[str, str]) -> str:
