@@ -109,14 +109,14 @@ class Claim:
     row: str
     over: tuple[str, ...] = ()
     """The figure is the row's over that of the best of these rows; with none of them, the row's own."""
-    at_least: float = 0
+    at_least: float = -math.inf
     at_most: float = math.inf
     amx: bool | None = None
     """True: only of processors with AMX. False: only of those without."""
 
     @property
     def text(self) -> str:
-        return self.sentence.format(f"{self.at_least or self.at_most:g}")
+        return self.sentence.format(f"{self.at_least if math.isfinite(self.at_least) else self.at_most:g}")
 
     def value(self, record: Record) -> float | None:
         """Return the figure, or None if it was not measured or the claim is not of this processor."""

@@ -140,7 +140,7 @@ class Turns(NamedTuple):
 def in_turns(starts: Mapping[str, Start], *, seconds: float, turn: float) -> Turns:
     """Start all sides, then let them take turns until the seconds are over, but at least one each.
 
-    A side that is not ready after 8 tenths of the seconds, or a minute, is left out.
+    A side that is not ready after 8 tenths of the seconds, or 90 seconds, is left out.
 
     Args:
         turn: seconds of a side's turn.
@@ -152,7 +152,7 @@ def in_turns(starts: Mapping[str, Start], *, seconds: float, turn: float) -> Tur
         with ExitStack() as stack:
             folders = {name: Path(place) / str(number) for number, name in enumerate(starts)}
             sides = {name: stack.enter_context(start(folders[name])) for name, start in starts.items()}
-            cold, patience = list(sides), max(0.8 * seconds, 60)
+            cold, patience = list(sides), max(0.8 * seconds, 90)
             while cold and time.monotonic() < begin + patience:
                 time.sleep(0.1)
                 for name in cold[:]:

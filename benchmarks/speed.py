@@ -23,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import date
@@ -230,10 +230,11 @@ def waits(command: list[str], outputs: Path) -> dict[str, float]:
     }
 
 
-def script(task: Task, table: str, *arguments: str) -> None:
+def script(task: Task, table: str, *arguments: str, env: Mapping[str, str] | None = None) -> None:
     """Add what a script of this folder prints as JSON, by column and row."""
     command = [sys.executable, str(ROOT / "benchmarks" / arguments[0]), *arguments[1:], "--seconds"]
-    done = subprocess.run([*command, str(task.seconds)], stdout=subprocess.PIPE, text=True, check=True)
+    words = {"stdout": subprocess.PIPE, "text": True, "check": True}
+    done = subprocess.run([*command, str(task.seconds)], env=os.environ | (env or {}), **words)
     for column, rows in json.loads(done.stdout).items():
         task.add(table, column, rows)
 
@@ -250,7 +251,7 @@ PARTS: dict[str, Callable[[Task], None]] = {
     "threads": threads,
     "start": start,
     "decode": decode,
-    "lightning": lambda task: script(task, "lightning", "lightning_share.py"),
+    "lightning": lambda task: script(task, "lightning", "lightning_share.py", env=PAGES),  # as `train.py` starts runs
 }
 NEED_CIFAR = {"train", "pages", "threads", "start"}
 
