@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from resnet_repro.errors import Stopped, UserError
 from resnet_repro.networks import fused
-from resnet_repro.networks.fused import FusedBatchNorm, FusedConv2d, fuse
+from resnet_repro.networks.fused import FusedBatchNorm, FusedConv2d, PointwiseConv2d, fuse
 from resnet_repro.networks.resnet import ResNet
 from resnet_repro.networks.unit import MIXES, ORDERS, SHORTCUTS
 from resnet_repro.runs.folder import RunDir
@@ -179,7 +179,7 @@ def test_a_library_that_cannot_be_loaded_names_tmpdir(monkeypatch: pytest.Monkey
     fused.kernels.cache_clear()
 
 
-# --- the weights' gradient --------------------------------------------------------------------------------------------
+# --- convolutions -----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -235,6 +235,51 @@ def test_other_convolutions_stay_the_librarys(options: dict[str, int]) -> None:
     assert FusedConv2d.replaces(nn.Conv2d(16, 16, **usual))
     assert not FusedConv2d.replaces(nn.Conv2d(16, 16, **usual | options))
     assert not FusedConv2d.replaces(nn.Conv2d(3, 16, **usual))
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize(("n", "h", "w"), [(9, 8, 8), (3, 7, 9), (1, 1, 1)])
+def test_a_pointwise_convolution_is_the_librarys_within_rounding(n: int, h: int, w: int, stride: int) -> None:
+    torch.manual_seed(0)
+    conv = nn.Conv2d(64, 128, 1, stride, bias=False).to(memory_format=torch.channels_last)
+    x = torch.randn(n, 64, h, w).bfloat16().contiguous(memory_format=torch.channels_last)
+    exact = copy.deepcopy(conv).double()
+    exact.weight.data = conv.weight.bfloat16().double()
+    reference = x.double().requires_grad_()
+    y = exact(reference)
+    dy = torch.randn_like(y).bfloat16()
+    y.backward(dy.double())
+    assert PointwiseConv2d.replaces(conv)
+    conv.__class__ = PointwiseConv2d
+    with torch.autocast("cpu", torch.bfloat16):
+        ours = conv(x)
+    dx, dw = gradients(conv, x, dy)
+    assert exact.weight.grad is not None
+    assert reference.grad is not None
+    for mine, expected in ((ours, y), (dx, reference.grad), (dw, exact.weight.grad)):
+        assert mine.shape == expected.shape
+        assert (mine.double() - expected).norm() < 0.005 * expected.norm()
+    assert ours.is_contiguous(memory_format=torch.channels_last)
+    assert dx.is_contiguous(memory_format=torch.channels_last)
+    conv.eval()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(conv(x), F.conv2d(x, conv.weight.bfloat16(), stride=stride))
+
+
+@needs_compiler
+def test_only_wide_pointwise_convolutions_become_products_and_only_with_amx(monkeypatch: pytest.MonkeyPatch) -> None:
+    def num_products(*, has_amx: bool) -> int:
+        monkeypatch.setattr(fused, "cpu_has", lambda capability: has_amx and capability == "amx_bf16")
+        net = ResNet(depth=29, family="cifar", num_classes=10, unit="bottleneck", order="full_preact", shortcut="B")
+        fuse(net)
+        return sum(isinstance(module, PointwiseConv2d) for module in net.modules())
+
+    assert num_products(has_amx=True) == 2 * 3 + 2, "of the last stage, and the shortcuts from 64 and 128 channels"
+    assert num_products(has_amx=False) == 0
+    usual = {"kernel_size": 1, "bias": False}
+    assert PointwiseConv2d.replaces(nn.Conv2d(64, 64, **usual))
+    for options in ({"kernel_size": 3}, {"bias": True}, {"groups": 2}, {"padding": 1}, {"stride": 3}):
+        assert not PointwiseConv2d.replaces(nn.Conv2d(64, 64, **usual | options))
 
 
 @needs_compiler

@@ -6,13 +6,12 @@ import os
 import platform
 import shutil
 import sys
-from typing import Any
 
 import torch
 from torch import nn
 
 from resnet_repro.errors import UserError
-from resnet_repro.networks.fused import FusedBatchNorm, find_compiler, kernels
+from resnet_repro.networks.fused import FusedBatchNorm, cpu_has, find_compiler, kernels
 from resnet_repro.networks.resnet import ResNet
 from resnet_repro.networks.unit import ResidualUnit
 from resnet_repro.runs.options import Hardware, Run, SettledHardware
@@ -71,7 +70,7 @@ def settle(hardware: Hardware, *, may_compile: bool = False) -> SettledHardware:
     compiles = hardware.compile
     if compiles == "auto":
         # elsewhere convolutions take nearly all of a step, and compiling what is around them gains 1 %
-        compiles = bool(may_compile and fused and not hardware.recompute and _has("amx_bf16") and _finds_cxx())
+        compiles = bool(may_compile and fused and not hardware.recompute and cpu_has("amx_bf16") and _finds_cxx())
     decided = {"accelerator": accelerator, "precision": precision, "channels_last": channels_last}
     return SettledHardware(**hardware.record() | decided | {"fused": fused, "compile": compiles})
 
@@ -112,12 +111,7 @@ def keep_freed_memory() -> None:
 def _has_native_bf16(accelerator: str) -> bool:
     if accelerator == "gpu":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return _has("avx512_bf16") or _has("amx_bf16")
-
-
-def _has(capability: str) -> bool:
-    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    return bool(capabilities.get(capability))
+    return cpu_has("avx512_bf16") or cpu_has("amx_bf16")
 
 
 def _finds_cxx() -> bool:
