@@ -51,9 +51,9 @@ NETS = {"resnet_v1-20": 1.0, "resnet_v1-56": 1.2, "resnet_v1-110": 1.8, "resnet_
 PAGES_NETS = {"resnet_v1-20": 1.0, "resnet_v1-56": 1.2}
 """Those on pages of 2 MB."""
 SHARES = {
-    "train": 0.60,
+    "train": 0.56,
     "pages": 0.09,
-    "resnet50": 0.17,
+    "resnet50": 0.21,
     "threads": 0.05,
     "start": 0.05,
     "decode": 0.02,
