@@ -33,7 +33,6 @@ def settle(hardware: Hardware, *, may_compile: bool = False) -> SettledHardware:
     - `channels_last`: true if the device multiplies bf16 natively or is an x86 CPU.
     - `fused`: true on an x86 CPU in channels_last under Linux, if there is a C compiler.
     - `compile`: true for a fused network on a CPU with AMX, if there is a C++ compiler and `may_compile`.
-      [open: measured there with a prototype only]
 
     Each other choice was measured to be faster for every network of the papers, see benchmarks/.
     [deviates: the papers trained in float32; `hardware.precision=32-true` does]
