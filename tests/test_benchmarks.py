@@ -56,7 +56,7 @@ def test_a_record_is_shown_with_ratios_rounds_and_its_floor() -> None:
 
 def test_claims_that_figures_do_not_bear_out_are_named() -> None:
     against = "With AMX, ResNet v1-20 trains at least 1.35 times as fast as the compiled loop. Measured: 1.25."
-    slow_start = "The first step of ResNet v1-20 on CIFAR-10 ends at most 6 s after the command. Measured: 6.50."
+    slow_start = "The first step of ResNet v1-20 on CIFAR-10 ends at most 6 s after the command. Measured: 6.5."
     assert figures.not_borne_out(RECORDED) == [against, slow_start]
     assert f"\n- {against}\n- {slow_start}\n" in figures.results_page([RECORDED])
     section = figures.claims_and_tables([RECORDED])
