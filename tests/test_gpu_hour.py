@@ -84,6 +84,21 @@ def test_a_side_that_dies_or_hangs_leaves_the_others_their_turn(
     assert sheet.record["parts"]["none left"]["state"] == "out of time"
 
 
+def test_parts_of_an_earlier_call_stay_with_what_they_were_measured_on(
+    gpu_hour: types.ModuleType, tmp_path: Path
+) -> None:
+    asked = types.SimpleNamespace(into=tmp_path, device="cuda", quick=False, minutes=1.0, parts=["tests", "steps"])
+    first = gpu_hour.Hour(asked)
+    first.run_part("tests", lambda hour: iter([{"tests": "11"}]), 0.5)
+    first.run_part("steps", lambda hour: iter([{"side": "eager"}]), 0.5)
+    asked.parts = ["steps"]
+    second = gpu_hour.Hour(asked)
+    assert set(second.record["parts"]) == {"tests"}, "the steps are measured anew"
+    assert second.record["parts"]["tests"]["rows"] == [{"tests": "11"}]
+    assert second.record["parts"]["tests"]["about"] == first.record["about"]
+    assert "By an earlier call, `python" in (tmp_path / "RESULTS.md").read_text()
+
+
 def test_without_a_gpu_the_hour_is_refused(tmp_path: Path) -> None:
     status, said = hour(tmp_path)
     assert status == 2
