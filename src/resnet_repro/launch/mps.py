@@ -39,7 +39,7 @@ def is_due(jobs: list[Job], *, parallel: int) -> bool:
 
 @contextmanager
 def daemon() -> Iterator[str]:
-    """Run the service for the processes that this one starts meanwhile. Yield why it serves none, else an empty text.
+    """Run the service for the processes that this one starts meanwhile. Yield why it is left out, else an empty text.
 
     The service listens in a folder of its own, so it meets no other service on this machine.
     """
