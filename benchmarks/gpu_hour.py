@@ -160,7 +160,8 @@ class Hour:
             end(process)
 
     def start(self, command: list[Any], **words: Any) -> "subprocess.Popen[str]":
-        where = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
+        paths = [str(ROOT / "src"), *filter(None, [os.environ.get("PYTHONPATH")])]
+        where = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
         return subprocess.Popen(
             list(map(str, command)), cwd=ROOT, env=where, stderr=self.log, text=True, start_new_session=True, **words
         )

@@ -37,6 +37,7 @@ from torchvision.datasets import CIFAR10
 
 from resnet_repro.conf_dir import config_dir
 from resnet_repro.data.options import InMemory
+from resnet_repro.errors import Stopped
 from resnet_repro.machine import num_cores
 from resnet_repro.networks.build import build
 from resnet_repro.runs.job import Job, resolve
@@ -199,6 +200,8 @@ def main() -> None:
         make = partial(run_of, net, device, int(steps), batch=int(batch), deterministic=deterministic == "true")
         try:
             row = ours(make(**OURS[side])) if side in OURS else usual(make(), device, **USUAL[side])
+        except Stopped:  # by a signal, which is meant for all sides
+            sys.exit(1)
         except Exception as error:
             row = {"failed": f"{type(error).__name__}: {error}".splitlines()[0][:300]}
             poisoned = "CUDA error" in str(error)
