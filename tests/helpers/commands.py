@@ -65,8 +65,8 @@ def imported_modules(*options: str, home: Path, script: str = "train.py") -> tup
 
 
 def wait_for_step(outputs: Path, step: int, *, num_runs: int) -> None:
-    """Until that many runs have come that far."""
-    for _ in range(2_400):  # two minutes: other work may be running
+    """Wait until that many runs have come that far."""
+    for _ in range(6_000):  # five minutes: other work may be running
         steps = [RunDir(path.parent).read_status().get("step", 0) for path in outputs.glob("*/*/status.json")]
         if sum(s >= step for s in steps) >= num_runs:
             return

@@ -154,7 +154,7 @@ def test_mps_is_for_jobs_that_share_a_gpu_and_ask_for_it(
 @pytest.mark.slow
 def test_mps_begins_with_a_sweep_and_ends_after_ctrl_c(control: dict[str, str], tmp_path: Path) -> None:
     """The runs themselves fall back on the CPU, as the stand-in for the driver can only list a GPU."""
-    shared = ("-m", "seed=0,1", "jobs=2", "data=digits", "depth=8", "logger=csv", "mps=true")
+    shared = ("-m", "seed=0,1", "jobs=2", "data=digits", "depth=8", "logger=csv", "mps=true", "hardware.compile=false")
     process = start("train.py", *shared, "schedule.steps=1000000", home=tmp_path, variables=control)
     wait_for_step(tmp_path / "outputs", 1, num_runs=1)
     assert (tmp_path / "calls").read_text() == STARTED

@@ -73,8 +73,8 @@ def ranks_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
 def test_killing_one_rank_ends_the_job_within_seconds(victim: int, tmp_path: Path) -> None:
-    options = ("depth=8", "data=digits", "schedule.steps=20000", "hardware=ddp_2cpu", "logger=csv")
-    process = start("train.py", *options, home=tmp_path)
+    options = ("depth=8", "data=digits", "schedule.steps=20000", "hardware=ddp_2cpu", "hardware.compile=false")
+    process = start("train.py", *options, "logger=csv", home=tmp_path)
     wait_for_step(tmp_path / "outputs", 5, num_runs=1)
     children, ranks = descendants(process), ranks_of(process)
     killed = time.monotonic()
