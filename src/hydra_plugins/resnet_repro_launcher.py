@@ -163,7 +163,14 @@ class JobLauncher(Launcher):
     @cached_property
     def _load(self) -> Any:
         """The function from a job's overrides to its config with Hydra's own settings; takes a tenth of a second."""
-        return lru_cache(1_000)(lambda overrides: self.loader.load_sweep_config(self.config, list(overrides)))
+        everyones = tuple(self.config.hydra.overrides.task)
+
+        def load(overrides: tuple[str, ...]) -> DictConfig:
+            if overrides == everyones:  # the only job of its command: Hydra has composed its config already
+                return self.config
+            return self.loader.load_sweep_config(self.config, list(overrides))
+
+        return lru_cache(1_000)(load)
 
     def _compose(self, overrides: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return the config of these overrides as plain containers, and the choice of each config group."""

@@ -3,9 +3,14 @@
 import stat
 from pathlib import Path
 
+import hydra
 import pytest
 import yaml
+from hydra.core.global_hydra import GlobalHydra
+from hydra.types import RunMode
+from omegaconf import OmegaConf
 
+from resnet_repro.conf_dir import config_dir
 from tests.helpers.commands import DIGITS, imported_modules, manifests, run
 
 SMALL = ("data=digits", "depth=8", "schedule.steps=3", "logger=csv", "hardware.fused=false")
@@ -92,6 +97,25 @@ def test_the_configs_of_an_experiment_are_those_of_its_rows(tmp_path: Path) -> N
     assert of_table == of_sweep
     assert [(config["depth"], config["seed"]) for config in of_table] == [(20, 3), (56, 3)]
     assert "experiment" not in of_table[0]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["depth=21"],
+        ["experiment=v1_fig1", "seed=3"],
+        ["hardware=slurm_1gpu"],
+        ["hydra.job.name=mine", "~arch.stride_on"],
+    ],
+    ids=" ".join,
+)
+def test_the_config_of_a_command_is_that_of_its_only_job(overrides: list[str]) -> None:
+    """The launcher rests on this, so that a refusal waits for one composition less."""
+    with hydra.initialize_config_dir(str(config_dir()), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        of_command = loader.load_configuration("config", overrides, RunMode.MULTIRUN)
+        of_job = loader.load_sweep_config(of_command, list(of_command.hydra.overrides.task))
+    assert OmegaConf.to_container(of_command) == OmegaConf.to_container(of_job)
 
 
 # --- no job is dropped ------------------------------------------------------------------------------------------------

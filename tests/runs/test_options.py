@@ -152,6 +152,7 @@ def test_any_config_takes_the_optional_options(option: str) -> None:
     ("argument", "line"),
     [
         ("data=null", "data=null chooses nothing; use one of cifar10, cifar100, digits"),
+        ("arch=???", "arch=??? chooses nothing; use one of plain, resnet_v1"),
         ("logger=", "logger= chooses nothing; use one of csv, tensorboard, wandb, or leave it out"),
         ("+data=digits", "+data=digits: data has a choice already; write data=digits"),
         (

@@ -191,7 +191,7 @@ def refuse_no_choice(argument: str, config_name: str) -> None:
         raise UserError(f"{argument}: {group} has a choice already; write {group}={choice}")
     if choice.startswith("[") and group != "logger":
         raise UserError(f"{argument}: {group} takes one choice; {group}={choice.strip('[]')} makes a job for each")
-    if not argument.startswith("~") and choice in ("", "null"):
+    if not argument.startswith("~") and choice in ("", "null", "???"):
         raise UserError(f"{argument} chooses nothing; use one of {', '.join(choices(group))}, or leave it out")
 
 
