@@ -32,8 +32,8 @@ figures: install        ## every figure and every claim of the papers on digits:
 test: install           ## the default tests, two files at a time
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
-test-slow: install      ## the long tests
-	$(BIN)/python -m pytest -m slow
+test-slow: install      ## the long tests, two files at a time
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -n 2 --dist loadfile
 
 test-slurm: install     ## the tests on a real SLURM: installs and starts one, as root on Debian or Ubuntu
 	$(BIN)/python -m pytest -m slurm
