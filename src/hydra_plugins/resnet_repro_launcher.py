@@ -163,10 +163,10 @@ class JobLauncher(Launcher):
     @cached_property
     def _load(self) -> Any:
         """The function from a job's overrides to its config with Hydra's own settings; takes a tenth of a second."""
-        everyones = tuple(self.config.hydra.overrides.task)
+        everyones = OmegaConf.to_container(self.config.hydra.overrides.task, resolve=False)
 
         def load(overrides: tuple[str, ...]) -> DictConfig:
-            if overrides == everyones:  # the only job of its command: Hydra has composed its config already
+            if list(overrides) == everyones:  # the only job of its command: Hydra has composed its config already
                 return self.config
             return self.loader.load_sweep_config(self.config, list(overrides))
 

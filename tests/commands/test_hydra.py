@@ -114,7 +114,7 @@ def test_the_config_of_a_command_is_that_of_its_only_job(overrides: list[str]) -
     with hydra.initialize_config_dir(str(config_dir()), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
         of_command = loader.load_configuration("config", overrides, RunMode.MULTIRUN)
-        of_job = loader.load_sweep_config(of_command, list(of_command.hydra.overrides.task))
+        of_job = loader.load_sweep_config(of_command, OmegaConf.to_container(of_command.hydra.overrides.task))
     assert OmegaConf.to_container(of_command) == OmegaConf.to_container(of_job)
 
 
