@@ -184,8 +184,8 @@ def test_a_library_that_cannot_be_loaded_names_tmpdir(monkeypatch: pytest.Monkey
 
 @pytest.fixture
 def own_weights_gradient() -> None:
-    """Skip the test where fused.c leaves the weights' gradient to oneDNN: without avx512_bf16, or with AMX."""
-    if COMPILER is None or not hasattr(fused.kernels(), "weights_gradient"):
+    """Skip the test where fused.c leaves the weights' gradient to oneDNN: without avx512_bf16."""
+    if COMPILER is None or not fused.kernels().has_weights_gradient():
         pytest.skip("this processor has no weights' gradient of fused.c")
 
 
@@ -223,6 +223,15 @@ def test_a_fused_convolution_has_float64s_gradients(
     assert torch.equal(dx, usual_dx)
     assert dw.stride() == conv.weight.stride()
     torch.testing.assert_close(dw.double(), exact, rtol=1e-5, atol=1e-6 * float(exact.abs().max()))
+
+
+def test_the_librarys_convolutions_are_the_same_after_a_weights_gradient(own_weights_gradient: None) -> None:
+    """With AMX both set the shape of the processor's tiles, and oneDNN relies on what it has set."""
+    conv, x, dy = convolution(32, 48, stride=1, n=3, h=9, w=7)
+    weight = conv.weight.bfloat16()
+    before = torch.conv2d(x, weight, padding=1)
+    fused.weights_gradient(x, dy, 1)
+    assert torch.equal(torch.conv2d(x, weight, padding=1), before)
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,7 @@ def kernels() -> ctypes.CDLL:
     for kernel, num_tensors in ((loaded.norm_forward, 6), (loaded.norm_backward, 8)):
         kernel.argtypes = [pointer] * num_tensors + [size, size, size, ctypes.c_float, flag, flag, flag]
         kernel.restype = None
-    if hasattr(loaded, "weights_gradient"):  # only where its loops are the faster ones
+    if loaded.has_weights_gradient():
         loaded.weights_gradient.argtypes = [pointer] * 3 + [size] * 6 + [flag]
         loaded.weights_gradient.restype = None
     return loaded
@@ -109,7 +109,7 @@ def fuse(net: nn.Module) -> None:
         UserError: if `kernels` cannot compile or load fused.c.
     """
     kinds: list[type[FusedConv2d | PointwiseConv2d]] = []
-    if hasattr(kernels(), "weights_gradient"):
+    if kernels().has_weights_gradient():
         kinds.append(FusedConv2d)
     if cpu_has("amx_bf16"):
         kinds.append(PointwiseConv2d)
