@@ -303,14 +303,15 @@ void norm_backward(const void *dy, const void *y, const void *x, const float *sa
 //
 // Instructions with bf16 operands sum over pairs, here of neighbouring pixels, so x and dy are first written in pairs,
 // as many images at once as stay in a core's L2 cache. oneDNN reaches 60 to 80 % of a Zen 4's bf16 rate, the loops for
-// vectors 80 to 100 %; with AMX, the loops for tiles take a third to a half of oneDNN's time.
+// vectors 80 to 100 %. With AMX, the loops for tiles take 40 to 70 % of oneDNN's time for the papers' CIFAR networks.
 #ifdef __AVX512BF16__
 struct convolution {
     const uint16_t *x, *dy;
     float *dw;  // [threads][co][3][3][ci]: each thread has images of its own
     size_t n, h, w, out_h, out_w, ci, co, stride;
     size_t at_once;     // images whose pairs stay in the cache
-    __m512i *x_pairs;   // [ci / 16][image, row][w + 2]: 16 channels of x of a pixel and of that `stride` to the right
+    __m512i *x_pairs;   // 16 channels of x of a pixel, and of the pixel `stride` to the right: [ci / 16][image, row]
+                        // [w + 2] for vectors, [ci / 16][row % stride][x_length] for tiles
     size_t num_threads;
 #ifdef __AMX_BF16__
     size_t pitch, rows;       // of an image of dy in `dy_rows`: one column and one row more, of zeros
@@ -323,7 +324,7 @@ struct convolution {
 #endif
 };
 
-// Two rows of 16 channels as one vector: a multiply-add with bf16 operands sums over pairs.
+// Two rows of 16 channels as one vector.
 INLINE __m512i pair(const uint16_t *first, const uint16_t *second) {
     __m256i low = first ? _mm256_loadu_si256((const void *)first) : _mm256_setzero_si256();
     __m256i high = second ? _mm256_loadu_si256((const void *)second) : _mm256_setzero_si256();
