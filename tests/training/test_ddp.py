@@ -163,7 +163,7 @@ def test_ranks_with_different_options_refuse_to_train(tmp_path: Path) -> None:
     ]
     for process in ranks:
         output, _ = process.communicate(timeout=90)
-        assert process.returncode == 1
+        assert process.returncode == 1, output
         assert "the ranks of one run must agree: seed is 0 on rank 0 and 1 on rank 1" in output
     assert not manifests(tmp_path / "outputs")
 

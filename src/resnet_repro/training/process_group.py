@@ -17,7 +17,7 @@ from pytorch_lightning.plugins.environments import (
 from pytorch_lightning.utilities import rank_zero_only
 from torch import nn
 
-from resnet_repro.errors import UserError
+from resnet_repro.errors import Stopped, UserError
 from resnet_repro.runs.ranks import Rank, forget_left_over
 
 
@@ -25,7 +25,8 @@ from resnet_repro.runs.ranks import Rank, forget_left_over
 def joined(rank: Rank, *, accelerator: str) -> Iterator[ClusterEnvironment]:
     """Meet the other ranks. Yield an environment that tells Lightning to start no processes, because all exist.
 
-    The group is dissolved at the end of the context, but not after an exception: the other ranks may be gone then.
+    The group is dissolved at the end of the context, and after a refusal or a stop, which reach all ranks at the same
+    place. After any other exception the group is left as it is, because the other ranks may be gone or still waiting.
 
     Raises:
         UserError: if Lightning cannot use srun's options.
@@ -55,7 +56,11 @@ def joined(rank: Rank, *, accelerator: str) -> Iterator[ClusterEnvironment]:
     if accelerator == "gpu":
         torch.cuda.set_device(rank.local_rank)  # `gather` before training sends through this rank's own GPU
     dist.init_process_group(backend, store=store, rank=rank.rank, world_size=rank.world_size)
-    yield environment
+    try:
+        yield environment
+    except (UserError, Stopped):
+        dist.destroy_process_group()  # threads of the group that outlive the interpreter can abort the process
+        raise
     dist.destroy_process_group()
 
 
