@@ -215,7 +215,7 @@ def test_a_terminal_shows_errors_and_speed_until_ctrl_c(tmp_path: Path) -> None:
     text = shown.decode(errors="replace")
     assert process.wait(timeout=60) == 130, text
     assert "━" in text
-    assert "/220" in text
+    assert "/275" in text
     assert "To go on, run the same command again." in text
     assert list(tmp_path.glob("outputs/digits/*/checkpoints/*.ckpt"))
 

@@ -26,7 +26,7 @@ def config(arch: str = "plain", depth: int = 20, seed: int = 0, **overrides: Any
     nested = resolve(asked).record()
     nested["hardware"] |= {"precision": "32-true", "channels_last": False, "fused": False, "devices": 2}
     if data == "digits":
-        nested["schedule"]["protocol_steps"] = 220
+        nested["schedule"]["protocol_steps"] = 275
     if data == "imagenet":
         nested["schedule"] |= {"steps": 600_000, "protocol_steps": 600_000, "shape": "plateau"}
     for key, value in overrides.items():
@@ -62,15 +62,15 @@ def write_run(
             file, ["step", "epoch", "lr", *(f"{s}/error" for s, e in finals.items() if e is not None)]
         )
         writer.writeheader()
-        for step in range(every, steps + 1, every):
+        for step in [*range(every, steps, every), steps]:  # a run logs its last step, too
             row: dict[str, Any] = {"step": step, "epoch": step // 390, "lr": 0.1}
             for split, final in finals.items():
-                if final is None or (split != "train" and step % (5 * every) and step + every <= steps):
+                if final is None or (split != "train" and step % (5 * every) and step < steps):
                     continue
                 t = step / steps
                 drop = sum(t > milestone for milestone in (0.5, 0.75))
                 level = final + (90 - final) * math.exp(-14 * t) + min(4, final) * (1, 0.25, 0)[drop]
-                last = step + every > steps
+                last = step == steps
                 row[f"{split}/error"] = final if last else round(max(0, level * noise.uniform(0.93, 1.07)), 3)
             writer.writerow(row)
     errors = {f"{split}/error": error for split, error in finals.items() if error is not None}

@@ -95,8 +95,8 @@ def test_a_rate_given_by_hand_is_another_protocol(tmp_path: Path) -> None:
     write_comparator(tmp_path, "alexnet", schedule__lr=0.05)
     titles = {cell.name: p.title for p in group(read(tmp_path)[0]) for cell in p.cells}
     assert titles["plain-20"] == titles["vgg16 (torchvision)"]
-    assert titles["plain-20"] == "Digits, 220 steps"
-    assert titles["alexnet (torchvision) image_size=64"] == "Digits, 220 steps, schedule.lr=0.05"
+    assert titles["plain-20"] == "Digits, 275 steps"
+    assert titles["alexnet (torchvision) image_size=64"] == "Digits, 275 steps, schedule.lr=0.05"
 
 
 def test_no_claim_of_the_papers_is_judged_on_comparators(tmp_path: Path) -> None:

@@ -97,7 +97,7 @@ def test_untrained_residual_networks_give_no_answer(tmp_path: Path) -> None:
 def test_full_length_counts_before_shortened_and_cifar_first(tmp_path: Path) -> None:
     for place, overrides in {
         "CIFAR-10, 400 steps": {"data__name": "cifar10", "schedule__steps": 400},
-        "Digits, 220 steps": {},
+        "Digits, 275 steps": {},
         "CIFAR-10, 64,000 steps": {"data__name": "cifar10"},
         "CIFAR-10, 64,000 steps, 5,000 images held out": {"data__name": "cifar10", "data__val_size": 5_000},
     }.items():
@@ -108,7 +108,7 @@ def test_full_length_counts_before_shortened_and_cifar_first(tmp_path: Path) -> 
     assert [answer.comparison.title for answer in ranked] == [
         "CIFAR-10, 64,000 steps",
         "CIFAR-10, 64,000 steps, 5,000 images held out",
-        "Digits, 220 steps",
+        "Digits, 275 steps",
         "CIFAR-10, 400 steps",
     ]
     assert "On CIFAR-10, after 400 of the recipe's 64,000 steps, plain-56" in ranked[-1].sentence

@@ -238,9 +238,9 @@ def test_runs_that_have_not_measured_their_layers_are_not_enough(tmp_path: Path)
         assert claim(tmp_path, about).lacks_runs
 
 
-HEALTHY = {1: [0.7, 1.0, 1.0], 220: [0.2, 1.0, 1.0]}
-DEAD = {1: [2e4, 1.0, 1.0], 220: [0.0, 0.0, 0.0]}
-VANISHED = {1: [1.0, 1.0, 1.0], 220: [0.01, 1.0, 1.0]}
+HEALTHY = {1: [0.7, 1.0, 1.0], 275: [0.2, 1.0, 1.0]}
+DEAD = {1: [2e4, 1.0, 1.0], 275: [0.0, 0.0, 0.0]}
+VANISHED = {1: [1.0, 1.0, 1.0], 275: [0.01, 1.0, 1.0]}
 
 
 def write_plain(outputs: Path, *depths: tuple[int, float, dict[int, list[float]]]) -> None:
@@ -256,8 +256,8 @@ def test_one_degraded_depth_with_healthy_gradients_is_enough(tmp_path: Path) -> 
     assert judged.verdict == "holds"
     assert judged.numbers == (
         "plain-56 loses 70.00 points to plain-20, and its gradients reach the first layers: 0.7 at step 1, 0.2 at step "
-        "220. plain-110 loses 87.00 points to plain-20, and its gradients die on the way to the first layers: 2e+04 at "
-        "step 1, nan at step 220."
+        "275. plain-110 loses 87.00 points to plain-20, and its gradients die on the way to the first layers: 2e+04 at "
+        "step 1, nan at step 275."
     )
 
 
@@ -294,7 +294,7 @@ def test_of_several_seeds_the_lowest_gradients_count(tmp_path: Path) -> None:
     write_layers(write_run(tmp_path, "plain", 56, 1, train=72.0), gradients=VANISHED)
     judged = claim(tmp_path, "healthy_gradients")
     assert judged.verdict == "does not hold"
-    assert "lowest of 2 seeds: 0.7 at step 1, 0.01 at step 220" in judged.numbers
+    assert "lowest of 2 seeds: 0.7 at step 1, 0.01 at step 275" in judged.numbers
 
 
 def test_only_plain_nets_miss_the_constructed_solution(tmp_path: Path) -> None:

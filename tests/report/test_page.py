@@ -54,13 +54,13 @@ def test_the_page_opens_with_answer_figure_and_table(opened: Browser) -> None:
 
 
 def test_claims_that_lack_runs_are_one_line_with_a_link(opened: Browser) -> None:
-    lines = opened.js("[...document.querySelectorAll('#claims-digits_220_steps > p')].map(e => e.innerText)")
+    lines = opened.js("[...document.querySelectorAll('#claims-digits_275_steps > p')].map(e => e.innerText)")
     assert lines == ["9 more claims lack runs: the commands that make them."]
-    opened.js("document.querySelector('#claims-digits_220_steps > p a').click()")
-    assert opened.js("location.hash") == "#missing-digits_220_steps"
-    missing = opened.js("document.querySelector('#missing-digits_220_steps').innerText")
+    opened.js("document.querySelector('#claims-digits_275_steps > p a').click()")
+    assert opened.js("location.hash") == "#missing-digits_275_steps"
+    missing = opened.js("document.querySelector('#missing-digits_275_steps').innerText")
     assert "python train.py -m depth=20,56,110 arch=plain,resnet_v1 data=digits" in missing
-    assert opened.js("document.querySelectorAll('#missing-digits_220_steps li').length") == 9
+    assert opened.js("document.querySelectorAll('#missing-digits_275_steps li').length") == 9
     assert "lack runs" in opened.js("document.querySelector('#claims').innerText")
 
 
@@ -105,7 +105,7 @@ def test_a_run_shows_config_manifest_and_its_own_curve(opened: Browser) -> None:
     run = "document.querySelector('#run-digits-plain-56-s0')"
     assert opened.js(f"{run}.open")
     text = opened.js(f"{run}.innerText")
-    for word in ("protocol_steps: 220", "depth: 56", "ab" * 32, "0123abc", "2.14.1"):
+    for word in ("protocol_steps: 275", "depth: 56", "ab" * 32, "0123abc", "2.14.1"):
         assert word in text
     assert "test ends at 31.00 %" in opened.js(f"{run}.querySelector('svg').getAttribute('aria-label')")
     assert opened.js(f"{run}.querySelector('polyline:not(.dashed)').getBoundingClientRect().width") > 100

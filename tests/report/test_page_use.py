@@ -112,7 +112,7 @@ def test_a_figure_tells_step_and_error_to_mouse_and_finger(opened: Browser) -> N
     assert told(opened) == "error, %"
     x, y = over(opened, 0.999, 0.11)
     opened.send("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
-    assert told(opened) == "110-layer, test error: 89.00 % at step 220"
+    assert told(opened) == "110-layer, test error: 89.00 % at step 275"
     dot = "document.querySelector('#answer .plot circle').getBoundingClientRect()"
     assert opened.js(f"{dot}.left") < x + 6
     opened.send("Input.dispatchMouseEvent", type="mouseMoved", x=1, y=1)
@@ -121,13 +121,13 @@ def test_a_figure_tells_step_and_error_to_mouse_and_finger(opened: Browser) -> N
     x, y = over(opened, 0.999, 0.71)
     opened.send("Input.dispatchTouchEvent", type="touchStart", touchPoints=[{"x": x, "y": y}])
     opened.send("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
-    assert told(opened) == "56-layer, training error: 30.00 % at step 220"
+    assert told(opened) == "56-layer, training error: 30.00 % at step 275"
 
 
 def test_a_figure_tells_step_and_error_to_the_arrow_keys(opened: Browser) -> None:
     opened.js("document.querySelector('#answer .plot').focus()")
     opened.press("ArrowLeft")
-    assert told(opened) == "20-layer, training error: 2.00 % at step 220"
+    assert told(opened) == "20-layer, training error: 2.00 % at step 275"
     opened.press("ArrowLeft", "ArrowUp")
     assert told(opened).startswith("20-layer, test error: ")
     opened.press("Escape")

@@ -38,7 +38,7 @@ def test_the_report_prints_answer_table_files_and_what_is_next(outputs: Path) ->
         "Yes. On digits, plain-110 ends 86 points worse than plain-20 on the images both ",
         "trained on; ResNet-110 (v2) ends level with ResNet-20.",
         "",
-        "Training / test error in %. Digits, 220 steps",
+        "Training / test error in %. Digits, 275 steps",
         "layers          plain    resnet_v2",
         "    20    2.00 / 3.00  1.00 / 2.00",
         "    56  30.00 / 31.00  1.00 / 2.00",
@@ -52,7 +52,7 @@ def test_the_report_prints_answer_table_files_and_what_is_next(outputs: Path) ->
     assert "details=true" not in written(outputs, 80)[1]  # they are printed already
     assert data["answer"]["word"] == "Yes"
     assert data["answer"]["sentence"] == " ".join(line.strip() for line in text.splitlines()[:2])
-    assert data["answer"]["protocol"] == data["protocols"][0]["title"] == "Digits, 220 steps"
+    assert data["answer"]["protocol"] == data["protocols"][0]["title"] == "Digits, 275 steps"
     (plain, residual) = data["answer"]["effects"]
     assert (plain["deep"], plain["difference"], plain["holds"]) == ("plain-110", 86, True)
     assert (residual["shallow"], residual["difference"], residual["holds"]) == ("resnet_v2-20", 0, True)
@@ -115,11 +115,11 @@ def test_figures_are_written_as_png_and_pdf_and_stale_ones_go(outputs: Path) -> 
     written(outputs)
     folder = outputs / "report"
     assert sorted(path.name for path in folder.glob("training_curves_*")) == [
-        "training_curves_digits_220_steps.pdf",
-        "training_curves_digits_220_steps.png",
+        "training_curves_digits_275_steps.pdf",
+        "training_curves_digits_275_steps.png",
     ]
-    assert (folder / "training_curves_digits_220_steps.png").read_bytes().startswith(b"\x89PNG")
-    assert (folder / "training_curves_digits_220_steps.pdf").read_bytes().startswith(b"%PDF")
+    assert (folder / "training_curves_digits_275_steps.png").read_bytes().startswith(b"\x89PNG")
+    assert (folder / "training_curves_digits_275_steps.pdf").read_bytes().startswith(b"%PDF")
 
 
 def test_the_papers_number_is_shown_only_on_its_own_data(outputs: Path) -> None:

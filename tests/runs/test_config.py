@@ -140,9 +140,9 @@ def test_a_protocol_changes_only_what_its_file_says(protocol: str, changes: dict
 
 def test_a_short_protocol_keeps_its_shape_on_digits() -> None:
     schedule = resolved("data=digits", "protocol=official_lua").schedule
-    assert (schedule.steps, schedule.batch_size) == (220, 64)
-    rates = [learning_rate(step, schedule) for step in range(220)]
-    assert [rates.index(rate) for rate in sorted(set(rates), reverse=True)] == [0, 220 * 80 // 200, 220 * 121 // 200]
+    assert (schedule.steps, schedule.batch_size) == (275, 64)
+    rates = [learning_rate(step, schedule) for step in range(275)]
+    assert [rates.index(rate) for rate in sorted(set(rates), reverse=True)] == [0, 275 * 80 // 200, 275 * 121 // 200]
 
 
 def test_the_recipe_is_v1_section_4_2() -> None:

@@ -70,6 +70,6 @@ def test_an_older_manifest_is_not_mixed_with_new_runs(tmp_path: Path) -> None:
     assert deviations(old.manifest) == ["schedule.decay=all"]
     assert deviations(new.manifest) == []
     assert sorted(comparison.title for comparison in groups.group(runs)) == [
-        "Digits, 220 steps, schedule.decay=all, schedule.ghost_batch_size=None",
-        "Digits, 220 steps, schedule.decay=weights, schedule.ghost_batch_size=64",
+        "Digits, 275 steps, schedule.decay=all, schedule.ghost_batch_size=None",
+        "Digits, 275 steps, schedule.decay=weights, schedule.ghost_batch_size=64",
     ]

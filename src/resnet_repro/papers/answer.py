@@ -63,7 +63,7 @@ class Answer:
 
     @property
     def is_shortened(self) -> bool:
-        """Whether the runs are shorter than the recipe for their data; the one for digits has 220 steps."""
+        """Whether the runs are shorter than the recipe for their data; the one for digits has 275 steps."""
         run = self.comparison.runs[0]
         schedule = run.options.schedule
         return "schedule.steps" in run.manifest["departures"] and schedule.steps < schedule.protocol_steps
