@@ -4,8 +4,17 @@ The Python interface, for notebooks and scripts, is `ResNet`, `train`, `load_run
 package imports none of them, and so no torch: each is imported when its name is first used (PEP 562).
 """
 
+import sys
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
+
+# `python train.py` finds this package without an installation, so any Python may come here.
+if sys.version_info < (3, 11) or find_spec("hydra") is None:
+    sys.exit(
+        f"error: {sys.executable} is Python {sys.version_info[0]}.{sys.version_info[1]} without this package's "
+        "requirements; in the checkout, type `make install` and then `source .venv/bin/activate`"
+    )
 
 if TYPE_CHECKING:
     from resnet_repro.interface import TrainedRun, load_run, train
