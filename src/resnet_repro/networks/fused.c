@@ -309,19 +309,17 @@ struct convolution {
     const uint16_t *x, *dy;
     float *dw;  // [threads][co][3][3][ci]: each thread has images of its own
     size_t n, h, w, out_h, out_w, ci, co, stride;
-    size_t at_once;     // images whose pairs stay in the cache
-    __m512i *x_pairs;   // 16 channels of x of a pixel, and of the pixel `stride` to the right: [ci / 16][image, row]
-                        // [w + 2] for vectors, [ci / 16][row % stride][x_length] for tiles
     size_t num_threads;
-#ifdef __AMX_BF16__
-    size_t pitch, rows;       // of an image of dy in `dy_rows`: one column and one row more, of zeros
-    size_t length, x_length;  // of rows of `dy_rows` and of `x_pairs`
-    int32_t *pixels;          // [length]: the pixel of dy at each place; -1: zeros
-    uint16_t *dy_rows;        // [co / 16][16][length]
-#else
-    size_t pairs;       // of neighbouring pixels in a row of dy
-    uint32_t *dy_pairs; // [co / 8][image, row][pairs][8]: dy of two neighbouring pixels
-#endif
+    size_t at_once;           // images whose pairs stay in the cache
+    __m512i *x_pairs;         // 16 channels of x of a pixel, and of the pixel `stride` to the right: [ci / 16][image,
+                              // row][w + 2] for vectors, [ci / 16][row % stride][x_length] for tiles
+    uint32_t *dy_pairs;       // dy of two neighbouring pixels: [co / 8][image, row][pairs][8] for vectors,
+                              // [co / 16][16][length / 2] for tiles
+    size_t x_bytes, dy_bytes; // of these two
+    size_t pairs;             // for vectors: in a row of dy
+    size_t pitch, rows;       // for tiles: of an image of dy with one column and one row more, of zeros
+    size_t length, x_length;  // for tiles: pixels in a row of `dy_pairs` and of `x_pairs`
+    uint32_t *pixels;         // for tiles: [length], the pixel of dy at each place, or NO_PIXEL for zeros
 };
 
 // Two rows of 16 channels as one vector.
@@ -336,6 +334,7 @@ INLINE __m512i pair(const uint16_t *first, const uint16_t *second) {
 // after each of its rows and a row of zeros after its last: so each of the 9 weights has x at one distance from dy,
 // and 32 places in a row are the pixels of a multiplication, whatever the image's width. With stride 2, even and odd
 // rows of x are apart.
+#define NO_PIXEL UINT32_MAX
 
 // Rows become columns.
 INLINE void transpose(__m512i v[16]) {
@@ -385,18 +384,20 @@ static void make_pairs(struct convolution c) {
                 for (size_t i = 0; i < c.w; i++)
                     to[i] = pair(from + i * c.ci, i + c.stride < c.w ? from + (i + c.stride) * c.ci : NULL);
             }
+    size_t num_pixels = c.n * c.out_h * c.out_w;  // the last images of a batch may be fewer than `at_once`
     for (size_t block = 0; block < c.co / 16; block++)
         for (size_t i = 0; i < c.length; i += 32) {
             const uint16_t *from = c.dy + block * 16;
             __m512i v[16];
 #pragma GCC unroll 16
             for (int k = 0; k < 16; k++) {
-                int32_t a = c.pixels[i + 2 * k], b = c.pixels[i + 2 * k + 1];
-                v[k] = pair(a < 0 ? NULL : from + a * c.co, b < 0 ? NULL : from + b * c.co);
+                size_t a = c.pixels[i + 2 * k], b = c.pixels[i + 2 * k + 1];
+                v[k] = pair(a < num_pixels ? from + a * c.co : NULL, b < num_pixels ? from + b * c.co : NULL);
             }
             transpose(v);
 #pragma GCC unroll 16
-            for (int k = 0; k < 16; k++) _mm512_store_si512(c.dy_rows + (block * 16 + k) * c.length + i, v[k]);
+            for (int k = 0; k < 16; k++)
+                _mm512_store_si512(c.dy_pairs + ((block * 16 + k) * c.length + i) / 2, v[k]);
         }
 }
 
@@ -407,33 +408,16 @@ static void make_pairs(struct convolution c) {
 #define ADD_PRODUCT(k, tile) \
     _tile_loadd(tile, x[k] + i * c.stride, 128 * c.stride); \
     _tile_dpbf16ps(k, 7, tile);
-INLINE void add_product(struct convolution c, const __m512i *const *x, const uint16_t *dy, float *dw, int num) {
+INLINE void add_product(struct convolution c, const __m512i *const *x, const uint32_t *dy, float *dw, int num) {
     FOR_WEIGHTS(LOAD_SUMS)
     for (size_t i = 0; i < c.length; i += 32) {
-        _tile_loadd(7, dy + i, 2 * c.length);
+        _tile_loadd(7, dy + i / 2, 2 * c.length);
         FOR_WEIGHTS(ADD_PRODUCT)
     }
     FOR_WEIGHTS(STORE_SUMS)
 }
 
 static void add_products(struct convolution c) {
-    for (size_t in_block = 0; in_block < c.ci / 16; in_block++) {
-        const __m512i *x[9];
-        for (int k = 0; k < 9; k++) x[k] = x_row(&c, in_block, 0, k / 3 - 1) + k % 3 - 1;
-        for (size_t out_block = 0; out_block < c.co / 16; out_block++) {
-            const uint16_t *dy = c.dy_rows + out_block * 16 * c.length;
-            float *dw = c.dw + out_block * 16 * 9 * c.ci + in_block * 16;
-            add_product(c, x, dy, dw, 5);
-            add_product(c, x + 5, dy, dw + 5 * c.ci, 4);
-        }
-    }
-}
-
-static void add_images(const void *job, size_t thread) {
-    struct convolution c = *(const struct convolution *)job;
-    size_t image = c.n * thread / c.num_threads, end = c.n * (thread + 1) / c.num_threads;
-    size_t x_image = c.h * c.w * c.ci, dy_image = c.out_h * c.out_w * c.co, num_weights = 9 * c.ci * c.co;
-    size_t x_bytes = c.ci / 16 * c.stride * c.x_length * sizeof *c.x_pairs;
     struct {
         uint8_t palette, zeros[15];
         uint16_t bytes[16];
@@ -442,26 +426,16 @@ static void add_images(const void *job, size_t thread) {
     for (int i = 0; i < 8; i++) tiles.bytes[i] = 64, tiles.rows[i] = 16;
     _tile_storeconfig(&before);  // oneDNN relies on what it has set
     _tile_loadconfig(&tiles);
-    c.x += image * x_image, c.dy += image * dy_image, c.dw += thread * num_weights;
-    c.x_pairs = aligned_alloc(64, x_bytes);
-    c.dy_rows = aligned_alloc(64, c.length * c.co * 2);
-    c.pixels = malloc(c.length * sizeof *c.pixels);
-    memset(c.x_pairs, 0, x_bytes);
-    memset(c.dw, 0, num_weights * sizeof *c.dw);
-    for (c.n = 0; image < end; image += c.n, c.x += c.n * x_image, c.dy += c.n * dy_image) {
-        size_t num = MIN(c.at_once, end - image);
-        for (size_t i = 0; num != c.n && i < c.length; i++) {
-            size_t row = i / c.pitch % c.rows, column = i % c.pitch, in = i / c.pitch / c.rows;
-            int is_pixel = in < num && row < c.out_h && column < c.out_w;
-            c.pixels[i] = is_pixel ? (int32_t)((in * c.out_h + row) * c.out_w + column) : -1;
+    for (size_t in_block = 0; in_block < c.ci / 16; in_block++) {
+        const __m512i *x[9];
+        for (int k = 0; k < 9; k++) x[k] = x_row(&c, in_block, 0, k / 3 - 1) + k % 3 - 1;
+        for (size_t out_block = 0; out_block < c.co / 16; out_block++) {
+            const uint32_t *dy = c.dy_pairs + out_block * 8 * c.length;
+            float *dw = c.dw + out_block * 16 * 9 * c.ci + in_block * 16;
+            add_product(c, x, dy, dw, 5);
+            add_product(c, x + 5, dy, dw + 5 * c.ci, 4);
         }
-        c.n = num;
-        make_pairs(c);
-        add_products(c);
     }
-    free(c.x_pairs);
-    free(c.dy_rows);
-    free(c.pixels);
     _tile_loadconfig(&before);
 }
 
@@ -472,6 +446,13 @@ static void make_room(struct convolution *c) {
     c->at_once = MIN(c->n, MAX(1, MAX(256 << 10, MIN(1 << 20, sums_bytes)) / image_bytes));
     c->length = ((c->at_once * image + 31) / 32 | 1) * 32;  // odd, so that rows differ in their place in the cache
     c->x_length = c->stride * (c->length + 2 * c->pitch + 2);
+    c->x_bytes = c->ci / 16 * c->stride * c->x_length * sizeof *c->x_pairs;
+    c->dy_bytes = c->length * c->co * 2;
+    c->pixels = malloc(c->length * sizeof *c->pixels);
+    for (size_t i = 0; i < c->length; i++) c->pixels[i] = NO_PIXEL;
+    for (size_t row = 0, pixel = 0; row < c->at_once * c->out_h; row++)
+        for (size_t i = 0; i < c->out_w; i++)
+            c->pixels[(row + row / c->out_h) * c->pitch + i] = pixel++;
 }
 
 #else
@@ -499,7 +480,7 @@ static void make_pairs(struct convolution c) {
 // One row of 3 weights, 8 output and 16 input channels: 24 sums, as many as there are registers for.
 #define FOR_SUMS \
     _Pragma("GCC unroll 3") for (int kw = 0; kw < 3; kw++) _Pragma("GCC unroll 8") for (int k = 0; k < 8; k++)
-static void add_products(struct convolution c, size_t kh, size_t out_block, size_t in_block) {
+INLINE void add_product(struct convolution c, size_t kh, size_t out_block, size_t in_block) {
     __m512 sums[3][8];
     FOR_SUMS sums[kw][k] = _mm512_setzero_ps();
     for (size_t out_row = 0; out_row < c.n * c.out_h; out_row++) {
@@ -525,30 +506,37 @@ static void add_products(struct convolution c, size_t kh, size_t out_block, size
     }
 }
 
+static void add_products(struct convolution c) {
+    for (size_t in_block = 0; in_block < c.ci / 16; in_block++)
+        for (size_t out_block = 0; out_block < c.co / 8; out_block++)
+            for (size_t kh = 0; kh < 3; kh++) add_product(c, kh, out_block, in_block);
+}
+
+static void make_room(struct convolution *c) {
+    c->pairs = (c->out_w + 1) / 2;
+    size_t x_bytes = c->h * (c->w + 2) * c->ci * 4, dy_bytes = c->out_h * c->pairs * c->co * 4;  // of an image
+    c->at_once = MAX(1, (256 << 10) / (x_bytes + dy_bytes));
+    c->x_bytes = c->at_once * x_bytes, c->dy_bytes = c->at_once * dy_bytes;
+}
+#endif
+
 static void add_images(const void *job, size_t thread) {
     struct convolution c = *(const struct convolution *)job;
     size_t image = c.n * thread / c.num_threads, end = c.n * (thread + 1) / c.num_threads;
     size_t x_image = c.h * c.w * c.ci, dy_image = c.out_h * c.out_w * c.co, num_weights = 9 * c.ci * c.co;
     c.x += image * x_image, c.dy += image * dy_image, c.dw += thread * num_weights;
-    c.x_pairs = aligned_alloc(64, c.at_once * c.h * (c.w + 2) * c.ci * 4);
-    c.dy_pairs = malloc(c.at_once * c.out_h * c.pairs * c.co * 4);
+    c.x_pairs = aligned_alloc(64, c.x_bytes);
+    c.dy_pairs = aligned_alloc(64, c.dy_bytes);
+    memset(c.x_pairs, 0, c.x_bytes);  // the padding
     memset(c.dw, 0, num_weights * sizeof *c.dw);
     for (; image < end; image += c.n, c.x += c.n * x_image, c.dy += c.n * dy_image) {
         c.n = MIN(c.at_once, end - image);
         make_pairs(c);
-        for (size_t in_block = 0; in_block < c.ci / 16; in_block++)
-            for (size_t out_block = 0; out_block < c.co / 8; out_block++)
-                for (size_t kh = 0; kh < 3; kh++) add_products(c, kh, out_block, in_block);
+        add_products(c);
     }
     free(c.x_pairs);
     free(c.dy_pairs);
 }
-
-static void make_room(struct convolution *c) {
-    c->pairs = (c->out_w + 1) / 2;
-    c->at_once = MAX(1, (256 << 10) / (c->h * (c->w + 2) * c->ci * 4 + c->out_h * c->pairs * c->co * 4));
-}
-#endif
 
 // dw has room for the sums of each thread; the first becomes the sum of all.
 void weights_gradient(const uint16_t *x, const uint16_t *dy, float *dw, size_t n, size_t h, size_t w, size_t ci,
@@ -559,6 +547,7 @@ void weights_gradient(const uint16_t *x, const uint16_t *dy, float *dw, size_t n
     };
     make_room(&c);
     run_tasks(add_images, &c, num_threads, num_threads);
+    free(c.pixels);
     for (size_t i = 9 * ci * co; i < num_threads * 9 * ci * co; i++) dw[i % (9 * ci * co)] += dw[i];
 }
 #endif
