@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 # `python train.py` finds this package without an installation, so any Python may come here.
 if sys.version_info < (3, 11) or find_spec("hydra") is None:
     sys.exit(
-        f"error: {sys.executable} is Python {sys.version_info[0]}.{sys.version_info[1]} without this package's "
-        "requirements; in the checkout, type `make install` and then `source .venv/bin/activate`"
+        f"error: resnet_repro needs Python 3.11 to 3.13 with its requirements, and {sys.executable} is Python "
+        f"{sys.version_info[0]}.{sys.version_info[1]} without them; in the checkout, type `make install` and then "
+        "`source .venv/bin/activate`"
     )
 
 if TYPE_CHECKING:
