@@ -28,6 +28,9 @@ def name(arch: str, data: str, *overrides: str) -> str:
         ("plain", "cifar10", ["schedule.milestones=[100,200]"], "plain-20-s0__milestones=100-200"),
         ("resnet_v1", "cifar10", ["arch.gate_bias=-5"], "resnet_v1-20-s0__gate_bias=-5"),
         ("resnet_v1", "cifar10", ["arch.gate_bias=5"], "resnet_v1-20-s0__gate_bias=5"),
+        # depths that are legal only with a unit other than the papers'
+        ("resnet_v2", "digits", ["depth=11", "arch.unit=bottleneck"], "resnet_v2-11-s0__unit=bottleneck"),
+        ("resnet_v1", "digits", ["depth=11", "arch.unit=one_layer"], "resnet_v1-11-s0__unit=one_layer"),
         # a default given explicitly
         ("resnet_v1", "cifar10", ["arch.shortcut=A", "arch.unit=basic", "hardware=auto"], "resnet_v1-20-s0"),
         ("resnet_v1", "cifar10", ["schedule.lr=0.1"], "resnet_v1-20-s0"),

@@ -65,6 +65,11 @@ def unit_for(depth: object, family: str) -> str:
     return IMAGENET[depth][0]
 
 
+def needs_unit(depth: int, family: str) -> bool:
+    """Return whether a legal depth is legal only with an `arch.unit` that is not the papers' unit for this depth."""
+    return family == "cifar" and (depth - 2) % _layers_per_n(unit_for(depth, family)) != 0
+
+
 def stages(depth: object, *, family: str, unit: str = "auto") -> list[Stage]:
     """Return the stages of a ResNet of this depth.  [v1 Table 1, Sec. 4.2; v2 Table 3]
 
@@ -95,7 +100,7 @@ def strides(convs: list[tuple[int, int]], stride: int, stride_on: str) -> list[i
 
 
 def _units_per_cifar_stage(depth: int, unit: str) -> int:
-    per_n = 3 * len(UNITS[unit])  # layers added by one more unit in each of the three stages
+    per_n = _layers_per_n(unit)
     n, rest = divmod(depth - 2, per_n)
     if n >= 1 and rest == 0:
         return n
@@ -103,9 +108,14 @@ def _units_per_cifar_stage(depth: int, unit: str) -> int:
     smallest = per_n + 2
     if depth < smallest:
         raise UserError(f"depth={depth} is less than {smallest}, the smallest {rule}; {_nearest([smallest])}")
-    others = [other for other, convs in UNITS.items() if (depth - 2) % (3 * len(convs)) == 0]
+    others = [other for other in UNITS if (depth - 2) % _layers_per_n(other) == 0]
     hint = f"; with arch.unit={others[0]} {depth} is legal" if others else ""
     raise UserError(f"depth={depth} is not {rule}; {_nearest([per_n * n + 2, per_n * (n + 1) + 2])}{hint}")
+
+
+def _layers_per_n(unit: str) -> int:
+    """Return how many layers one more unit in each of the three stages adds."""
+    return 3 * len(UNITS[unit])
 
 
 def _nearest(depths: list[int]) -> str:

@@ -10,6 +10,7 @@ from resnet_repro.data import photos, shards
 from resnet_repro.data.options import AskedPhotographs, AskedShards, InMemory, asked_kind_of
 from resnet_repro.data.options import kind_of as data_kind_of
 from resnet_repro.errors import UserError
+from resnet_repro.networks import depths
 from resnet_repro.networks.options import Comparator, Images, Network, Residual, kind_of
 from resnet_repro.runs import rules
 from resnet_repro.runs.options import (
@@ -257,7 +258,12 @@ def _departures(run: Run, config: Config, usual: Config) -> Flat:
     # values in proportion to the batch are no departures, so the defaults are taken for the run's own batch size
     schedule = usual["schedule"] | {"batch_size": run.schedule.batch_size}
     arch = config["arch"] if is_comparator else usual["arch"]
+    needs_unit = isinstance(run.network, Residual) and depths.needs_unit(run.network.depth, run.network.family)
+    if needs_unit:
+        arch = arch | {"unit": config["arch"]["unit"]}
     expected = result_keys(resolve({**usual, "depth": config["depth"], "schedule": schedule, "arch": arch}))
+    if needs_unit:  # the name says it, because other units make other networks of this depth
+        del expected["arch.unit"]
     expected["schedule.batch_size"] = usual["schedule"]["batch_size"]
     if is_comparator:
         expected["arch.image_size"] = usual["arch"]["image_size"]
