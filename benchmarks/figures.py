@@ -1,6 +1,7 @@
-"""The figures of `speed.py`, a record for each family of processors, and what docs/speed.md says of them.
+"""The figures of `speed.py` and `gpu_hour.py`, and what docs/speed.md says of them.
 
-`results/FAMILY.json` holds a record. RESULTS.md and the tables of docs/speed.md are written from all of them.
+`results/FAMILY.json` holds the record of a family of processors or GPUs. RESULTS.md and the tables of docs/speed.md are
+written from all of them.
 """
 
 import json
@@ -30,6 +31,7 @@ ONE_THREAD, TWO_THREADS = "one run, one thread", "one run, two threads"
 FIRST_STEP, MANIFEST = "command to the end of the first step", "last evaluation to the manifest"
 REFUSAL, REPORT = "a refusal, `depth=21`", "`report.py` on ten runs"
 CHECKPOINT = "a checkpoint"
+WITHOUT_GRAPHS = "ours, `hardware.graph=false`"
 MULTIPLY_ADDS, BYTES = "multiply-adds", "bytes read and written"
 FLOOR = "floor: multiply-adds and six memory passes"
 
@@ -37,6 +39,9 @@ TABLES = {
     "train": Table("CIFAR-10, batch 128, images/s on one thread", OURS),
     "pages": Table("The same with pages of 2 MB on both sides (`GLIBC_TUNABLES=glibc.malloc.hugetlb=1`)", OURS),
     "resnet50": Table("Photographs, batch 32, images/s on one thread", OURS),
+    "gpu": Table(
+        "CIFAR-10, batch 128, images/s on one GPU, deterministic, each side in one process after the other", OURS
+    ),
     "threads": Table("Ours on two idle cores, CIFAR-10, images/s", TWO_THREADS),
     "start": Table("Start and end of a command, s", best=min),
     "decode": Table("Decoding and augmenting photographs, images/s of a core's time", "ours"),
@@ -162,6 +167,10 @@ CLAIMS = [
         "One run on two idle cores is at least {} times as fast with two threads as with one.",
         *("threads", "resnet_v1-20", TWO_THREADS, (ONE_THREAD,), 1.6),
     ),
+    Claim(
+        "On a GPU, ResNet v1-56 trains at least {} times as fast with steps recorded as CUDA graphs as without.",
+        *("gpu", "resnet_v1-56", OURS, (WITHOUT_GRAPHS,), 5),
+    ),
     _seconds("The first step of ResNet v1-20 on CIFAR-10 ends at most {} s after the command.", FIRST_STEP, 6),
     _seconds("The manifest is written at most {} s after a run's last evaluation.", MANIFEST, 2),
     _seconds("A mistake in an option is refused within {} s.", REFUSAL, 0.7),
@@ -198,8 +207,9 @@ def claims_and_tables(every: list[Record]) -> str:
 
 def results_page(every: list[Record]) -> str:
     """Return RESULTS.md: all figures with their rounds, and which claims they do not bear out."""
-    head = "# How fast, measured\n\nWritten by `make benchmark`, with a section for each family of processors. A "
-    head += "figure is the best of the rounds in square brackets. In round brackets: how many times as fast ours is.\n"
+    head = "# How fast, measured\n\nWritten by `make benchmark` and `make gpu`, with a section for each family of "
+    head += "processors or GPUs. A figure is the best of the rounds in square brackets. In round brackets: how many "
+    head += "times as fast ours is.\n"
     return head + "".join(f"\n{_section(record, in_full=True)}" for record in every)
 
 
@@ -229,7 +239,7 @@ def _section(record: Record, *, in_full: bool = False) -> str:
             "**Claims that these figures do not bear out:** " + ("".join(f"\n- {each}" for each in against) or "none.")
         )
     for name in record.tables:
-        if in_full or name in ("train", "pages", "resnet50", "threads", "start"):
+        if in_full or name in ("train", "pages", "resnet50", "gpu", "threads", "start"):
             lines.append(f"{TABLES[name].title}:\n\n{_table(TABLES[name], record.with_floors(name), in_full=in_full)}")
     if in_full and record.missing:
         lines.append("Not measured:\n\n" + "\n".join(f"- {name}: {why}" for name, why in record.missing.items()))

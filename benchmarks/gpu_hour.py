@@ -6,7 +6,8 @@
 
 Each part has its share of the minutes, and each measurement its own limit. What fails or takes too long is recorded,
 and the next begins. RESULTS.json and RESULTS.md are written after every measurement; log.txt has what was printed.
-Parts that an earlier call has measured stay there, so the parts can share several short loans of a GPU.
+Parts that an earlier call has measured stay there, so the parts can share several short loans of a GPU. The steps also
+go to benchmarks/results/, of which `make readme` writes the tables of docs/speed.md.
 
 - tests: `pytest -m gpu`.
 - steps: our four ways beside the usual loop compiled (gpu_steps.py), each deterministic and not.
@@ -35,6 +36,7 @@ from statistics import median
 from threading import Thread
 from typing import Any
 
+import figures
 import numpy as np
 from PIL import Image
 
@@ -50,11 +52,20 @@ PASSES: list[tuple[bool, list[str]]] = [
 ]
 """Whether deterministic, and the sides of gpu_steps.py: what tells most comes first."""
 SWITCHES = {
-    "eager": [],
+    "eager": ["hardware.graph=false"],
     "graph": ["hardware.graph=true"],
-    "compiled": ["hardware.compile=true"],
+    "compiled": ["hardware.graph=false", "hardware.compile=true"],
     "graph, compiled": ["hardware.graph=true", "hardware.compile=true"],
 }
+SHOWN = {
+    "graph": figures.OURS,
+    "eager": figures.WITHOUT_GRAPHS,
+    "compiled": "ours, `hardware.graph=false hardware.compile=true`",
+    "graph, compiled": "ours, `hardware.compile=true`",
+    "usual, compiled": figures.COMPILED,
+    "usual, compiled, one batch": f"{figures.COMPILED}, one batch on the GPU",
+}
+"""The sides that docs/speed.md shows, as rows."""
 NETS = {
     "resnet_v1-20": (1_000, 128),
     "resnet_v1-56": (500, 128),
@@ -452,6 +463,24 @@ def _ratios(record: dict[str, Any]) -> list[str]:
     return [*head, "|---|---|---:|---:|", *lines] if lines else []
 
 
+def shown(record: dict[str, Any]) -> figures.Record:
+    """Return what docs/speed.md shows of a record: the deterministic steps of 128 images."""
+    about, (gpu, driver, *_) = record["about"], record["about"]["gpu"].split(", ")
+    facts = {"beside": about["machine"], "driver": driver, "Python": about["python"], "commit": about["commit"]}
+    table: dict[str, dict[str, list[float]]] = {}
+    for row in record["parts"].get("steps", {}).get("rows", []):
+        if row["deterministic"] and row["batch"] == 128 and row["side"] in SHOWN and "images_per_s" in row:
+            table.setdefault(row["net"], {})[SHOWN[row["side"]]] = [row["images_per_s"]]
+    return figures.Record(
+        family=gpu.lower().replace(" ", "-"),
+        cpu=gpu,
+        date=about["begun"].partition("T")[0],
+        command=about["command"],
+        about=facts | about["versions"],
+        tables={"gpu": table},
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=25)
@@ -473,6 +502,9 @@ def main() -> None:
     for name in (*others, last):
         part, weight = PARTS[name]
         hour.run_part(name, part, 1.0 if name == last else weight / weights)
+    if asked.device == "cuda" and "steps" in asked.parts:
+        shown(hour.record).save()
+        figures.write_results(figures.records())
     print(f"{hour.into / 'RESULTS.md'}", flush=True)
 
 

@@ -46,9 +46,9 @@ from resnet_repro.training import hardware
 from resnet_repro.training.run import run as train
 
 OURS: dict[str, dict[str, Any]] = {
-    "eager": {},
+    "eager": {"graph": False},
     "graph": {"graph": True},
-    "compiled": {"compile": True},
+    "compiled": {"graph": False, "compile": True},
     "graph, compiled": {"graph": True, "compile": True},
     "graph, whole-batch norm": {"graph": True, "ghost_batch_size": None},
 }
@@ -107,8 +107,8 @@ def ours(run: Run) -> dict[str, Any]:
     return {key: manifest[key] for key in ("images_per_s", "first_step_s", "peak_memory_mb")}
 
 
-def _graph_on_any_device(asked: Hardware, *, may_compile: bool) -> SettledHardware:
-    return hardware.settle(asked.but(graph=False), may_compile=may_compile).but(graph=asked.graph)
+def _graph_on_any_device(asked: Hardware, **may: bool) -> SettledHardware:
+    return hardware.settle(asked.but(graph=False), **may).but(graph=asked.graph)
 
 
 compile_module = nn.Module.compile

@@ -99,6 +99,24 @@ def test_parts_of_an_earlier_call_stay_with_what_they_were_measured_on(
     assert "By an earlier call, `python" in (tmp_path / "RESULTS.md").read_text()
 
 
+def test_the_page_on_speed_shows_deterministic_steps_of_the_recipes_batch(gpu_hour: types.ModuleType) -> None:
+    ways = [("graph", True, 128), ("eager", True, 128), ("eager", False, 128), ("eager", True, 256)]
+    rows: list[dict[str, object]] = [
+        {"net": "resnet_v1-20", "batch": batch, "deterministic": deterministic, "side": side, "images_per_s": speed}
+        for speed, (side, deterministic, batch) in enumerate(ways, 1)
+    ]
+    rows.append(rows[0] | {"net": "resnet_v1-56"})
+    rows.append({key: value for key, value in rows[1].items() if key != "images_per_s"} | {"net": "resnet_v1-56"})
+    facts = {"gpu": "NVIDIA H100, 580.1, 81559 MiB", "machine": "Xeon with 16 cores", "python": "3.12.3"}
+    facts |= {"commit": "3d303a0", "begun": "2026-11-27T03:50:27+00:00", "command": "python gpu_hour.py"}
+    record = {"about": {**facts, "versions": {"torch": "2.11.0"}}, "parts": {"steps": {"rows": rows}}}
+    shown = gpu_hour.shown(record)
+    assert (shown.family, shown.date, shown.about["driver"]) == ("nvidia-h100", "2026-11-27", "580.1")
+    ours, without = gpu_hour.figures.OURS, gpu_hour.figures.WITHOUT_GRAPHS
+    assert shown.tables == {"gpu": {"resnet_v1-20": {ours: [1], without: [2]}, "resnet_v1-56": {ours: [1]}}}
+    assert f"| {without} | 2.00 (0.50) | not measured |" in gpu_hour.figures.claims_and_tables([shown])
+
+
 def test_without_a_gpu_the_hour_is_refused(tmp_path: Path) -> None:
     status, said = hour(tmp_path)
     assert status == 2

@@ -1,4 +1,4 @@
-"""How `hardware.fused=auto` is decided on a machine, and which hardware is refused there."""
+"""How each `auto` of `hardware` is decided on a machine, and which hardware is refused there."""
 
 from pathlib import Path
 from typing import Any
@@ -7,9 +7,9 @@ import pytest
 
 from resnet_repro.errors import UserError
 from resnet_repro.runs.options import Hardware
-from resnet_repro.training.hardware import settle
+from resnet_repro.training.hardware import gains_by_a_graph, settle
 from tests.helpers.compilers import needs_compiler
-from tests.helpers.runs import composed
+from tests.helpers.runs import composed, resolved
 
 
 def hardware(**options: Any) -> Hardware:
@@ -45,6 +45,34 @@ def test_auto_compiles_long_fused_runs_on_amx(monkeypatch: pytest.MonkeyPatch) -
     assert settle(hardware(compile=True)).compile is True
     monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {"avx512_bf16": True})
     assert settle(hardware(), may_compile=True).compile is False
+
+
+def test_auto_records_graphs_on_a_gpu_where_the_run_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert settle(hardware(), may_graph=True).graph is False
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda **_: True)
+    on_gpu = hardware(accelerator="auto")
+    assert settle(on_gpu, may_graph=True).graph is True
+    assert settle(on_gpu, may_graph=False).graph is False
+    assert settle(on_gpu.but(graph=False), may_graph=True).graph is False
+    assert settle(on_gpu.but(graph=True)).graph is True
+
+
+@pytest.mark.parametrize(
+    ("options", "gains"),
+    [
+        (["arch=plain", "depth=56"], True),
+        (["data=digits", "hardware.recompute=true"], True),
+        (["arch.shortcut=dropout", "hardware.recompute=true"], False),
+        (["data.loader=dataloader"], False),
+        (["hardware=ddp_2cpu"], False),
+        (["data=imagenet", "depth=50"], False),
+        (["arch=torchvision", "arch.name=alexnet", "arch.image_size=64"], False),
+    ],
+    ids=str,
+)
+def test_a_run_gains_by_a_graph_if_its_images_are_on_its_one_gpu(options: list[str], gains: bool) -> None:
+    assert gains_by_a_graph(resolved(*options)) is gains
 
 
 def test_auto_does_not_fuse_without_a_compiler(no_compiler: None, monkeypatch: pytest.MonkeyPatch) -> None:

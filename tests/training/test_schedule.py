@@ -5,6 +5,7 @@ import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from resnet_repro.runs.options import Warmup
+from resnet_repro.training.hardware import settle
 from resnet_repro.training.schedule import Plateau, eval_every, learning_rate, log_every, scaled, steps_at_once
 from tests.helpers.runs import resolved
 
@@ -89,7 +90,7 @@ def test_nothing_is_due_between_steps_taken_at_once(
     steps: int, warmup: Warmup | None, checkpoint_steps: int | None, expected: int
 ) -> None:
     schedule = RECIPE.but(steps=steps, warmup=warmup, log_every=100, eval_every=400)
-    hardware = resolved().hardware.but(graph=True, checkpoint_steps=checkpoint_steps)
+    hardware = settle(resolved().hardware.but(checkpoint_steps=checkpoint_steps)).but(graph=True)
     assert steps_at_once(schedule, hardware) == expected
     assert steps_at_once(schedule, hardware.but(graph=False)) == 1
     rows = range(steps, 0, -log_every(schedule))

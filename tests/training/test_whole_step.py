@@ -126,8 +126,8 @@ def test_warming_up_at_the_start_and_later_changes_no_bit(device: str) -> None:
 def graph_on_any_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """Allow `hardware.graph=true` on a CPU, where it is refused because it gains nothing."""
 
-    def settle(options: Hardware, *, may_compile: bool) -> SettledHardware:
-        return hardware.settle(options.but(graph=False), may_compile=may_compile).but(graph=options.graph)
+    def settle(options: Hardware, **may: bool) -> SettledHardware:
+        return hardware.settle(options.but(graph=False), **may).but(graph=options.graph is True)
 
     monkeypatch.setattr("resnet_repro.training.run.settle", settle)
 

@@ -1,8 +1,8 @@
 """NVIDIA's Multi-Process Service, by which a GPU runs kernels of several processes at the same time.
 
-Without it the processes take turns. [open: not measured; `python benchmarks/gpu_hour.py` does]
-On a virtual machine with an H100 the service started, and five runs then took no step in two minutes. So a small
-process tries the service first.
+Without it the processes take turns: on an H100, two runs were together as fast as one alone. [open: not measured with
+the service; `python benchmarks/gpu_hour.py` does] On a virtual machine with an H100 the service started, and five runs
+then took no step in two minutes. So a small process tries the service first.
 """
 
 import os

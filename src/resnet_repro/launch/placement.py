@@ -9,7 +9,10 @@ from resnet_repro.runs.job import Job
 from resnet_repro.runs.options import Run
 
 MAX_RUNS_PER_GPU = 4
-"""The most runs that `jobs=auto` puts on one GPU. [open: not measured; with small networks a GPU waits for its host]"""
+"""The most runs that `jobs=auto` puts on one GPU, where one run's start and evaluations fill with another's steps.
+
+Two runs of CUDA graphs took their steps on an H100 in turns, no faster than one after the other. [open: four]
+"""
 
 GPU_OVERHEAD = 1.0 * 2**30
 """Bytes of GPU memory that a process needs beside its tensors: CUDA context, libraries, workspaces of convolutions."""
@@ -23,7 +26,7 @@ def check_devices(jobs: list[Job]) -> None:
     """
     if any(job.run.hardware.accelerator == "gpu" for job in jobs) and not gpus():
         raise UserError("hardware=gpu needs a CUDA device and none is visible; use hardware=cpu or auto")
-    if any(job.run.hardware.graph and not on_gpu(job) for job in jobs):
+    if any(job.run.hardware.graph is True and not on_gpu(job) for job in jobs):
         raise UserError("hardware.graph=true needs a CUDA device; leave it out on a CPU")
     needed = max((job.num_devices for job in jobs if on_gpu(job)), default=0)
     if needed > len(gpus()):

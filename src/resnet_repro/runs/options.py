@@ -130,7 +130,7 @@ class Hardware(Options):
     channels_last: Switch = option(SWITCH)
     fused: Switch = option(SWITCH)
     compile: Switch = option(SWITCH)
-    graph: bool
+    graph: Switch = option(SWITCH)
     recompute: bool
     deterministic: bool
     num_threads: Count = option("a whole number of CPU threads a job, at least 1")
@@ -151,6 +151,7 @@ class SettledHardware(Hardware):
     channels_last: bool
     fused: bool
     compile: bool
+    graph: bool
 
     @property
     def on_gpu(self) -> bool:

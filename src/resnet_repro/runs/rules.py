@@ -26,23 +26,30 @@ def check(run: Run) -> None:
         below = batch_size // world_size * world_size
         near = " and ".join(str(size) for size in (below, below + world_size) if size)
         raise UserError(f"schedule.batch_size={batch_size} does not divide by {world_size} devices; nearest are {near}")
-    on_device = isinstance(data, InMemory) and data.loader == "device"
-    if hardware.graph and (world_size > 1 or not on_device):
-        raise UserError(
-            "hardware.graph=true is for one GPU with all images on it: use it with hardware.devices=1 and "
-            "data.loader=device, or leave it out"
-        )
-    if hardware.graph and hardware.recompute and getattr(run.network, "shortcut", None) == "dropout":
-        raise UserError(
-            "hardware.graph=true cannot record hardware.recompute=true with arch.shortcut=dropout, which would have to "
-            "drop the same values twice; leave one of them out"
-        )
+    if hardware.graph is True and (why_not := why_no_graph(run)):
+        raise UserError(f"hardware.graph=true {why_not}")
     if hardware.compile is True and hardware.recompute:
         raise UserError("hardware.compile=true and hardware.recompute=true exclude each other; use one of them")
     if schedule.shape == "plateau":
         _check_plateau(run)
     if isinstance(run.network, Residual) and run.network.is_plain and run.network.mix != "add":
         raise UserError(f"arch.mix={run.network.mix} needs a shortcut; with arch.shortcut=none use arch.mix=add")
+
+
+def why_no_graph(run: Run) -> str:
+    """Return why the steps of a run cannot be recorded as a CUDA graph, and what to do; an empty text if they can."""
+    on_device = isinstance(run.data, InMemory) and run.data.loader == "device"
+    if run.hardware.world_size > 1 or not on_device:
+        return (
+            "is for one GPU with all images on it: use it with hardware.devices=1 and data.loader=device, or leave it "
+            "out"
+        )
+    if run.hardware.recompute and getattr(run.network, "shortcut", None) == "dropout":
+        return (
+            "cannot record hardware.recompute=true with arch.shortcut=dropout, which would have to drop the same "
+            "values twice; leave one of them out"
+        )
+    return ""
 
 
 def _check_plateau(run: Run) -> None:

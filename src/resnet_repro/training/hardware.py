@@ -15,6 +15,7 @@ from resnet_repro.networks.fused import FusedBatchNorm, cpu_has, find_compiler, 
 from resnet_repro.networks.resnet import ResNet
 from resnet_repro.networks.unit import ResidualUnit
 from resnet_repro.runs.options import Hardware, Run, SettledHardware
+from resnet_repro.runs.rules import why_no_graph
 
 WORTH_COMPILING = 4_000
 """Steps from which a run repays the time that torch.compile takes. By the figures in benchmarks/NOTES.md, a Xeon with
@@ -26,19 +27,26 @@ def repays_compiling(run: Run) -> bool:
     return run.family == "cifar" and run.schedule.steps >= WORTH_COMPILING
 
 
-def settle(hardware: Hardware, *, may_compile: bool = False) -> SettledHardware:
+def gains_by_a_graph(run: Run) -> bool:
+    """Return whether a GPU would wait for its host without CUDA graphs, and the steps of the run can be recorded."""
+    return run.network.of_units and not why_no_graph(run)
+
+
+def settle(hardware: Hardware, *, may_compile: bool = False, may_graph: bool = False) -> SettledHardware:
     """Return the hardware with every `auto` decided for this machine.
 
     - `precision`: bf16 autocast if the device multiplies bf16 natively; weights and batch-norm statistics stay float32.
     - `channels_last`: true if the device multiplies bf16 natively or is an x86 CPU.
     - `fused`: true on an x86 CPU in channels_last under Linux, if there is a C compiler.
     - `compile`: true for a fused network on a CPU with AMX, if there is a C++ compiler and `may_compile`.
+    - `graph`: true on a GPU, if `may_graph`.
 
     Each other choice was measured to be faster for every network of the papers, see benchmarks/.
     [deviates: the papers trained in float32; `hardware.precision=32-true` does]
 
     Args:
         may_compile: whether `auto` may choose torch.compile, see `repays_compiling`.
+        may_graph: whether `auto` may choose CUDA graphs, see `gains_by_a_graph`.
 
     Raises:
         UserError: if the options ask for a GPU or fused batch norms and this machine cannot have them, or if the C
@@ -49,7 +57,7 @@ def settle(hardware: Hardware, *, may_compile: bool = False) -> SettledHardware:
         accelerator = "gpu" if torch.cuda.is_available() else "cpu"
     if accelerator == "gpu" and not torch.cuda.is_available():
         raise UserError("hardware=gpu needs a CUDA device that PyTorch can use, and there is none; use hardware=cpu")
-    if hardware.graph and accelerator != "gpu":
+    if hardware.graph is True and accelerator != "gpu":
         raise UserError("hardware.graph=true needs a CUDA device; leave it out on a CPU")
     native_bf16 = _has_native_bf16(accelerator)
     on_x86 = accelerator == "cpu" and platform.machine() in ("x86_64", "AMD64")
@@ -70,8 +78,9 @@ def settle(hardware: Hardware, *, may_compile: bool = False) -> SettledHardware:
     if compiles == "auto":
         # elsewhere convolutions take nearly all of a step, and compiling what is around them gains 1 %
         compiles = bool(may_compile and fused and not hardware.recompute and cpu_has("amx_bf16") and _finds_cxx())
+    graph = may_graph and accelerator == "gpu" if hardware.graph == "auto" else hardware.graph
     decided = {"accelerator": accelerator, "precision": precision, "channels_last": channels_last}
-    return SettledHardware(**hardware.record() | decided | {"fused": fused, "compile": compiles})
+    return SettledHardware(**hardware.record() | decided | {"fused": fused, "compile": compiles, "graph": graph})
 
 
 def compile_network(net: nn.Module) -> None:

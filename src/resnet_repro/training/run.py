@@ -27,7 +27,13 @@ from resnet_repro.runs.wandb_account import in_wandb_sweep
 from resnet_repro.training.checkpoints import Checkpoint, newest_checkpoint
 from resnet_repro.training.classifier import GraphedClassifier, LitClassifier
 from resnet_repro.training.constructed import copy_function_from
-from resnet_repro.training.hardware import compile_network, keep_freed_memory, repays_compiling, settle
+from resnet_repro.training.hardware import (
+    compile_network,
+    gains_by_a_graph,
+    keep_freed_memory,
+    repays_compiling,
+    settle,
+)
 from resnet_repro.training.layers import GradientNorms, write_responses
 from resnet_repro.training.loggers import CsvLogger, TensorboardLogger
 from resnet_repro.training.manifest import Commit, git_commit, of_run, weights_sha256
@@ -95,7 +101,7 @@ class Training:
     @classmethod
     def prepared(cls, path: Path, job: Job, rank: Rank, *, commit: Commit) -> "Training":
         """Make this process ready: random numbers, threads, data in memory, the network with its first weights."""
-        hardware = settle(job.run.hardware, may_compile=repays_compiling(job.run))
+        hardware = settle(job.run.hardware, may_compile=repays_compiling(job.run), may_graph=gains_by_a_graph(job.run))
         options = job.run.but(hardware=hardware)
         torch.set_num_threads(hardware.num_threads)
         keep_freed_memory()

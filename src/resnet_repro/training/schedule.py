@@ -4,7 +4,7 @@ import math
 from bisect import bisect_right
 from typing import NamedTuple
 
-from resnet_repro.runs.options import Hardware, Schedule
+from resnet_repro.runs.options import Schedule, SettledHardware
 
 
 def scaled(protocol_step: float, *, steps: int, protocol_steps: int) -> int:
@@ -55,7 +55,7 @@ MOST_AT_ONCE = 100
 """A run looks at least this often, in steps, whether it is asked to stop."""
 
 
-def steps_at_once(schedule: Schedule, hardware: Hardware) -> int:
+def steps_at_once(schedule: Schedule, hardware: SettledHardware) -> int:
     """Return how many steps to take in a row as CUDA graphs; 1 if Lightning takes every step.
 
     Nothing may be due in between: no row of numbers, evaluation, checkpoint by steps or look at the warm-up's error.
