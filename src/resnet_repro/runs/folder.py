@@ -11,8 +11,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-import psutil
-
 NO_FLOCK = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL)
 """Errors by which a file system says that it cannot lock a file."""
 
@@ -117,7 +115,7 @@ def _hold(held: Path) -> str:
     Returns:
         The other process that holds the folder, or an empty text.
     """
-    mine = {"host": socket.gethostname(), "pid": os.getpid(), "begun": psutil.Process().create_time()}
+    mine = {"host": socket.gethostname(), "pid": os.getpid(), "begun": _begun(os.getpid())}
     while True:
         with suppress(FileExistsError), held.open("x") as file:
             json.dump(mine, file)
@@ -142,10 +140,18 @@ def _hold(held: Path) -> str:
 
 
 def _runs(pid: int, begun: float) -> bool:
+    now = _begun(pid)
+    return now is not None and abs(now - begun) < 5
+
+
+def _begun(pid: int) -> float | None:
+    """Return when a process of this machine began, in seconds since 1970; None if there is no such process."""
+    import psutil  # not above: a refusal would wait 20 ms for what only file systems without locks need
+
     try:
-        return abs(psutil.Process(pid).create_time() - begun) < 5
+        return psutil.Process(pid).create_time()
     except psutil.NoSuchProcess:
-        return False
+        return None
 
 
 def write_failure(path: Path, reason: str) -> None:
