@@ -167,6 +167,8 @@ def test_a_run_of_whole_steps_is_the_usual_run_within_rounding(tmp_path: Path) -
             ("hardware.graph=true",),
             ("hardware.graph=true", "hardware.precision=32-true", "arch.shortcut=dropout"),
             ("hardware.graph=true", "arch=resnet_v2", "depth=11", "arch.unit=bottleneck"),
+            ("hardware.graph=true", "hardware.recompute=true"),
+            ("hardware.graph=auto", "schedule.warmup={lr: 0.01, until_error: 95.0}"),
         ]
     ],
 )
