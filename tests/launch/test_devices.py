@@ -55,7 +55,7 @@ def train(driver: Path, *options: str, home: Path, gpus: int, gib: float) -> tup
 @pytest.mark.parametrize(
     ("options", "gpus", "gib", "at_a_time"),
     [
-        (("seed=0,1,2,3,4,5,6,7",), 1, 80, min(4, num_cores())),
+        (("seed=0,1,2,3,4,5,6,7",), 1, 80, min(2, num_cores())),
         (("seed=0,1,2,3,4,5,6,7",), 1, 2.0, 1),  # 1.4 GiB each
         (("seed=0,1,2,3,4,5,6,7", "jobs=8"), 1, 2.0, 8),
         (("seed=0,1,2,3,4,5,6,7", "hardware=ddp_2gpu"), 4, 80, 2),
@@ -69,6 +69,15 @@ def test_small_runs_share_a_gpu_within_its_memory_and_the_cores(
     status, output = train(driver, "-m", "plan=true", *options, home=tmp_path, gpus=gpus, gib=gib)
     assert status == 0, output
     assert f", {at_a_time} at a time" in output
+
+
+@pytest.mark.parametrize(("mps", "at_a_time"), [("false", 2), ("true", 4)])
+def test_a_gpu_takes_two_runs_and_with_mps_four(mps: str, at_a_time: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"gpus": ["0"], "smallest_gpu": 80 * 2**30, "num_cores": 16}.items():
+        monkeypatch.setattr(placement, name, lambda value=value: value)
+    usual = composed("data=digits")
+    configs = (composed("data=digits", f"mps={mps}", f"seed={seed}") for seed in range(8))
+    assert placement.num_parallel([make_job(config, usual=usual) for config in configs]) == at_a_time
 
 
 CONTROL = """#!/bin/sh

@@ -8,10 +8,11 @@ from resnet_repro.machine import gpus, num_cores, smallest_gpu
 from resnet_repro.runs.job import Job
 from resnet_repro.runs.options import Run
 
-MAX_RUNS_PER_GPU = 4
-"""The most runs that `jobs=auto` puts on one GPU, where one run's start and evaluations fill with another's steps.
+MAX_RUNS_PER_GPU, MAX_RUNS_WITH_MPS = 2, 4
+"""The most runs that `jobs=auto` puts on one GPU.
 
-Two runs of CUDA graphs took their steps on an H100 in turns, no faster than one after the other. [open: four]
+Two runs of CUDA graphs took their steps on an H100 in turns, in sum as fast as one run. So a second run only fills the
+pauses of the first, its start and its end. [open: MPS was not measured]
 """
 
 GPU_OVERHEAD = 1.0 * 2**30
@@ -75,7 +76,8 @@ def _runs_per_gpu(jobs: Iterable[Job]) -> int:
     if any(job.num_devices > 1 or not job.run.network.of_units for job in jobs):
         return 1  # ranks wait for each other; the memory of a comparator is unknown
     fit = int(0.9 * smallest_gpu() / max(memory_needed(job.run) for job in jobs))
-    return max(1, min(MAX_RUNS_PER_GPU, fit, num_cores() // len(gpus())))
+    most = MAX_RUNS_WITH_MPS if jobs[0].run.mps else MAX_RUNS_PER_GPU
+    return max(1, min(most, fit, num_cores() // len(gpus())))
 
 
 def memory_needed(run: Run) -> float:
