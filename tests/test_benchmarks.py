@@ -157,7 +157,8 @@ def test_the_whole_benchmark_can_be_rehearsed(cifar10_root: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "left out" not in done.stderr
     assert "Not measured" not in done.stdout
-    assert [table.title for table in figures.TABLES.values() if table.title not in done.stdout] == []
+    missing = {name for name, table in figures.TABLES.items() if table.title not in done.stdout}
+    assert missing == {"gpu"}  # benchmarks/gpu_hour.py measures that table
 
 
 @pytest.mark.slow
