@@ -111,6 +111,19 @@ def test_no_job_imports_what_only_shows_runs() -> None:
     assert {name.split(".")[0] for name in imported} & rooms == {"networks", "data", "training", "runs", "launch"}
 
 
+def test_what_is_auto_now_is_not_compared_with_the_value_of_an_earlier_release(tmp_path: Path) -> None:
+    usual = composed()
+    now = make_job(composed("depth=8", f"outputs={tmp_path}"), usual=usual)
+    earlier = resolved("depth=8", "hardware.graph=false", "hardware.compile=false")
+    assert now.run.hardware.graph == now.run.hardware.compile == "auto"
+    resume.refuse_other_options(now, earlier)
+    with pytest.raises(UserError, match=r"another run: schedule\.lr was 0\.2 and is now 0\.1; give the old values"):
+        resume.refuse_other_options(now, resolved("depth=8", "hardware.graph=false", "schedule.lr=0.2"))
+    explicit = make_job(composed("depth=8", "hardware.graph=false", f"outputs={tmp_path}"), usual=usual)
+    with pytest.raises(UserError, match=r"another run: hardware\.graph was auto and is now False; give the old values"):
+        resume.refuse_other_options(explicit, now.run)
+
+
 def begun(folder: Path) -> RunDir:
     """Return a run with a checkpoint and without a manifest."""
     run = RunDir(folder)

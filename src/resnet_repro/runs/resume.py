@@ -93,11 +93,14 @@ def _way_back(key: str, begun: Mapping[str, str | None]) -> str:
 def refuse_other_options(job: Job, begun: Run) -> None:
     """Refuse a folder that holds a run with other options.
 
+    An option that is `auto` now is not compared here. An earlier release may have had another default for it, and the
+    value that it stands for is compared with the run's checkpoint (`refuse_other_hardware`).
+
     Raises:
         UserError: names the options that differ and the two ways out.
     """
     now, before = result_keys(job.run), result_keys(begun)
-    differ = sorted(key for key in now | before if now.get(key) != before.get(key))
+    differ = sorted(key for key in now | before if now.get(key) not in ("auto", before.get(key)))
     if differ:
         values = ", ".join(f"{key} was {before.get(key)} and is now {now.get(key)}" for key in differ)
         ways_out = "give the old values to go on, or resume=false to start over"
