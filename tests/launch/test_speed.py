@@ -54,7 +54,7 @@ def test_a_plan_scales_one_measurement_to_every_depth(measurements: list[list[Ru
     assert seconds == pytest.approx([64_000 * SECONDS * cost / costs[0] for cost in costs])
 
 
-def test_a_measurement_is_remembered_until_torch_changes(
+def test_a_measurement_is_remembered_until_torch_or_the_training_code_changes(
     measurements: list[list[Run]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = shown([job(tmp_path)])
@@ -62,9 +62,10 @@ def test_a_measurement_is_remembered_until_torch_changes(
     assert len(measurements) == 1
     shown([job(tmp_path, "depth=164", "arch=resnet_v2")])
     assert len(measurements) == 2, "another kind of unit is measured by itself"
-    monkeypatch.setattr(speed, "version", lambda package: "0.1")
-    shown([job(tmp_path)])
-    assert len(measurements) == 3
+    for number, key in enumerate(("torch", "code_sha256"), start=3):
+        monkeypatch.setitem(speed.CODE, key, "another")
+        shown([job(tmp_path)])
+        assert len(measurements) == number
 
 
 def test_a_damaged_cache_is_measured_again(measurements: list[list[Run]], tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ import sys
 import tempfile
 from collections.abc import Iterable
 from contextlib import suppress
-from importlib.metadata import version
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NamedTuple
@@ -21,6 +20,7 @@ from resnet_repro.networks.options import Network, Residual
 from resnet_repro.runs.folder import RunDir, read_json, write_json
 from resnet_repro.runs.job import Job
 from resnet_repro.runs.options import Loggers, Run
+from resnet_repro.runs.resume import CODE
 
 SWITCH = "RESNET_REPRO_MEASURE"
 """The environment variable that, set to 0, leaves the measurement out."""
@@ -123,7 +123,7 @@ def _proxy(run: Run, network: Network, batch_size: int, device: str) -> Run:
 
 
 class Speeds:
-    """What was measured on this machine with this version of torch, kept in the user's cache folder."""
+    """What was measured on this machine with this training code and torch, kept in the user's cache folder."""
 
     def __init__(self) -> None:
         folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
@@ -163,11 +163,11 @@ class Speeds:
 
 
 def key(short: list[Run]) -> str:
-    """Return the key of a measurement: what is measured, on which machine, with which version of torch."""
+    """Return the key of a measurement: what is measured, on which machine, with which training code and torch."""
     what = [[run.network.words, run.data.image, run.schedule.batch_size] for run in short]
     hardware = {name: value for name, value in short[0].hardware.record().items() if name not in SLOWER}
     groups = short[0].schedule.ghost_batch_size
-    return json.dumps([machine.describe(), f"torch {version('torch')}", hardware, groups, what])
+    return json.dumps([machine.describe(), CODE, hardware, groups, what])
 
 
 def measured(runs: list[Run]) -> list[float] | str:
