@@ -58,8 +58,10 @@ def test_the_weights_of_a_kept_run_load_by_its_name_and_leave_in_our_names(folde
 
 
 def test_the_first_page_has_the_errors_of_the_kept_runs() -> None:
-    text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
-    sentences = {"plain-20-s0": "plain-20 ends at", "plain-56-s0": "plain-56 at", "resnet_v1-20-s0": "ResNet-20 at"}
-    for name, sentence in sentences.items():
-        error = read_json(ROOT / "results" / "cifar10" / name / "manifest.json")["results"]["test/error"]
-        assert f"{sentence} {error:.2f} %" in text
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    for arch, words in {"plain": "plain", "resnet_v1": "residual (v1)"}.items():
+        folders = [ROOT / "results" / "cifar10" / f"{arch}-{depth}-s0" for depth in (20, 56)]
+        results = [read_json(folder / "manifest.json")["results"] for folder in folders]
+        for split, name in {"train": "training", "test": "test"}.items():
+            errors = " | ".join(f"{each[f'{split}/error']:.2f} %" for each in results)
+            assert f"| {words}, {name} error | {errors} |" in lines
