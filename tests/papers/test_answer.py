@@ -117,6 +117,17 @@ def test_full_length_counts_before_shortened_and_cifar_first(tmp_path: Path) -> 
     assert answers(more)[0].comparison.title == ranked[0].comparison.title  # an answer comes before none
 
 
+def test_the_answer_of_ones_own_runs_comes_before_that_of_kept_runs(tmp_path: Path) -> None:
+    own, kept = tmp_path / "outputs", tmp_path / "results"
+    write_depths(own, "plain", 2, 3)
+    for arch in ("plain", "resnet_v2"):
+        write_depths(kept, arch, 2, 3, data__name="cifar10")
+    titles = ["CIFAR-10, 64,000 steps", "Digits, 275 steps"]
+    assert [answer.comparison.title for answer in answers(group(read(own, kept)[0]))] == titles  # digits lack ResNets
+    write_depths(own, "resnet_v2", 2, 3)
+    assert [answer.comparison.title for answer in answers(group(read(own, kept)[0]))] == titles[::-1]
+
+
 def test_the_basis_gives_intervals_seeds_and_diverged_runs(tmp_path: Path) -> None:
     for arch in ("plain", "resnet_v2"):
         write_depths(tmp_path, arch, 2, 30)

@@ -80,16 +80,18 @@ class Answer:
 def answers(comparisons: Iterable[Comparison]) -> list[Answer]:
     """Return what each comparison says, the best evidence first.
 
-    An answer comes before none, full length before shortened, the papers' data before others, then the papers' recipe
-    before departures from it, and many networks before few.
+    An answer comes before none, and that of the user's own runs before that of kept ones. Then come full length before
+    shortened, the papers' data before others, the papers' recipe before departures from it, and many networks before
+    few.
     """
     of_papers = {row.options.get("data") for row in rows.registry()}
 
-    def rank(answer: Answer) -> tuple[bool, bool, bool, bool, int]:
+    def rank(answer: Answer) -> tuple[bool, bool, bool, bool, bool, int]:
         comparison = answer.comparison
+        own = not all(run.is_kept for run in comparison.runs)
         departs = bool(rows.deviations(comparison.runs[0].manifest))
         in_papers = comparison.data in of_papers
-        return (not answer.missing, not answer.is_shortened, in_papers, not departs, len(comparison.cells))
+        return (not answer.missing, own, not answer.is_shortened, in_papers, not departs, len(comparison.cells))
 
     return sorted(map(answer, comparisons), key=rank, reverse=True)
 

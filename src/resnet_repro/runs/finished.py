@@ -37,7 +37,8 @@ class FinishedRun:
     """One finished run. `curves` holds the columns of metrics.csv; an empty cell is nan.
 
     `evaluations` holds the entries of `python evaluate.py` for its weights, alone or in an ensemble, newest last.
-    `has_weights`: there are weights to test; some runs kept in results/ have none.
+    `has_weights`: there are weights to test; some runs kept in results/ have none. `is_kept`: the run is in such a
+    folder, and not below the user's own outputs/.
     """
 
     directory: Path
@@ -45,6 +46,7 @@ class FinishedRun:
     curves: dict[str, list[float]] = field(default_factory=dict, repr=False)
     evaluations: list[dict[str, Any]] = field(default_factory=list, repr=False)
     has_weights: bool = True
+    is_kept: bool = False
 
     @cached_property
     def options(self) -> options.Run:
@@ -159,15 +161,15 @@ DAMAGED = (OSError, ValueError, KeyError, TypeError, AttributeError)
 """Exceptions from reading a run whose files are damaged."""
 
 
-def read(*folders: Path) -> tuple[list[FinishedRun], list[str]]:
-    """Return all finished runs below `folders`, and the labels of unfinished runs. A copied run counts once.
+def read(outputs: Path, *kept: Path) -> tuple[list[FinishedRun], list[str]]:
+    """Return all finished runs below these folders, and the labels of unfinished runs. A copied run counts once.
 
     Raises UserError if no run is finished.
     """
     runs: list[FinishedRun] = []
     seen: set[tuple[str, ...]] = set()
     unfinished: list[str] = []
-    for directory in [directory for folder in folders for directory in sorted(folder.glob("*/*/"))]:
+    for directory in [directory for folder in (outputs, *kept) for directory in sorted(folder.glob("*/*/"))]:
         if directory.parent.name in {"report", "wandb"} or directory.parent.name.startswith("."):
             continue
         try:
@@ -178,10 +180,10 @@ def read(*folders: Path) -> tuple[list[FinishedRun], list[str]]:
         if run is None:
             unfinished.append(f"{directory.parent.name}/{directory.name}")
         elif run.origin not in seen:
-            runs.append(run)
+            runs.append(replace(run, is_kept=not directory.is_relative_to(outputs)))
             seen.add(run.origin)
     if not runs:
-        raise UserError(f"{folders[0]} holds no finished run for a report: run `{FIRST_COMMAND}` first")
+        raise UserError(f"{outputs} holds no finished run for a report: run `{FIRST_COMMAND}` first")
     return runs, unfinished
 
 
