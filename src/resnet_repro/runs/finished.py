@@ -169,7 +169,8 @@ def read(outputs: Path, *kept: Path) -> tuple[list[FinishedRun], list[str]]:
     runs: list[FinishedRun] = []
     seen: set[tuple[str, ...]] = set()
     unfinished: list[str] = []
-    for directory in [directory for folder in (outputs, *kept) for directory in sorted(folder.glob("*/*/"))]:
+    found = [(directory, folder) for folder in (outputs, *kept) for directory in sorted(folder.glob("*/*/"))]
+    for directory, folder in found:
         if directory.parent.name in {"report", "wandb"} or directory.parent.name.startswith("."):
             continue
         try:
@@ -180,7 +181,7 @@ def read(outputs: Path, *kept: Path) -> tuple[list[FinishedRun], list[str]]:
         if run is None:
             unfinished.append(f"{directory.parent.name}/{directory.name}")
         elif run.origin not in seen:
-            runs.append(replace(run, is_kept=not directory.is_relative_to(outputs)))
+            runs.append(replace(run, is_kept=folder is not outputs))
             seen.add(run.origin)
     if not runs:
         raise UserError(f"{outputs} holds no finished run for a report: run `{FIRST_COMMAND}` first")
