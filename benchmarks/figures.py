@@ -32,6 +32,7 @@ FIRST_STEP, MANIFEST = "command to the end of the first step", "last evaluation 
 REFUSAL, REPORT = "a refusal, `depth=21`", "`report.py` on ten runs"
 CHECKPOINT = "a checkpoint"
 WITHOUT_GRAPHS = "ours, `hardware.graph=false`"
+THROUGH_MPS, IN_TURNS = "through MPS", "in turns, `mps=false`"
 MULTIPLY_ADDS, BYTES = "multiply-adds", "bytes read and written"
 FLOOR = "floor: multiply-adds and six memory passes"
 
@@ -42,6 +43,7 @@ TABLES = {
     "gpu": Table(
         "CIFAR-10, batch 128, images/s on one GPU, deterministic, each side in one process after the other", OURS
     ),
+    "several": Table("Runs of ResNet v1-20 on CIFAR-10 that share one GPU, batch 128, images/s in sum", THROUGH_MPS),
     "threads": Table("Ours on two idle cores, CIFAR-10, images/s", TWO_THREADS),
     "start": Table("Start and end of a command, s", best=min),
     "decode": Table("Decoding and augmenting photographs, images/s of a core's time", "ours"),
@@ -171,6 +173,10 @@ CLAIMS = [
         "On a GPU, ResNet v1-56 trains at least {} times as fast with steps recorded as CUDA graphs as without.",
         *("gpu", "resnet_v1-56", OURS, (WITHOUT_GRAPHS,), 5),
     ),
+    Claim(
+        "Four runs of ResNet v1-20 that share a GPU through MPS are together at least {} times as fast as in turns.",
+        *("several", "4 at a time", THROUGH_MPS, (IN_TURNS,), 1.5),
+    ),
     _seconds("The first step of ResNet v1-20 on CIFAR-10 ends at most {} s after the command.", FIRST_STEP, 6),
     _seconds("The manifest is written at most {} s after a run's last evaluation.", MANIFEST, 2),
     _seconds("A mistake in an option is refused within {} s.", REFUSAL, 0.7),
@@ -239,7 +245,7 @@ def _section(record: Record, *, in_full: bool = False) -> str:
             "**Claims that these figures do not bear out:** " + ("".join(f"\n- {each}" for each in against) or "none.")
         )
     for name in record.tables:
-        if in_full or name in ("train", "pages", "resnet50", "gpu", "threads", "start"):
+        if in_full or name in ("train", "pages", "resnet50", "gpu", "several", "threads", "start"):
             lines.append(f"{TABLES[name].title}:\n\n{_table(TABLES[name], record.with_floors(name), in_full=in_full)}")
     if in_full and record.missing:
         lines.append("Not measured:\n\n" + "\n".join(f"- {name}: {why}" for name, why in record.missing.items()))

@@ -5,6 +5,7 @@ import gc
 import math
 import os
 import platform
+import shutil
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -59,6 +60,15 @@ def _driver() -> ctypes.CDLL | None:
     except OSError:
         return None
     return driver if driver.cuInit(0) == 0 else None
+
+
+MPS_CONTROL = "nvidia-cuda-mps-control"
+"""The program that starts and ends NVIDIA's Multi-Process Service; it comes with the driver."""
+
+
+def has_mps() -> bool:
+    """Return whether the Multi-Process Service is installed. Whether it works is known once it runs."""
+    return shutil.which(MPS_CONTROL) is not None
 
 
 def num_cores() -> int:

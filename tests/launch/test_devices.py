@@ -7,9 +7,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from resnet_repro import machine
 from resnet_repro.launch import mps, placement
+from resnet_repro.launch.local import LocalProcesses
 from resnet_repro.machine import cpu_quotas, num_cores
 from resnet_repro.networks import costs
 from resnet_repro.networks.resnet import ResNet
@@ -71,13 +73,39 @@ def test_small_runs_share_a_gpu_within_its_memory_and_the_cores(
     assert f", {at_a_time} at a time" in output
 
 
-@pytest.mark.parametrize(("mps", "at_a_time"), [("false", 2), ("true", 4)])
-def test_a_gpu_takes_two_runs_and_with_mps_four(mps: str, at_a_time: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"gpus": ["0"], "smallest_gpu": 80 * 2**30, "num_cores": 16}.items():
+@pytest.mark.parametrize(("mps", "has_mps", "at_a_time"), [("true", True, 8), ("true", False, 2), ("false", True, 2)])
+def test_a_gpu_takes_eight_runs_through_mps_and_two_without(
+    mps: str, has_mps: bool, at_a_time: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine_is(monkeypatch, has_mps=has_mps)
+    jobs = jobs_of("data=digits", f"mps={mps}", num=9)
+    assert placement.num_parallel(jobs) == at_a_time
+    assert placement.num_parallel(jobs, mps=False) == 2
+    assert placement.num_parallel(jobs_of("data=imagenet", "depth=18", f"mps={mps}", num=9)) == 2, "each fills the GPU"
+    assert placement.num_parallel(jobs_of("jobs=5", "data=digits", num=9), mps=False) == 5, "as asked for"
+
+
+def machine_is(monkeypatch: pytest.MonkeyPatch, *, has_mps: bool = False, num_gpus: int = 1) -> None:
+    facts = {"gpus": ["0", "1"][:num_gpus], "smallest_gpu": 80 * 2**30, "num_cores": 16, "has_mps": has_mps}
+    for name, value in facts.items():
         monkeypatch.setattr(placement, name, lambda value=value: value)
-    usual = composed("data=digits")
-    configs = (composed("data=digits", f"mps={mps}", f"seed={seed}") for seed in range(8))
-    assert placement.num_parallel([make_job(config, usual=usual) for config in configs]) == at_a_time
+
+
+def jobs_of(*options: str, num: int) -> list[Job]:
+    usual = composed(options[0])
+    return [make_job(composed(*options, f"seed={seed}"), usual=usual) for seed in range(num)]
+
+
+def test_runs_that_share_a_gpu_take_longer_each_and_less_in_all_through_mps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An H100 took 1.44, 2.19 and 3.87 times as long over each step in two, four and eight runs through MPS."""
+    jobs = jobs_of("data=digits", num=8)
+    machine_is(monkeypatch, has_mps=True)
+    assert [placement.slowdown(jobs, n) for n in (1, 2, 4, 8)] == pytest.approx([1, 1.44, 2.19, 3.87], rel=0.03)
+    machine_is(monkeypatch)
+    assert [placement.slowdown(jobs, n) for n in (1, 2, 4)] == [1, 2, 4], "they take turns"
+    machine_is(monkeypatch, num_gpus=2)
+    assert [placement.slowdown(jobs, n) for n in (1, 2, 4)] == [1, 1, 2]
+    assert placement.slowdown(jobs_of("data=digits", "hardware=cpu", num=2), 2) == 1
 
 
 CONTROL = """#!/bin/sh
@@ -117,7 +145,7 @@ def test_mps_starts_in_a_folder_of_its_own_and_quits(
     assert "CUDA_MPS_LOG_DIRECTORY" not in os.environ
     monkeypatch.setenv("STATUS", "3")
     with mps.daemon() as why:
-        assert why == "nvidia-cuda-mps-control ended with status 3: "
+        assert why == "Runs take turns on the GPU: nvidia-cuda-mps-control ended with status 3: "
     assert (tmp_path / "calls").read_text() == STARTED + ENDED + STARTED
 
 
@@ -138,26 +166,36 @@ def test_mps_that_no_process_can_use_is_left_out(
     assert (tmp_path / "calls").read_text() == 2 * (STARTED + ENDED)
 
 
-def test_mps_is_for_jobs_that_share_a_gpu_and_ask_for_it(
-    control: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_mps_is_for_jobs_that_share_a_gpu(control: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "gpus", lambda: ["0"])
     monkeypatch.setattr(placement, "gpus", lambda: ["0"])
-
-    def jobs(*options: str) -> list[Job]:
-        usual = composed("data=digits")
-        seeds = (composed("data=digits", "mps=true", f"seed={seed}", *options) for seed in (0, 1))
-        return [make_job(config, usual=usual) for config in seeds]
-
-    assert not mps.is_due(jobs(), parallel=2), "the program is not on the PATH"
+    jobs = jobs_of("data=digits", num=2)
+    assert not mps.is_due(jobs, parallel=2), "the program is not on the PATH"
     monkeypatch.setenv("PATH", control["PATH"])
-    assert mps.is_due(jobs(), parallel=2)
-    assert not mps.is_due(jobs(), parallel=1)
-    assert not mps.is_due(jobs()[:1], parallel=2)
-    assert not mps.is_due(jobs("mps=false"), parallel=2)
-    assert not mps.is_due(jobs("hardware=cpu"), parallel=2)
+    assert mps.is_due(jobs, parallel=2)
+    assert not mps.is_due(jobs, parallel=1)
+    assert not mps.is_due(jobs[:1], parallel=2)
+    assert not mps.is_due(jobs_of("data=digits", "mps=false", num=2), parallel=2)
+    assert not mps.is_due(jobs_of("data=digits", "hardware=cpu", num=2), parallel=2)
     monkeypatch.setattr(machine, "gpus", lambda: ["0", "1"])
-    assert not mps.is_due(jobs(), parallel=2)
+    assert not mps.is_due(jobs, parallel=2)
+
+
+@pytest.mark.parametrize(("option", "at_a_time"), [("jobs=auto", 2), ("jobs=5", 5)])
+def test_a_sweep_whose_mps_serves_no_process_runs_two_at_a_time_or_as_asked(
+    option: str, at_a_time: int, control: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (control | {"CONTEXT": "999"}).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(machine, "gpus", lambda: ["0"])
+    machine_is(monkeypatch, has_mps=True)
+    jobs, sweep = jobs_of("data=digits", option, num=9), LocalProcesses()
+    announced = sweep.num_parallel(jobs)
+    assert announced == (8 if option == "jobs=auto" else 5)
+    sweep.take(jobs, {}, Console())
+    with sweep:
+        assert sweep.parallel == at_a_time
+        assert sweep.note.startswith("Runs take turns on the GPU: nvidia-cuda-mps-control started, but")
 
 
 @pytest.mark.slow

@@ -83,6 +83,22 @@ def test_a_finished_run_beats_a_measurement(measurements: list[list[Run]], tmp_p
     assert not measurements
 
 
+def test_runs_that_share_a_gpu_are_estimated_to_take_longer_than_the_measured_run_alone(
+    measurements: list[list[Run]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = [job(tmp_path, f"seed={seed}") for seed in range(4)]
+    estimator = plan.Estimator(tmp_path)
+    estimator.measure(jobs)
+    alone = estimator.seconds(jobs[0])
+    assert alone is not None
+    monkeypatch.setattr(plan.placement, "slowdown", lambda jobs, parallel: 2.2 if parallel == 4 else 1)
+    assert estimator.wall_seconds(jobs, parallel=4) == pytest.approx(2.2 * alone)
+    assert estimator.wall_seconds(jobs, parallel=1) == pytest.approx(4 * alone)
+    write_run(tmp_path, "resnet_v1", seed=9, data__name="cifar10")
+    known = plan.Estimator(tmp_path)
+    assert known.wall_seconds(jobs, parallel=4) == known.seconds(jobs[0]), "finished runs were beside others, too"
+
+
 def test_a_line_through_two_measurements_never_falls() -> None:
     assert speed.line([(1.0, 3.0), (2.0, 5.0)]) == speed.Line(1.0, 2.0)
     assert speed.line([(1.0, 3.0), (2.0, 2.0)]) == speed.Line(0.0, 1.0)

@@ -68,6 +68,8 @@ class LocalProcesses(Backend):
         self.handlers = {signum: signal.signal(signum, self._stop) for signum in STOP_SIGNALS}
         if mps.is_due(self.waiting, parallel=self.parallel):
             self.note = self.stack.enter_context(mps.daemon())
+            if self.note:
+                self.parallel = min(self.parallel, placement.num_parallel(self.waiting, mps=False))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:

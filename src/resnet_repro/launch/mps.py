@@ -1,12 +1,11 @@
 """NVIDIA's Multi-Process Service, by which a GPU runs kernels of several processes at the same time.
 
-Without it the processes take turns: on an H100, two runs were together as fast as one alone. [open: not measured with
-the service; `python benchmarks/gpu_hour.py` does] On a virtual machine with an H100 the service started, and five runs
-then took no step in two minutes. So a small process tries the service first.
+Without it the processes take turns: on an H100, two or four runs were together as fast as one alone. Through the
+service four were 1.8 times as fast as one, and eight 2.1 times, with the same errors (benchmarks/NOTES.md). The service
+can start and then serve no process, which has been seen on a virtual machine. So a small process tries it first.
 """
 
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -16,9 +15,9 @@ from typing import Any
 
 from resnet_repro import machine
 from resnet_repro.launch import placement
+from resnet_repro.machine import MPS_CONTROL
 from resnet_repro.runs.job import Job
 
-CONTROL = "nvidia-cuda-mps-control"
 PATIENCE_S = 30
 """Seconds that the daemon gets to start, a process to reach the GPU through it, and the daemon to end."""
 TRIAL = """
@@ -31,10 +30,10 @@ print(status or cuda.cuDevicePrimaryCtxRetain(ctypes.byref(context), device))
 
 
 def is_due(jobs: list[Job], *, parallel: int) -> bool:
-    """Return whether these jobs ask for the service, several of them share a GPU, and the service is installed."""
+    """Return whether these jobs may use the service, several of them share a GPU, and the service is installed."""
     on_gpus = [job for job in jobs if placement.on_gpu(job)]
     shares = min(parallel, len(on_gpus)) * max((job.num_devices for job in on_gpus), default=0) > len(machine.gpus())
-    return bool(on_gpus) and on_gpus[0].run.mps and shares and shutil.which(CONTROL) is not None
+    return bool(on_gpus) and on_gpus[0].run.mps and shares and machine.has_mps()
 
 
 @contextmanager
@@ -68,7 +67,7 @@ def daemon() -> Iterator[str]:
 
 def _trial(variables: dict[str, str]) -> str:
     """Return why a process does not reach the GPU through the service, else an empty text."""
-    begin = f"mps=true is left out: {CONTROL} started, but a process"
+    begin = f"Runs take turns on the GPU: {MPS_CONTROL} started, but a process"
     words: dict[str, Any] = {"capture_output": True, "check": False, "text": True, "start_new_session": True}
     try:
         trial = subprocess.run([sys.executable, "-c", TRIAL], env=variables, timeout=PATIENCE_S, **words)
@@ -80,7 +79,7 @@ def _trial(variables: dict[str, str]) -> str:
 
 def _control(*arguments: str, commands: str = "", variables: dict[str, str]) -> str:
     """Call the service's control program, out of reach of a terminal's Ctrl-C. Return why it fails, else empty."""
-    command = [CONTROL, *arguments]
+    command = [MPS_CONTROL, *arguments]
     try:
         with tempfile.TemporaryFile("w+") as said:  # the daemon inherits it; the end of a pipe would be waited for
             status = subprocess.run(
@@ -97,5 +96,5 @@ def _control(*arguments: str, commands: str = "", variables: dict[str, str]) -> 
             said.seek(0)
             words = " ".join(said.read().split())
     except (OSError, subprocess.TimeoutExpired) as error:
-        return f"{CONTROL}: {error}"
-    return f"{CONTROL} ended with status {status}: {words}" if status else ""
+        return f"Runs take turns on the GPU: {MPS_CONTROL}: {error}"
+    return f"Runs take turns on the GPU: {MPS_CONTROL} ended with status {status}: {words}" if status else ""

@@ -84,12 +84,17 @@ class Estimator:
         return sorted(work, key=work.__getitem__, reverse=True)
 
     def wall_seconds(self, jobs: Iterable[Job], parallel: int) -> float | None:
-        """Return the estimate for all jobs, the longest first, `parallel` at a time; None if one is not known."""
-        slots = [0.0] * parallel
+        """Return the estimate for all jobs, the longest first, `parallel` at a time; None if one is not known.
+
+        A finished run tells how fast runs are beside each other, as they go on in sweeps. What a plan has measured is
+        the speed of a run alone.
+        """
+        jobs, slots = list(jobs), [0.0] * parallel
+        slowdown = placement.slowdown(jobs, parallel)
         for job in self.longest_first(jobs):
             if (seconds := self.seconds(job)) is None:
                 return None
-            slots[slots.index(min(slots))] += seconds
+            slots[slots.index(min(slots))] += seconds * (slowdown if self.is_measured(job) else 1)
         return max(slots)
 
 
