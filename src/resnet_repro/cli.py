@@ -11,6 +11,7 @@ import warnings
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -118,7 +119,7 @@ def explain(error: Exception, config_name: str) -> str:
 
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, choice = error.missing_cfg_file.rpartition("/")
-        return about_unknown_choice(group, choice, error.options or choices(group))
+        return about_unknown_choice(group or "--config-name", choice, error.options or choices(group))
     if isinstance(error, OverrideParseException):
         rule = _how_to_quote(error.override) or "options are written depth=20 or depth=20,56"
         return f"cannot read the option '{error.override}'; {rule}"
@@ -172,15 +173,18 @@ def train(tell: Callable[[list["Result"]], None] | None = None) -> None:
         if flags.cfg:
             _show_configs(flags)
             return
+        if flags.help or flags.hydra_help or flags.info or flags.shell_completion or flags.resolve:
+            _run_hydra("config")
+            return
         only_tells = any(argument in ("plan=true", "summary=true") for argument in flags.overrides)
         task = _Task()
-        with _temporary_sweep_dir() if only_tells else nullcontext():
-            _hydra("config", task)()  # resnet_repro_launcher runs the jobs, a batch at a time
+        with _temporary_sweep_dir() if only_tells else nullcontext(), _sweeper("config") as sweep:
+            sweep(task)  # resnet_repro_launcher runs the jobs, a batch at a time
         task.check()
         from resnet_repro.launch.sweep import Result
 
         if not all(isinstance(result, Result) for result in task.calls):
-            raise UserError("nothing was run: a setting gives Hydra another mode or launcher; leave that setting out")
+            raise UserError("nothing was run: a setting gives Hydra another launcher; leave that setting out")
         (tell or _exit_with_the_worst)(task.calls)
 
 
@@ -350,21 +354,48 @@ class _Task:
         os.environ |= self.variables
 
 
-def _hydra(config_name: str, task: _Task) -> Callable[[], None]:
-    """Return what has Hydra do as the command line says, with this task."""
-    import hydra
+def _refuse_missing_search_paths() -> None:
+    """Have Hydra raise what it only warns of: a folder of configs that is not there."""
+    warnings.filterwarnings("error", message="provider=hydra.searchpath.* is not available")
 
-    warnings.filterwarnings("error", message="provider=hydra.searchpath.* is not available")  # it is a mistake
-    run: Callable[[], None] = hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=config_name)(
-        task
-    )
-    return run
+
+@contextmanager
+def _sweeper(config_name: str) -> Iterator[Callable[[_Task], None]]:
+    """Yield what has Hydra's sweeper hand the command line's jobs to the launcher, as `hydra.main` does after `-m`.
+
+    `hydra.main` would compose the whole config once more, only to read `hydra.mode`: a tenth of a second.
+    """
+    from hydra import version
+    from hydra._internal.hydra import Hydra
+    from hydra._internal.utils import create_automatic_config_search_path, get_args_parser, validate_config_path
+    from hydra.core.config_search_path import SearchPathQuery
+    from hydra.core.global_hydra import GlobalHydra
+
+    _refuse_missing_search_paths()
+    version.setbase("1.3")
+    flags = get_args_parser().parse_args()
+    folder = flags.config_path or str(config_dir())
+    validate_config_path(folder)
+    search_path = create_automatic_config_search_path(None, __name__, folder)
+    if flags.config_dir:
+        if not Path(flags.config_dir).is_dir():
+            raise UserError(f"--config-dir {flags.config_dir} is not a folder; give one that has config files")
+        where = f"file://{Path(flags.config_dir).absolute()}"
+        search_path.prepend(provider="command-line", path=where, anchor=SearchPathQuery(provider="schema"))
+    try:
+        hydra = Hydra.create_main_hydra2(task_name=config_name, config_search_path=search_path)
+        yield partial(hydra.multirun, flags.config_name or config_name, overrides=flags.overrides)
+    finally:
+        GlobalHydra.instance().clear()
 
 
 def _run_hydra(config_name: str, *, only_lists: bool = False) -> _Task:
     """Have Hydra do what the command line says, and return the task that Hydra has called, at least once."""
+    import hydra
+
+    _refuse_missing_search_paths()
     task = _Task(only_lists=only_lists)
-    _hydra(config_name, task)()
+    hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=config_name)(task)()
     task.check()
     return task
 

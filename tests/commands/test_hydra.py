@@ -35,6 +35,8 @@ SMALL = ("data=digits", "depth=8", "schedule.steps=3", "logger=csv", "hardware.f
         ("train.py", ["--resolve"], "--resolve flag can only be used in conjunction with --cfg"),
         ("train.py", ["--package", "arch"], "--package arch narrows what --cfg shows: give both, or none"),
         ("train.py", ["--experimental-rerun", "x.pickle"], "the same command again goes on with its runs"),
+        ("train.py", ["--config-dir", "nowhere"], "--config-dir nowhere is not a folder"),
+        ("train.py", ["--config-name", "nothing"], "--config-name=nothing is not known; use one of config, evaluate"),
         ("train.py", ["hydra.searchpath=[file:///nowhere]"], "path=/nowhere is not available"),
         ("train.py", ["hydra.job.env_copy=[NO_SUCH]"], "Hydra does not take these options: 'NO_SUCH'"),
         ("train.py", ["--nonsense"], "unrecognized arguments: --nonsense"),

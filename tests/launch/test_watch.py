@@ -3,6 +3,7 @@
 import io
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 
 from resnet_repro.launch.progress import Outcome, State
@@ -10,6 +11,12 @@ from resnet_repro.launch.sweep import Backend, run_jobs
 from resnet_repro.runs.folder import RunDir, write_json
 from resnet_repro.runs.job import Job
 from tests.helpers.runs import resolved
+
+
+@pytest.fixture(autouse=True)
+def no_measured_speed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hide what a plan has measured on this machine, from which the lines would tell the time that is left."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 class Script(Backend):
