@@ -123,6 +123,7 @@ def test_the_config_of_a_command_is_that_of_its_only_job(overrides: list[str]) -
 # --- no job is dropped ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_every_batch_of_jobs_is_made_and_counts(tmp_path: Path) -> None:
     """The first batch fails: the exit status says so, and the second batch is made all the same."""
     (tmp_path / "outputs/digits/resnet_v1-8-s0__steps=3__fused=False/metrics.csv").mkdir(parents=True)
@@ -159,6 +160,7 @@ def own_group(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_users_config_group_and_a_variable_reach_the_jobs(own_group: Path, tmp_path: Path) -> None:
     search = f"hydra.searchpath=[file://{own_group}]"
     variable = "+hydra.job.env_set.WANDB_MODE=disabled"

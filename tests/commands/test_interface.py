@@ -72,6 +72,7 @@ def test_mistakes_are_one_line_and_failures_name_the_run(home: Path) -> None:
         load_run(broken)
 
 
+@pytest.mark.slow
 def test_ctrl_c_in_a_script_saves_its_runs(home: Path) -> None:
     script = home / "script.py"
     options = ("depth=8", *SMALL[:2], "schedule.steps=20000", "logger=csv", "hardware.compile=false")

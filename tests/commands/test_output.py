@@ -72,7 +72,7 @@ def test_a_sweep_survives_a_terminal_without_its_signs(tmp_path: Path) -> None:
 
 COMMANDS = [
     ("report.py", "details=true"),
-    ("train.py", "summary=true", "depth=50", "data=imagenet"),
+    ("train.py", "summary=true", "data=digits"),
     ("train.py", "plan=true"),
     ("train.py", "--help"),
 ]

@@ -49,6 +49,7 @@ def append(path: Path, text: str) -> None:
         file.write(text)
 
 
+@pytest.mark.slow
 def test_a_second_checkout_runs_and_records_its_own_code(checkout: Path, tmp_path: Path) -> None:
     append(checkout / "src" / "resnet_repro" / "training" / "classifier.py", "\nprint('of the second checkout')\n")
     git(checkout, "commit", "--quiet", "--all", "--message", "Say it")

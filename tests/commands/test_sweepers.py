@@ -90,6 +90,7 @@ def test_a_sweeper_chooses_each_job_by_the_error_of_the_last(split: str, chain: 
     assert not error_of
 
 
+@pytest.mark.slow
 def test_a_failed_job_tells_the_sweeper_its_reason(chain: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "outputs/digits" / NAME.format(seed=0) / "metrics.csv").mkdir(
         parents=True

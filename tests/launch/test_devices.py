@@ -82,7 +82,7 @@ def test_a_gpu_takes_eight_runs_through_mps_and_two_without(
     assert placement.num_parallel(jobs) == at_a_time
     assert placement.num_parallel(jobs, mps=False) == 2
     assert placement.num_parallel(jobs_of("data=imagenet", "depth=18", f"mps={mps}", num=9)) == 2, "each fills the GPU"
-    assert placement.num_parallel(jobs_of("jobs=5", "data=digits", num=9), mps=False) == 5, "as asked for"
+    assert placement.num_parallel(jobs_of("data=digits", "jobs=5", num=9), mps=False) == 5, "as asked for"
 
 
 def machine_is(monkeypatch: pytest.MonkeyPatch, *, has_mps: bool = False, num_gpus: int = 1) -> None:
@@ -92,8 +92,8 @@ def machine_is(monkeypatch: pytest.MonkeyPatch, *, has_mps: bool = False, num_gp
 
 
 def jobs_of(*options: str, num: int) -> list[Job]:
-    usual = composed(options[0])
-    return [make_job(composed(*options, f"seed={seed}"), usual=usual) for seed in range(num)]
+    config, usual = composed(*options), composed(options[0])
+    return [make_job(config | {"seed": seed}, usual=usual) for seed in range(num)]
 
 
 def test_runs_that_share_a_gpu_take_longer_each_and_less_in_all_through_mps(monkeypatch: pytest.MonkeyPatch) -> None:

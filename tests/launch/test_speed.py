@@ -122,6 +122,7 @@ def test_a_process_that_dies_while_it_measures_is_a_reason(monkeypatch: pytest.M
     assert speed.measured([short]) == "it took more than 0 s"
 
 
+@pytest.mark.slow
 def test_a_command_measures_once_and_says_so(tmp_path: Path) -> None:
     options = ("plan=true", "data=digits", "depth=8")
     variables = {speed.SWITCH: "1"}

@@ -22,10 +22,10 @@ def test_rate_is_divided_by_10_after_32k_and_48k_finished_steps(step: int, rate:
 
 
 def test_warmup_of_v2_lasts_400_steps() -> None:
-    rates = [learning_rate(step, V2) for step in range(64_000)]
-    assert rates[:400] == [0.01] * 400
-    assert rates[400:32_000] == [0.1] * 31_600
-    assert rates[32_000:] == [learning_rate(step, RECIPE) for step in range(32_000, 64_000)]
+    assert [learning_rate(step, V2) for step in range(400)] == [0.01] * 400
+    after = [*range(400, 64_000, 100), 31_999, 32_000, 47_999, 48_000, 63_999]
+    assert [learning_rate(step, V2) for step in after] == [learning_rate(step, RECIPE) for step in after]
+    assert learning_rate(400, V2) == learning_rate(31_999, V2) == 0.1
 
 
 def test_warmup_of_v1_lasts_until_the_error_is_low() -> None:
