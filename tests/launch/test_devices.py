@@ -18,7 +18,7 @@ from resnet_repro.networks.resnet import ResNet
 from resnet_repro.runs.job import Job, make_job
 from tests.helpers.commands import run, start, wait_for_step
 from tests.helpers.networks import training_step
-from tests.helpers.runs import composed
+from tests.helpers.runs import composed, resolved
 
 DRIVER = """
 #include <stddef.h>
@@ -98,14 +98,15 @@ def jobs_of(*options: str, num: int) -> list[Job]:
 
 def test_runs_that_share_a_gpu_take_longer_each_and_less_in_all_through_mps(monkeypatch: pytest.MonkeyPatch) -> None:
     """An H100 took 1.44, 2.19 and 3.87 times as long over each step in two, four and eight runs through MPS."""
-    jobs = jobs_of("data=digits", num=8)
+    run, on_cpu = resolved("data=digits"), resolved("data=digits", "hardware=cpu")
     machine_is(monkeypatch, has_mps=True)
-    assert [placement.slowdown(jobs, n) for n in (1, 2, 4, 8)] == pytest.approx([1, 1.44, 2.19, 3.87], rel=0.03)
+    assert [placement.slowdown(run, n) for n in (1, 2, 4, 8)] == pytest.approx([1, 1.44, 2.19, 3.87], rel=0.03)
+    assert placement.slowdown(resolved("data=imagenet", "depth=18"), 2) == 2, "each fills the GPU"
     machine_is(monkeypatch)
-    assert [placement.slowdown(jobs, n) for n in (1, 2, 4)] == [1, 2, 4], "they take turns"
+    assert [placement.slowdown(run, n) for n in (1, 2, 4)] == [1, 2, 4], "they take turns"
     machine_is(monkeypatch, num_gpus=2)
-    assert [placement.slowdown(jobs, n) for n in (1, 2, 4)] == [1, 1, 2]
-    assert placement.slowdown(jobs_of("data=digits", "hardware=cpu", num=2), 2) == 1
+    assert [placement.slowdown(run, n) for n in (0, 1, 2, 4)] == [1, 1, 1, 2]
+    assert placement.slowdown(on_cpu, 2) == 1
 
 
 CONTROL = """#!/bin/sh

@@ -86,17 +86,28 @@ def test_a_finished_run_beats_a_measurement(measurements: list[list[Run]], tmp_p
 def test_runs_that_share_a_gpu_are_estimated_to_take_longer_than_the_measured_run_alone(
     measurements: list[list[Run]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    jobs = [job(tmp_path, f"seed={seed}") for seed in range(4)]
+    jobs = [job(tmp_path, f"seed={seed}", "hardware=cpu") for seed in range(4)]
     estimator = plan.Estimator(tmp_path)
     estimator.measure(jobs)
     alone = estimator.seconds(jobs[0])
     assert alone is not None
-    monkeypatch.setattr(plan.placement, "slowdown", lambda jobs, parallel: 2.2 if parallel == 4 else 1)
+    monkeypatch.setattr(plan.placement, "slowdown", lambda run, at_a_time: {4: 2.2, 1: 1}[at_a_time])
     assert estimator.wall_seconds(jobs, parallel=4) == pytest.approx(2.2 * alone)
     assert estimator.wall_seconds(jobs, parallel=1) == pytest.approx(4 * alone)
-    write_run(tmp_path, "resnet_v1", seed=9, data__name="cifar10")
-    known = plan.Estimator(tmp_path)
-    assert known.wall_seconds(jobs, parallel=4) == known.seconds(jobs[0]), "finished runs were beside others, too"
+
+
+def test_finished_runs_that_shared_a_gpu_tell_how_fast_one_is_alone(
+    measurements: list[list[Run]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of them took 12.3 s and did 1,234.5 images/s; two were going on in the middle of the first and the last."""
+    monkeypatch.setattr(plan.placement, "gpus", lambda: ["0"])
+    monkeypatch.setattr(plan.placement, "has_mps", lambda: False)
+    on_gpu = {"hardware__accelerator": "gpu", "hardware__devices": 1}
+    for seed, second in enumerate((10, 15, 20)):
+        times = {"machine": {"gpu": "Example GPU"}, "finished": f"2026-01-01T10:00:{second}"}
+        write_run(tmp_path, "resnet_v1", seed=seed, data__name="cifar10", manifest=times, **on_gpu)
+    rates = sorted(rate for _, rate in plan.Estimator(tmp_path).known["cifar10", True])
+    assert rates == pytest.approx([2 * 1234.5, 2 * 1234.5, 3 * 1234.5]), "in turns, the second beside both others"
 
 
 def test_a_line_through_two_measurements_never_falls() -> None:

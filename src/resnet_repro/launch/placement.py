@@ -76,23 +76,22 @@ def num_parallel(jobs: list[Job], *, mps: bool = True) -> int:
     if any(on_gpu(job) for job in jobs):
         if not gpus():  # a plan, made on a machine without a GPU
             return 1
-        most = MAX_RUNS_WITH_MPS if mps and _overlap(jobs) else MAX_RUNS_PER_GPU
+        most = MAX_RUNS_WITH_MPS if mps and all(_overlaps(job.run) for job in jobs) else MAX_RUNS_PER_GPU
         return max(1, len(gpus()) * _runs_per_gpu(jobs, most) // devices)
     return max(1, num_cores() // (devices * jobs[0].run.hardware.num_threads))
 
 
-def slowdown(jobs: list[Job], parallel: int) -> float:
-    """Return how many times as long as alone a step takes, when so many of these runs go on at a time."""
-    num_gpus = len(gpus())
-    if not num_gpus or not any(on_gpu(job) for job in jobs):
+def slowdown(run: Run, at_a_time: int) -> float:
+    """Return how many times as long as alone a step takes, when so many runs like this one go on at a time."""
+    if run.hardware.accelerator == "cpu" or not gpus():
         return 1.0
-    others = math.ceil(parallel * max(job.num_devices for job in jobs) / num_gpus) - 1
-    return 1 + others * (WAITS_WITH_MPS if _overlap(jobs) else WAITS_FOR_EACH)
+    others = max(0, math.ceil(at_a_time * run.hardware.devices / len(gpus())) - 1)
+    return 1 + others * (WAITS_WITH_MPS if _overlaps(run) else WAITS_FOR_EACH)
 
 
-def _overlap(jobs: list[Job]) -> bool:
-    """Return whether MPS may let these runs use a GPU at the same time. A network for ImageNet fills a GPU alone."""
-    return jobs[0].run.mps and has_mps() and all(job.run.images.family == "cifar" for job in jobs)
+def _overlaps(run: Run) -> bool:
+    """Return whether MPS may let a run use a GPU at the same time as others. A network for ImageNet fills a GPU."""
+    return run.mps and has_mps() and run.images.family == "cifar"
 
 
 def _runs_per_gpu(jobs: list[Job], most: int) -> int:

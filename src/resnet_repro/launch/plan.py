@@ -1,7 +1,9 @@
 """Estimates of how long jobs take, and what `plan=true` prints."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from datetime import datetime
 from pathlib import Path
+from typing import NamedTuple
 
 from rich.console import Console
 from rich.table import Table
@@ -29,6 +31,37 @@ def gpu_hours(jobs: Iterable[Job]) -> float:
     return sum(3 * multiply_adds(run) * num / GPU_RATES[run.images.family] for run, num in images) / 3600
 
 
+class Finished(NamedTuple):
+    """How fast a finished run was, and when it went on."""
+
+    run: Run
+    rate: float
+    """Images/s, beside the runs that went on at the same time."""
+    on_gpu: bool
+    begin: float
+    """Seconds since 1970. The parts of a continued run count as one without a break."""
+    end: float
+
+    @property
+    def middle(self) -> float:
+        return (self.begin + self.end) / 2
+
+    def was_going_on(self, at: float) -> bool:
+        return self.begin <= at <= self.end
+
+
+def _finished(outputs: Path) -> Iterator[Finished]:
+    for path in outputs.glob("*/*/manifest.json"):
+        try:
+            manifest = read_json(path)
+            end = datetime.fromisoformat(manifest["finished"]).timestamp()
+            begin, rate = end - manifest["wall_time_s"], manifest["images_per_s"]
+            if rate:
+                yield Finished(Run.of_record(manifest["config"]), rate, bool(manifest["machine"]["gpu"]), begin, end)
+        except DAMAGED:
+            continue  # damaged, or of another version: the report names it, an estimate does not need it
+
+
 class Estimator:
     """Estimates how long jobs take, from the finished runs in outputs/ on the same data and kind of device.
 
@@ -38,16 +71,12 @@ class Estimator:
 
     def __init__(self, outputs: Path) -> None:
         self.speeds = Speeds()
-        self.known: dict[tuple[str, bool], list[tuple[int, float]]] = {}  # multiply-adds per image, images/s
-        for path in outputs.glob("*/*/manifest.json"):
-            try:
-                manifest = read_json(path)
-                run, rate = Run.of_record(manifest["config"]), manifest["images_per_s"]
-                if rate:
-                    key = run.data.name, bool(manifest["machine"]["gpu"])
-                    self.known.setdefault(key, []).append((multiply_adds(run), rate))
-            except DAMAGED:
-                continue  # damaged, or of another version: the report names it, an estimate does not need it
+        self.known: dict[tuple[str, bool], list[tuple[int, float]]] = {}  # multiply-adds per image, images/s alone
+        finished = list(_finished(outputs))
+        for each in finished:
+            at_a_time = sum(other.on_gpu and other.was_going_on(each.middle) for other in finished)
+            rate = each.rate * placement.slowdown(each.run, at_a_time)
+            self.known.setdefault((each.run.data.name, each.on_gpu), []).append((multiply_adds(each.run), rate))
 
     def measure(self, jobs: Iterable[Job]) -> str:
         """Measure this machine for jobs that no finished run tells about. Return why that fails, else an empty text."""
@@ -85,17 +114,12 @@ class Estimator:
         return sorted(work, key=work.__getitem__, reverse=True)
 
     def wall_seconds(self, jobs: Iterable[Job], parallel: int) -> float | None:
-        """Return the estimate for all jobs, the longest first, `parallel` at a time; None if one is not known.
-
-        A finished run tells how fast runs are beside each other, as they go on in sweeps. What a plan has measured is
-        the speed of a run alone.
-        """
-        jobs, slots = list(jobs), [0.0] * parallel
-        slowdown = placement.slowdown(jobs, parallel)
+        """Return the estimate for all jobs, the longest first, `parallel` at a time; None if one is not known."""
+        slots = [0.0] * parallel
         for job in self.longest_first(jobs):
             if (seconds := self.seconds(job)) is None:
                 return None
-            slots[slots.index(min(slots))] += seconds * (slowdown if self.is_measured(job) else 1)
+            slots[slots.index(min(slots))] += seconds * placement.slowdown(job.run, parallel)
         return max(slots)
 
 
