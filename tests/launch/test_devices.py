@@ -162,7 +162,7 @@ def test_mps_that_no_process_can_use_is_left_out(
     monkeypatch.setenv("HANGS", "yes")
     monkeypatch.setattr(mps, "PATIENCE_S", 2)
     with mps.daemon() as why:
-        assert why.endswith("nvidia-cuda-mps-control started, but a process did not reach the GPU through it in 2 s")
+        assert "started, but a process did not reach the GPU through it in 2 s; mps=false saves this wait" in why
         assert "CUDA_MPS_PIPE_DIRECTORY" not in os.environ
     assert (tmp_path / "calls").read_text() == 2 * (STARTED + ENDED)
 

@@ -72,7 +72,7 @@ def _trial(variables: dict[str, str]) -> str:
     try:
         trial = subprocess.run([sys.executable, "-c", TRIAL], env=variables, timeout=PATIENCE_S, **words)
     except subprocess.TimeoutExpired:
-        return f"{begin} did not reach the GPU through it in {PATIENCE_S} s"
+        return f"{begin} did not reach the GPU through it in {PATIENCE_S} s; mps=false saves this wait"
     status = trial.stdout.strip() or f"none; the process ended with {trial.returncode}"
     return "" if status == "0" else f"{begin} did not reach the GPU through it (CUDA's status: {status})"
 
