@@ -7,7 +7,7 @@ written from all of them.
 import json
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -91,6 +91,14 @@ class Record:
         """Return what an image's share of a step takes at this machine's rate, or 0 if either is unknown."""
         cost, rate = self.best("cost", net, row), self.best("rate", "one thread", row)
         return 1e-3 * cost / rate if cost and rate else 0
+
+    def renewed(self, newer: "Record", parts: Iterable[str]) -> "Record":
+        """Return the record with these parts as a newer one has them, and a word on when they were measured."""
+        parts, names = list(parts), [*self.tables, *newer.tables]
+        tables = {name: self.tables.get(name, {}) | newer.tables.get(name, {}) for name in names}
+        missing = {name: why for name, why in self.missing.items() if name.partition(",")[0] not in parts}
+        when = {", ".join(parts): f"of {newer.date}, commit {newer.about.get('commit', 'unknown')}"}
+        return replace(self, tables=tables, missing=missing | newer.missing, about=self.about | when)
 
     def save(self) -> None:
         """Write the record over the family's earlier one."""

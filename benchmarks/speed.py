@@ -1,11 +1,11 @@
 """Everything about speed in one command: `make benchmark`, twenty minutes on a machine with nothing else to do.
 
-    python benchmarks/speed.py [--cifar data] [--photos FOLDER] [--minutes 20] [--parts train pages ...] [--quick]
+    python benchmarks/speed.py [--cifar data] [--photos FOLDER] [--minutes 20] [--parts train ... [--keep]] [--quick]
 
 Sides that are compared take turns, and each one's figure is its best turn. Each part has its share of the minutes; a
 part without its data, or that fails, is left out with a line. Writes benchmarks/results/FAMILY.json, part by part, and
 RESULTS.md from the records of all families; `make readme` writes docs/speed.md from the same records. With
-`--quick`, or only some parts, prints the figures and writes nothing.
+`--quick`, or only some parts, prints the figures and writes nothing; `--keep` puts those parts into the record.
 
 - train, pages: `python train.py` on CIFAR-10 beside the usual loop (usual_loop.py), and the floor (roofline.py).
 - resnet50: the same on photographs in any folder, beside timm's ResNet-50.
@@ -288,8 +288,11 @@ def main() -> None:
     parser.add_argument("--photos", type=Path)
     parser.add_argument("--minutes", type=float, default=20)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--keep", action="store_true", help="put these parts into the record of this processor family")
     parser.add_argument("--quick", action="store_true", help="rehearse every part in two minutes")
     asked = parser.parse_args()
+    if asked.keep and asked.quick:
+        parser.error("--keep keeps figures, and those of --quick say nothing: leave one of the two out")
     torch.set_num_threads(1)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # else suspended sides would stay behind
     cpu = cpu_facts()
@@ -313,9 +316,13 @@ def main() -> None:
                 print(f"{name} is left out: {failure}", file=sys.stderr)
             if is_whole:
                 record.save()
-    if not is_whole:
+    if not is_whole and not asked.keep:
         print(figures.results_page([record]))
     else:
+        if not is_whole:
+            for known in (each for each in figures.records() if each.family == record.family):
+                record = known.renewed(record, asked.parts)
+            record.save()
         figures.write_results(figures.records())
         against = figures.not_borne_out(record) or ["none"]
         print("Claims that these figures do not bear out:", *against, sep="\n")

@@ -54,6 +54,19 @@ def test_a_record_is_shown_with_ratios_rounds_and_its_floor() -> None:
         assert f"\n{row}\n" in page
 
 
+def test_parts_that_are_measured_anew_replace_those_of_a_record_and_say_when() -> None:
+    tables = {"start": {"s": {figures.FIRST_STEP: [3.5]}}, "decode": {"best round": {"ours": [700.0]}}}
+    newer = replace(RECORDED, date="2026-12-24", about={"commit": "0123abcd", "cores": "2"}, tables=tables, missing={})
+    renewed = RECORDED.renewed(newer, ["start", "decode"])
+    assert renewed.tables == RECORDED.tables | tables
+    assert (renewed.date, renewed.missing) == (RECORDED.date, {})
+    assert "; start, decode of 2026-12-24, commit 0123abcd." in figures.results_page([renewed])
+    assert RECORDED.renewed(replace(newer, missing={"start": "no CIFAR-10"}), ["start"]).missing == {
+        "decode": "no photographs",
+        "start": "no CIFAR-10",
+    }
+
+
 def test_claims_that_figures_do_not_bear_out_are_named() -> None:
     against = "With AMX, ResNet v1-20 trains at least 1.35 times as fast as the compiled loop. Measured: 1.25."
     slow_start = "The first step of ResNet v1-20 on CIFAR-10 ends at most 6 s after the command. Measured: 6.5."
