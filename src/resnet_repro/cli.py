@@ -178,7 +178,7 @@ def train(tell: Callable[[list["Result"]], None] | None = None) -> None:
             return
         only_tells = any(argument in ("plan=true", "summary=true") for argument in flags.overrides)
         task = _Task()
-        with _temporary_sweep_dir() if only_tells else nullcontext(), _sweeper("config") as sweep:
+        with _temporary_sweep_dir() if only_tells else nullcontext(), _sweeper() as sweep:
             sweep(task)  # resnet_repro_launcher runs the jobs, a batch at a time
         task.check()
         from resnet_repro.launch.sweep import Result
@@ -360,7 +360,7 @@ def _refuse_missing_search_paths() -> None:
 
 
 @contextmanager
-def _sweeper(config_name: str) -> Iterator[Callable[[_Task], None]]:
+def _sweeper() -> Iterator[Callable[[_Task], None]]:
     """Yield what has Hydra's sweeper hand the command line's jobs to the launcher, as `hydra.main` does after `-m`.
 
     `hydra.main` would compose the whole config once more, only to read `hydra.mode`: a tenth of a second.
@@ -383,8 +383,8 @@ def _sweeper(config_name: str) -> Iterator[Callable[[_Task], None]]:
         where = f"file://{Path(flags.config_dir).absolute()}"
         search_path.prepend(provider="command-line", path=where, anchor=SearchPathQuery(provider="schema"))
     try:
-        hydra = Hydra.create_main_hydra2(task_name=config_name, config_search_path=search_path)
-        yield partial(hydra.multirun, flags.config_name or config_name, overrides=flags.overrides)
+        hydra = Hydra.create_main_hydra2(task_name="train", config_search_path=search_path)
+        yield partial(hydra.multirun, flags.config_name or "config", overrides=flags.overrides)
     finally:
         GlobalHydra.instance().clear()
 
