@@ -389,12 +389,12 @@ def _sweeper() -> Iterator[Callable[[_Task], None]]:
         GlobalHydra.instance().clear()
 
 
-def _run_hydra(config_name: str, *, only_lists: bool = False) -> _Task:
+def _run_hydra(config_name: str) -> _Task:
     """Have Hydra do what the command line says, and return the task that Hydra has called, at least once."""
     import hydra
 
     _refuse_missing_search_paths()
-    task = _Task(only_lists=only_lists)
+    task = _Task()
     hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=config_name)(task)()
     task.check()
     return task
@@ -408,9 +408,11 @@ def _show_configs(flags: Namespace) -> None:
     """Show what `--cfg` asks for, for each job of the command; Hydra itself shows it for one job only."""
     names = ("config_dir", "config_name", "config_path")
     shared = [f"--{name.replace('_', '-')}={value}" for name in names if (value := getattr(flags, name))]
-    sys.argv[1:] = [*shared, "--multirun", *flags.overrides]
-    with _temporary_sweep_dir():
-        commands = list(itertools.chain.from_iterable(_run_hydra("config", only_lists=True).calls))
+    sys.argv[1:] = [*shared, *flags.overrides]
+    task = _Task(only_lists=True)
+    with _temporary_sweep_dir(), _sweeper() as sweep:
+        sweep(task)
+    commands = list(itertools.chain.from_iterable(task.calls))
     show = [
         f"--cfg={flags.cfg}",
         *([f"--package={flags.package}"] if flags.package else []),
