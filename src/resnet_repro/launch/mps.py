@@ -46,12 +46,11 @@ def daemon() -> Iterator[str]:
         places = {"CUDA_MPS_PIPE_DIRECTORY": folder, "CUDA_MPS_LOG_DIRECTORY": folder}
         # Processes name GPUs as CUDA_VISIBLE_DEVICES does. A service that sees fewer GPUs would renumber them.
         variables = {key: value for key, value in os.environ.items() if key != "CUDA_VISIBLE_DEVICES"} | places
-        if why := _control("-d", variables=variables):
-            yield why
-            return
-        if why := _trial(variables):
+        why = _control("-d", variables=variables)
+        if not why and (why := _trial(variables)):
             _control(commands="quit\n", variables=variables)
-            yield why
+        if why:
+            yield f"Runs take turns on the GPU: {why}"
             return
         before = {name: os.environ.get(name) for name in places}
         os.environ |= places
@@ -67,7 +66,7 @@ def daemon() -> Iterator[str]:
 
 def _trial(variables: dict[str, str]) -> str:
     """Return why a process does not reach the GPU through the service, else an empty text."""
-    begin = f"Runs take turns on the GPU: {MPS_CONTROL} started, but a process"
+    begin = f"{MPS_CONTROL} started, but a process"
     words: dict[str, Any] = {"capture_output": True, "check": False, "text": True, "start_new_session": True}
     try:
         trial = subprocess.run([sys.executable, "-c", TRIAL], env=variables, timeout=PATIENCE_S, **words)
@@ -96,5 +95,5 @@ def _control(*arguments: str, commands: str = "", variables: dict[str, str]) -> 
             said.seek(0)
             words = " ".join(said.read().split())
     except (OSError, subprocess.TimeoutExpired) as error:
-        return f"Runs take turns on the GPU: {MPS_CONTROL}: {error}"
-    return f"Runs take turns on the GPU: {MPS_CONTROL} ended with status {status}: {words}" if status else ""
+        return f"{MPS_CONTROL}: {error}"
+    return f"{MPS_CONTROL} ended with status {status}: {words}" if status else ""
