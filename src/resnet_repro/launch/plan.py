@@ -31,7 +31,7 @@ def gpu_hours(jobs: Iterable[Job]) -> float:
     return sum(3 * multiply_adds(run) * num / GPU_RATES[run.images.family] for run, num in images) / 3600
 
 
-class Finished(NamedTuple):
+class Timed(NamedTuple):
     """How fast a finished run was, and when it went on."""
 
     run: Run
@@ -50,14 +50,14 @@ class Finished(NamedTuple):
         return self.begin <= at <= self.end
 
 
-def _finished(outputs: Path) -> Iterator[Finished]:
+def _timed(outputs: Path) -> Iterator[Timed]:
     for path in outputs.glob("*/*/manifest.json"):
         try:
             manifest = read_json(path)
             end = datetime.fromisoformat(manifest["finished"]).timestamp()
             begin, rate = end - manifest["wall_time_s"], manifest["images_per_s"]
             if rate:
-                yield Finished(Run.of_record(manifest["config"]), rate, bool(manifest["machine"]["gpu"]), begin, end)
+                yield Timed(Run.of_record(manifest["config"]), rate, bool(manifest["machine"]["gpu"]), begin, end)
         except DAMAGED:
             continue  # damaged, or of another version: the report names it, an estimate does not need it
 
@@ -72,7 +72,7 @@ class Estimator:
     def __init__(self, outputs: Path) -> None:
         self.speeds = Speeds()
         self.known: dict[tuple[str, bool], list[tuple[int, float]]] = {}  # multiply-adds per image, images/s alone
-        finished = list(_finished(outputs))
+        finished = list(_timed(outputs))
         for each in finished:
             at_a_time = sum(other.on_gpu and other.was_going_on(each.middle) for other in finished)
             rate = each.rate * placement.slowdown(each.run, at_a_time)
