@@ -93,12 +93,16 @@ class Record:
         return 1e-3 * cost / rate if cost and rate else 0
 
     def renewed(self, newer: "Record", parts: Iterable[str]) -> "Record":
-        """Return the record with these parts as a newer one has them, and a word on when they were measured."""
-        parts, names = list(parts), [*self.tables, *newer.tables]
+        """Return the record with these parts as a newer one has them, and a word on when they were measured.
+
+        A part that the newer record lacks stays as it is.
+        """
+        parts, names = [part for part in parts if part not in newer.missing], [*self.tables, *newer.tables]
         tables = {name: self.tables.get(name, {}) | newer.tables.get(name, {}) for name in names}
         missing = {name: why for name, why in self.missing.items() if name.partition(",")[0] not in parts}
-        when = {", ".join(parts): f"of {newer.date}, commit {newer.about.get('commit', 'unknown')}"}
-        return replace(self, tables=tables, missing=missing | newer.missing, about=self.about | when)
+        missing |= {name: why for name, why in newer.missing.items() if name.partition(",")[0] in parts}
+        when = {", ".join(parts): f"of {newer.date}, commit {newer.about.get('commit', 'unknown')}"} if parts else {}
+        return replace(self, tables=tables, missing=missing, about=self.about | when)
 
     def save(self) -> None:
         """Write the record over the family's earlier one."""
