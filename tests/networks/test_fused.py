@@ -72,6 +72,9 @@ def test_older_processors_compute_the_same(
     compiler.write_text(f'#!/bin/sh\nPATH={PATH}\nexec {COMPILER} "$@" -march={processor}\n')
     compiler.chmod(0o755)
     assert_equal_to_float64(dtype, 48, adds=True, relu=True)
+    assert fused.gradient_dtype() == (torch.float32 if processor == "haswell" else None)
+    if dtype == fused.gradient_dtype():
+        assert_gradients_equal_to_float64(*convolution(64, 32, dtype, stride=2, n=9, h=7, w=9))
 
 
 def assert_equal_to_float64(dtype: torch.dtype, c: int, *, adds: bool, relu: bool) -> None:
@@ -183,28 +186,32 @@ def test_a_library_that_cannot_be_loaded_names_tmpdir(monkeypatch: pytest.Monkey
 
 
 @pytest.fixture
-def own_weights_gradient() -> None:
-    """Skip the test where fused.c leaves the weights' gradient to oneDNN: without avx512_bf16."""
-    if COMPILER is None or not fused.kernels().has_weights_gradient():
+def own_dtype() -> torch.dtype:
+    """The format of fused.c's weights' gradient; skip the test on a processor that has none."""
+    dtype = fused.gradient_dtype() if COMPILER else None
+    if dtype is None:
         pytest.skip("this processor has no weights' gradient of fused.c")
+    return dtype
 
 
 def gradients(conv: nn.Conv2d, x: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
-    """Return dx and dw of a convolution under autocast."""
+    """Return dx and dw of a convolution, under autocast if x is bf16."""
     x = x.clone().requires_grad_()
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", torch.bfloat16, enabled=x.dtype == torch.bfloat16):
         conv(x).backward(dy)
     assert x.grad is not None
     assert conv.weight.grad is not None
     return x.grad, conv.weight.grad
 
 
-def convolution(c_in: int, c_out: int, *, stride: int, n: int, h: int, w: int) -> tuple[nn.Conv2d, Tensor, Tensor]:
-    """Return a 3x3 convolution, its bf16 input and its output's gradient."""
+def convolution(
+    c_in: int, c_out: int, dtype: torch.dtype, *, stride: int, n: int, h: int, w: int
+) -> tuple[nn.Conv2d, Tensor, Tensor]:
+    """Return a 3x3 convolution, its input and its output's gradient."""
     torch.manual_seed(0)
     conv = nn.Conv2d(c_in, c_out, 3, stride, padding=1, bias=False).to(memory_format=torch.channels_last)
-    x = torch.randn(n, c_in, h, w).bfloat16().contiguous(memory_format=torch.channels_last)
-    with torch.autocast("cpu", torch.bfloat16):
+    x = torch.randn(n, c_in, h, w).to(dtype).contiguous(memory_format=torch.channels_last)
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
         return conv, x, torch.randn_like(conv(x))
 
 
@@ -212,23 +219,27 @@ def convolution(c_in: int, c_out: int, *, stride: int, n: int, h: int, w: int) -
 @pytest.mark.parametrize(("c_in", "c_out"), [(16, 16), (16, 48), (64, 32)])
 @pytest.mark.parametrize(("n", "h", "w"), [(9, 32, 32), (33, 7, 9), (3, 1, 1), (2, 2, 5)])
 def test_a_fused_convolution_has_float64s_gradients(
-    c_in: int, c_out: int, stride: int, n: int, h: int, w: int, own_weights_gradient: None
+    c_in: int, c_out: int, stride: int, n: int, h: int, w: int, own_dtype: torch.dtype
 ) -> None:
-    conv, x, dy = convolution(c_in, c_out, stride=stride, n=n, h=h, w=w)
+    assert_gradients_equal_to_float64(*convolution(c_in, c_out, own_dtype, stride=stride, n=n, h=h, w=w))
+
+
+def assert_gradients_equal_to_float64(conv: nn.Conv2d, x: Tensor, dy: Tensor) -> None:
     usual_dx, _ = gradients(copy.deepcopy(conv), x, dy)
-    exact = torch.nn.grad.conv2d_weight(x.double(), conv.weight.shape, dy.double(), stride=stride, padding=1)
+    options = {"stride": conv.stride, "padding": 1}
+    exact = torch.nn.grad.conv2d_weight(x.double(), conv.weight.shape, dy.double(), **options)
     assert FusedConv2d.replaces(conv)
-    conv.__class__ = FusedConv2d
+    FusedConv2d.take(conv, x.dtype)
     dx, dw = gradients(conv, x, dy)
     assert torch.equal(dx, usual_dx)
     assert dw.stride() == conv.weight.stride()
     torch.testing.assert_close(dw.double(), exact, rtol=1e-5, atol=1e-6 * float(exact.abs().max()))
 
 
-def test_the_librarys_convolutions_are_the_same_after_a_weights_gradient(own_weights_gradient: None) -> None:
+def test_the_librarys_convolutions_are_the_same_after_a_weights_gradient(own_dtype: torch.dtype) -> None:
     """With AMX both set the shape of the processor's tiles, and oneDNN relies on what it has set."""
-    conv, x, dy = convolution(32, 48, stride=1, n=3, h=9, w=7)
-    weight = conv.weight.bfloat16()
+    conv, x, dy = convolution(32, 48, own_dtype, stride=1, n=3, h=9, w=7)
+    weight = conv.weight.to(own_dtype)
     before = torch.conv2d(x, weight, padding=1)
     fused.weights_gradient(x, dy, 1)
     assert torch.equal(torch.conv2d(x, weight, padding=1), before)

@@ -301,33 +301,58 @@ void norm_backward(const void *dy, const void *y, const void *x, const float *sa
 
 // dw[co][kh][kw][ci] = sum over images and pixels of dy[r][p][co] x[r stride + kh - 1][p stride + kw - 1][ci].
 //
-// Instructions with bf16 operands sum over pairs, here of neighbouring pixels, so x and dy are first written in pairs,
-// as many images at once as stay in a core's L2 cache. oneDNN reaches 60 to 80 % of a Zen 4's bf16 rate, the loops for
-// vectors 80 to 100 %. With AMX, the loops for tiles take 40 to 70 % of oneDNN's time for the papers' CIFAR networks.
-#ifdef __AVX512BF16__
-struct convolution {
-    const uint16_t *x, *dy;
-    float *dw;  // [threads][co][3][3][ci]: each thread has images of its own
-    size_t n, h, w, out_h, out_w, ci, co, stride;
-    size_t num_threads;
-    size_t at_once;           // images whose pairs stay in the cache
-    __m512i *x_pairs;         // 16 channels of x of a pixel, and of the pixel `stride` to the right: [ci / 16][image,
-                              // row][w + 2] for vectors, [ci / 16][row % stride][x_length] for tiles
-    uint32_t *dy_pairs;       // dy of two neighbouring pixels: [co / 8][image, row][pairs][8] for vectors,
-                              // [co / 16][16][length / 2] for tiles
-    size_t x_bytes, dy_bytes; // of these two
-    size_t pairs;             // for vectors: in a row of dy
-    size_t pitch, rows;       // for tiles: of an image of dy with one column and one row more, of zeros
-    size_t length, x_length;  // for tiles: pixels in a row of `dy_pairs` and of `x_pairs`
-    uint32_t *pixels;         // for tiles: [length], the pixel of dy at each place, or NO_PIXEL for zeros
-};
+// A processor with bf16 instructions has it in bf16, one with 16 registers of 8 floats (AVX2) in float32: each in the
+// format that it trains in. x and dy are first packed in the order in which the loops read them, as many images at once
+// as stay in a core's caches. bf16 instructions sum over pairs, here of neighbouring pixels, which are packed together.
+// oneDNN reaches 60 to 80 % of a Zen 4's bf16 rate and 45 to 70 % of a Zen 3's float32 rate, the loops for vectors 80 to
+// 100 % and 70 to 95 %. With AMX, the loops for tiles take 40 to 70 % of oneDNN's time for the papers' CIFAR networks.
+#if defined(__AVX512BF16__)
+#define HAS_WEIGHTS_GRADIENT
+enum { PIXELS = 2, IN = 16, OUT = 8, MOST_PACKED = 256 << 10 };
+typedef uint16_t number;
+typedef __m512i vector;   // IN channels of PIXELS neighbouring pixels
+typedef uint32_t scalar;  // a channel of PIXELS neighbouring pixels
 
-// Two rows of 16 channels as one vector.
-INLINE __m512i pair(const uint16_t *first, const uint16_t *second) {
+// Rows of 16 channels of two pixels; zeros for null.
+INLINE vector join(const number *first, const number *second) {
     __m256i low = first ? _mm256_loadu_si256((const void *)first) : _mm256_setzero_si256();
     __m256i high = second ? _mm256_loadu_si256((const void *)second) : _mm256_setzero_si256();
     return _mm512_or_si512(_mm512_cvtepu16_epi32(low), _mm512_slli_epi32(_mm512_cvtepu16_epi32(high), 16));
 }
+
+INLINE f32 multiply_add(vector x, scalar dy, f32 sums) {
+    return (f32)_mm512_dpbf16_ps((__m512)sums, (__m512bh)x, (__m512bh)_mm512_set1_epi32(dy));
+}
+#elif defined(__AVX2__) && defined(__FMA__) && !defined(__AVX512F__)
+#define HAS_WEIGHTS_GRADIENT
+enum { PIXELS = 1, IN = LANES, OUT = 4, MOST_PACKED = 4 << 20 };
+typedef float number, scalar;
+typedef f32 vector;
+
+INLINE vector join(const number *only, const number *second) {
+    (void)second;
+    return only ? load(only, 0, 0) : (vector){0};
+}
+
+INLINE f32 multiply_add(vector x, scalar dy, f32 sums) { return x * dy + sums; }
+#endif
+
+#ifdef HAS_WEIGHTS_GRADIENT
+struct convolution {
+    const number *x, *dy;
+    float *dw;  // [threads][co][3][3][ci]: each thread has images of its own
+    size_t n, h, w, out_h, out_w, ci, co, stride;
+    size_t num_threads;
+    size_t at_once;              // images that are packed
+    vector *packed_x;            // a pixel, in bf16 also the pixel `stride` to the right: [ci / IN][image, row][w + 2]
+                                 // for vectors, [ci / 16][row % stride][x_length] for tiles
+    scalar *packed_dy;           // [co / OUT][image, row][places][OUT] for vectors, [co / 16][16][length / 2] for tiles
+    size_t x_bytes, dy_bytes;    // of these two
+    size_t places;               // for vectors: in a row of dy, each of PIXELS pixels
+    size_t pitch, rows;          // for tiles: of an image of dy with one column and one row more, of zeros
+    size_t length, x_length;     // for tiles: pixels in a row of `packed_dy` and of `packed_x`
+    uint32_t *pixels;            // for tiles: [length], the pixel of dy at each place, or NO_PIXEL for zeros
+};
 
 #ifdef __AMX_BF16__
 // Tiles of 16 rows of 64 bytes. Pixels are in one long row here, one image after the other, with a column of zeros
@@ -367,22 +392,22 @@ INLINE void transpose(__m512i v[16]) {
     memcpy(v, t, sizeof t);
 }
 
-// The pairs of x at the first pixel of a row of an image, which may be the row above it.
+// Packed x at the first pixel of a row of an image, which may be the row above it.
 INLINE __m512i *x_row(const struct convolution *c, size_t in_block, size_t image, ptrdiff_t row) {
     ptrdiff_t stride = c->stride, parity = row & (stride - 1), margin = stride * c->pitch + stride;
-    return c->x_pairs + (in_block * stride + parity) * c->x_length + margin +
+    return c->packed_x + (in_block * stride + parity) * c->x_length + margin +
            ((ptrdiff_t)(image * c->rows) + (row - parity) / stride) * stride * (ptrdiff_t)c->pitch;
 }
 
-static void make_pairs(struct convolution c) {
+static void pack(struct convolution c) {
     for (size_t image = 0; image < c.n; image++)
         for (size_t row = 0; row < c.h; row++)
             for (size_t block = 0; block < c.ci / 16; block++) {
                 const uint16_t *from = c.x + (image * c.h + row) * c.w * c.ci + block * 16;
                 __m512i *to = x_row(&c, block, image, row);
-                for (size_t i = 0; i < MIN(c.stride, c.w); i++) to[i - c.stride] = pair(NULL, from + i * c.ci);
+                for (size_t i = 0; i < MIN(c.stride, c.w); i++) to[i - c.stride] = join(NULL, from + i * c.ci);
                 for (size_t i = 0; i < c.w; i++)
-                    to[i] = pair(from + i * c.ci, i + c.stride < c.w ? from + (i + c.stride) * c.ci : NULL);
+                    to[i] = join(from + i * c.ci, i + c.stride < c.w ? from + (i + c.stride) * c.ci : NULL);
             }
     size_t num_pixels = c.n * c.out_h * c.out_w;  // the last images of a batch may be fewer than `at_once`
     for (size_t block = 0; block < c.co / 16; block++)
@@ -392,12 +417,12 @@ static void make_pairs(struct convolution c) {
 #pragma GCC unroll 16
             for (int k = 0; k < 16; k++) {
                 size_t a = c.pixels[i + 2 * k], b = c.pixels[i + 2 * k + 1];
-                v[k] = pair(a < num_pixels ? from + a * c.co : NULL, b < num_pixels ? from + b * c.co : NULL);
+                v[k] = join(a < num_pixels ? from + a * c.co : NULL, b < num_pixels ? from + b * c.co : NULL);
             }
             transpose(v);
 #pragma GCC unroll 16
             for (int k = 0; k < 16; k++)
-                _mm512_store_si512(c.dy_pairs + ((block * 16 + k) * c.length + i) / 2, v[k]);
+                _mm512_store_si512(c.packed_dy + ((block * 16 + k) * c.length + i) / 2, v[k]);
         }
 }
 
@@ -430,7 +455,7 @@ static void add_products(struct convolution c) {
         const __m512i *x[9];
         for (int k = 0; k < 9; k++) x[k] = x_row(&c, in_block, 0, k / 3 - 1) + k % 3 - 1;
         for (size_t out_block = 0; out_block < c.co / 16; out_block++) {
-            const uint32_t *dy = c.dy_pairs + out_block * 8 * c.length;
+            const uint32_t *dy = c.packed_dy + out_block * 8 * c.length;
             float *dw = c.dw + out_block * 16 * 9 * c.ci + in_block * 16;
             add_product(c, x, dy, dw, 5);
             add_product(c, x + 5, dy, dw + 5 * c.ci, 4);
@@ -446,7 +471,7 @@ static void make_room(struct convolution *c) {
     c->at_once = MIN(c->n, MAX(1, MAX(256 << 10, MIN(1 << 20, sums_bytes)) / image_bytes));
     c->length = ((c->at_once * image + 31) / 32 | 1) * 32;  // odd, so that rows differ in their place in the cache
     c->x_length = c->stride * (c->length + 2 * c->pitch + 2);
-    c->x_bytes = c->ci / 16 * c->stride * c->x_length * sizeof *c->x_pairs;
+    c->x_bytes = c->ci / 16 * c->stride * c->x_length * sizeof *c->packed_x;
     c->dy_bytes = c->length * c->co * 2;
     c->pixels = malloc(c->length * sizeof *c->pixels);
     for (size_t i = 0; i < c->length; i++) c->pixels[i] = NO_PIXEL;
@@ -456,67 +481,68 @@ static void make_room(struct convolution *c) {
 }
 
 #else
-static void make_pairs(struct convolution c) {
+static void pack(struct convolution c) {
     for (size_t row = 0; row < c.n * c.h; row++)
-        for (size_t block = 0; block < c.ci / 16; block++)
+        for (size_t block = 0; block < c.ci / IN; block++)
             for (size_t i = 0; i < c.w + 2; i++) {
-                const uint16_t *from = c.x + row * c.w * c.ci + block * 16;
+                const number *from = c.x + row * c.w * c.ci + block * IN;
                 size_t a = i - 1, b = a + c.stride;  // a pixel before the first is a large number
-                c.x_pairs[(block * c.n * c.h + row) * (c.w + 2) + i] =
-                    pair(a < c.w ? from + a * c.ci : NULL, b < c.w ? from + b * c.ci : NULL);
+                c.packed_x[(block * c.n * c.h + row) * (c.w + 2) + i] =
+                    join(a < c.w ? from + a * c.ci : NULL, b < c.w ? from + b * c.ci : NULL);
             }
     for (size_t row = 0; row < c.n * c.out_h; row++)
-        for (size_t i = 0; i < c.pairs; i++)
-            for (size_t block = 0; block < c.co / 8; block += 2) {
-                const uint16_t *from = c.dy + (row * c.out_w + 2 * i) * c.co + block * 8;
-                __m512i both = pair(from, 2 * i + 1 < c.out_w ? from + c.co : NULL);
-                uint32_t *to = c.dy_pairs + ((block * c.n * c.out_h + row) * c.pairs + i) * 8;
-                _mm256_storeu_si256((void *)to, _mm512_castsi512_si256(both));
-                to += c.n * c.out_h * c.pairs * 8;
-                _mm256_storeu_si256((void *)to, _mm512_extracti64x4_epi64(both, 1));
+        for (size_t i = 0; i < c.places; i++)
+            for (size_t block = 0; block < c.co / IN; block++) {
+                const number *from = c.dy + (row * c.out_w + PIXELS * i) * c.co + block * IN;
+                vector both = join(from, PIXELS * i + 1 < c.out_w ? from + c.co : NULL);
+                for (size_t half = 0; half < IN / OUT; half++)
+                    memcpy(c.packed_dy + (((2 * block + half) * c.n * c.out_h + row) * c.places + i) * OUT,
+                           (scalar *)&both + half * OUT, OUT * sizeof(scalar));
             }
 }
 
-// One row of 3 weights, 8 output and 16 input channels: 24 sums, as many as there are registers for.
+// One row of 3 weights, OUT output and IN input channels: three quarters of the registers have sums.
 #define FOR_SUMS \
-    _Pragma("GCC unroll 3") for (int kw = 0; kw < 3; kw++) _Pragma("GCC unroll 8") for (int k = 0; k < 8; k++)
+    _Pragma("GCC unroll 3") for (int kw = 0; kw < 3; kw++) _Pragma("GCC unroll 8") for (int k = 0; k < OUT; k++)
 INLINE void add_product(struct convolution c, size_t kh, size_t out_block, size_t in_block) {
-    __m512 sums[3][8];
-    FOR_SUMS sums[kw][k] = _mm512_setzero_ps();
+    f32 sums[3][OUT];
+    FOR_SUMS sums[kw][k] = (f32){0};
     for (size_t out_row = 0; out_row < c.n * c.out_h; out_row++) {
         size_t image = out_row / c.out_h, row = out_row % c.out_h * c.stride + kh - 1;
         if (row >= c.h) continue;  // the padding
-        const __m512i *x = c.x_pairs + ((in_block * c.n + image) * c.h + row) * (c.w + 2);
-        const uint32_t *dy = c.dy_pairs + (out_block * c.n * c.out_h + out_row) * c.pairs * 8;
-        for (size_t i = 0; i < c.pairs; i++, x += 2 * c.stride, dy += 8) {
-            __m512i v[3] = {x[0], x[1], x[2]};
+        const vector *x = c.packed_x + ((in_block * c.n + image) * c.h + row) * (c.w + 2);
+        const scalar *dy = c.packed_dy + (out_block * c.n * c.out_h + out_row) * c.places * OUT;
+        for (size_t i = 0; i < c.places; i++, x += PIXELS * c.stride, dy += OUT) {
+            vector v[3] = {x[0], x[1], x[2]};
+            // one read of each: GCC would read x anew for each product
+            for (int kw = 0; kw < 3; kw++) __asm__("" : "+v"(v[kw]));
 #pragma GCC unroll 8
-            for (int k = 0; k < 8; k++) {
-                __m512i g = _mm512_set1_epi32(dy[k]);
+            for (int k = 0; k < OUT; k++)
 #pragma GCC unroll 3
-                for (int kw = 0; kw < 3; kw++)
-                    sums[kw][k] = _mm512_dpbf16_ps(sums[kw][k], (__m512bh)v[kw], (__m512bh)g);
-            }
+                for (int kw = 0; kw < 3; kw++) sums[kw][k] = multiply_add(v[kw], dy[k], sums[kw][k]);
         }
     }
-    float *to = c.dw + (out_block * 8 * 9 + kh * 3) * c.ci + in_block * 16;
+    float *to = c.dw + (out_block * OUT * 9 + kh * 3) * c.ci + in_block * IN;
     FOR_SUMS {
-        float *at = to + (k * 9 + kw) * c.ci;
-        _mm512_storeu_ps(at, _mm512_add_ps(_mm512_loadu_ps(at), sums[kw][k]));
+        size_t at = (k * 9 + kw) * c.ci;
+        store(to, at, load(to, at, 0) + sums[kw][k], 0);
     }
 }
 
 static void add_products(struct convolution c) {
-    for (size_t in_block = 0; in_block < c.ci / 16; in_block++)
-        for (size_t out_block = 0; out_block < c.co / 8; out_block++)
+    for (size_t in_block = 0; in_block < c.ci / IN; in_block++)
+        for (size_t out_block = 0; out_block < c.co / OUT; out_block++)
             for (size_t kh = 0; kh < 3; kh++) add_product(c, kh, out_block, in_block);
 }
 
 static void make_room(struct convolution *c) {
-    c->pairs = (c->out_w + 1) / 2;
-    size_t x_bytes = c->h * (c->w + 2) * c->ci * 4, dy_bytes = c->out_h * c->pairs * c->co * 4;  // of an image
-    c->at_once = MAX(1, (256 << 10) / (x_bytes + dy_bytes));
-    c->x_bytes = c->at_once * x_bytes, c->dy_bytes = c->at_once * dy_bytes;
+    c->places = (c->out_w + PIXELS - 1) / PIXELS;
+    size_t x_image = c->h * (c->w + 2) * c->ci * PIXELS * sizeof *c->x;
+    size_t dy_image = c->out_h * c->places * c->co * sizeof *c->packed_dy;
+    size_t sums_bytes = 36 * c->ci * c->co;  // read and written for so many images at once
+    size_t room = MIN(MOST_PACKED, MAX(256 << 10, sums_bytes));
+    c->at_once = MIN(c->n, MAX(1, room / (x_image + dy_image)));
+    c->x_bytes = c->at_once * x_image, c->dy_bytes = c->at_once * dy_image;
 }
 #endif
 
@@ -525,21 +551,21 @@ static void add_images(const void *job, size_t thread) {
     size_t image = c.n * thread / c.num_threads, end = c.n * (thread + 1) / c.num_threads;
     size_t x_image = c.h * c.w * c.ci, dy_image = c.out_h * c.out_w * c.co, num_weights = 9 * c.ci * c.co;
     c.x += image * x_image, c.dy += image * dy_image, c.dw += thread * num_weights;
-    c.x_pairs = aligned_alloc(64, c.x_bytes);
-    c.dy_pairs = aligned_alloc(64, c.dy_bytes);
-    memset(c.x_pairs, 0, c.x_bytes);  // the padding
+    c.packed_x = aligned_alloc(64, c.x_bytes);
+    c.packed_dy = aligned_alloc(64, c.dy_bytes);
+    memset(c.packed_x, 0, c.x_bytes);  // the padding
     memset(c.dw, 0, num_weights * sizeof *c.dw);
     for (; image < end; image += c.n, c.x += c.n * x_image, c.dy += c.n * dy_image) {
         c.n = MIN(c.at_once, end - image);
-        make_pairs(c);
+        pack(c);
         add_products(c);
     }
-    free(c.x_pairs);
-    free(c.dy_pairs);
+    free(c.packed_x);
+    free(c.packed_dy);
 }
 
 // dw has room for the sums of each thread; the first becomes the sum of all.
-void weights_gradient(const uint16_t *x, const uint16_t *dy, float *dw, size_t n, size_t h, size_t w, size_t ci,
+void weights_gradient(const number *x, const number *dy, float *dw, size_t n, size_t h, size_t w, size_t ci,
                       size_t co, size_t stride, int num_threads) {
     struct convolution c = {
         .x = x, .dy = dy, .dw = dw, .n = n, .h = h, .w = w, .out_h = (h + stride - 1) / stride,
@@ -552,13 +578,15 @@ void weights_gradient(const uint16_t *x, const uint16_t *dy, float *dw, size_t n
 }
 #endif
 
-// Whether this process may call `weights_gradient`: Linux gives AMX's tiles to a process that asks.
-int has_weights_gradient(void) {
-#if defined(__AMX_BF16__)
+// The bytes of a number that `weights_gradient` reads, or 0 if this process may not call it: Linux gives AMX's tiles to
+// a process that asks.
+int weights_gradient_bytes(void) {
+#ifdef __AMX_BF16__
     enum { ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18 };
-    return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0;
-#elif defined(__AVX512BF16__)
-    return 1;
+    if (syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) != 0) return 0;
+#endif
+#ifdef HAS_WEIGHTS_GRADIENT
+    return sizeof(number);
 #else
     return 0;
 #endif

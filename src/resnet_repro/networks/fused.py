@@ -73,7 +73,7 @@ def kernels() -> ctypes.CDLL:
     for kernel, num_tensors in ((loaded.norm_forward, 6), (loaded.norm_backward, 8)):
         kernel.argtypes = [pointer] * num_tensors + [size, size, size, ctypes.c_float, flag, flag, flag]
         kernel.restype = None
-    if loaded.has_weights_gradient():
+    if loaded.weights_gradient_bytes():
         loaded.weights_gradient.argtypes = [pointer] * 3 + [size] * 6 + [flag]
         loaded.weights_gradient.restype = None
     return loaded
@@ -92,6 +92,11 @@ def _load(library: Path) -> ctypes.CDLL:
             return ctypes.CDLL(f"/proc/self/fd/{memory.fileno()}")
 
 
+def gradient_dtype() -> torch.dtype | None:
+    """Return the format in which fused.c has the weights' gradient on this processor; None if it has none."""
+    return {2: torch.bfloat16, 4: torch.float32}.get(kernels().weights_gradient_bytes())
+
+
 def cpu_has(capability: str) -> bool:
     """Return whether the processor has a set of instructions, such as "avx512_bf16" or "amx_bf16"."""
     capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
@@ -102,17 +107,14 @@ def fuse(net: nn.Module) -> None:
     """Have a channels_last network use the operations of this module in training.
 
     Each batch norm also does the addition and the ReLU that follow. On processors where fused.c has it, the weights'
-    gradient of 3x3 convolutions in bf16 is its own. With AMX, wide 1x1 convolutions in bf16 are matrix products.
-    Parameters keep their names. Results differ only by rounding, and evaluation does not change.
+    gradient of 3x3 convolutions is its own, in bf16 or, with AVX2 alone, in float32. With AMX, wide 1x1 convolutions in
+    bf16 are matrix products. Parameters keep their names. Results differ only by rounding, and evaluation does not
+    change.
 
     Raises:
         UserError: if `kernels` cannot compile or load fused.c.
     """
-    kinds: list[type[FusedConv2d | PointwiseConv2d]] = []
-    if kernels().has_weights_gradient():
-        kinds.append(FusedConv2d)
-    if cpu_has("amx_bf16"):
-        kinds.append(PointwiseConv2d)
+    dtype = gradient_dtype()
     for layers in [module for module in net.modules() if isinstance(module, nn.Sequential)]:
         for i, layer in enumerate(layers):
             if isinstance(layer, nn.BatchNorm2d) and layer.num_features % LANES == 0:
@@ -120,7 +122,10 @@ def fuse(net: nn.Module) -> None:
                 if i + 1 < len(layers) and isinstance(layers[i + 1], nn.ReLU):
                     fused.relu, layers[i + 1] = True, nn.Identity()
             elif isinstance(layer, nn.Conv2d):
-                layer.__class__ = next((kind for kind in kinds if kind.replaces(layer)), type(layer))
+                if dtype and FusedConv2d.replaces(layer):
+                    FusedConv2d.take(layer, dtype)
+                elif cpu_has("amx_bf16") and PointwiseConv2d.replaces(layer):
+                    layer.__class__ = PointwiseConv2d
     for unit in [module for module in net.modules() if isinstance(module, ResidualUnit)]:
         last = unit.residual[-1]
         if isinstance(last, FusedBatchNorm) and unit.mix == "add" and [type(f) for f in unit.after] == [nn.ReLU]:
@@ -254,10 +259,19 @@ class PointwiseConv2d(nn.Conv2d):
 
 
 class FusedConv2d(nn.Conv2d):
-    """A 3x3 convolution whose weights' gradient is fused.c's, if it reads bf16 in training.
+    """A 3x3 convolution whose weights' gradient is fused.c's, if it reads numbers of `dtype` in training.
 
-    That gradient is float32 as its sums are, where PyTorch's is rounded to bf16.
+    That gradient is float32 as its sums are, where PyTorch's of bf16 is rounded to bf16.
     """
+
+    dtype: torch.dtype
+
+    @classmethod
+    def take(cls, conv: nn.Conv2d, dtype: torch.dtype) -> None:
+        """Make a convolution one of these; `dtype` is the format in which fused.c has the gradient."""
+        conv.__class__ = cls
+        assert isinstance(conv, cls)
+        conv.dtype = dtype
 
     @staticmethod
     def replaces(conv: nn.Conv2d) -> bool:
@@ -266,7 +280,7 @@ class FusedConv2d(nn.Conv2d):
         return _is_plain(conv) and is_3x3 and conv.in_channels % LANES == 0 and conv.out_channels % LANES == 0
 
     def forward(self, x: Float[Tensor, "n c_in h w"]) -> Float[Tensor, "n c_out h2 w2"]:
-        if not self.training or x.dtype != torch.bfloat16:
+        if not self.training or x.dtype != self.dtype:
             return super().forward(x)
         y: Tensor = _Conv.apply(x.contiguous(memory_format=torch.channels_last), self.weight, self.stride[0])
         return y
@@ -284,7 +298,7 @@ class _Conv(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, None]:
         x, weight = ctx.saved_tensors
-        dy = dy.contiguous(memory_format=torch.channels_last)
+        dy = dy.to(x.dtype).contiguous(memory_format=torch.channels_last)
         options = (None, [ctx.stride] * 2, [1, 1], [1, 1], False, [0, 0], 1, [True, False, False])
         dx, *_ = torch.ops.aten.convolution_backward(dy, x, weight, *options)
         return dx, weights_gradient(x, dy, ctx.stride), None
