@@ -43,6 +43,7 @@ from usual_loop import network
 from resnet_repro.data import cifar
 from resnet_repro.data.photos import EXTENSIONS
 from resnet_repro.errors import UserError
+from resnet_repro.training.hardware import has_native_bf16
 from resnet_repro.training.manifest import git_commit
 
 PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
@@ -112,25 +113,32 @@ def train(task: Task, *, pages: bool = False) -> None:
         sides = {figures.OURS: ours(*options, env=env)}
         if not pages:
             sides |= {figures.FLOAT32: usually()}
-        sides |= bf16_peers(task, usually)
+        sides |= fast_peers(task, usually)
         task.take_turns("pages" if pages else "train", net, sides, seconds)
         add_cost(task, net, partial(network, net, 10), (3, 32, 32))
 
 
-def bf16_peers(task: Task, usually: Callable[..., Start]) -> dict[str, Start]:
-    """Return what others may do for speed."""
-    return {
-        figures.BF16: usually("--bf16", "--channels-last"),
-        figures.COMPILED: usually("--bf16", "--channels-last", task.compiler),
-    }
+def fast_peers(task: Task, usually: Callable[..., Start]) -> dict[str, Start]:
+    """Return what others may do for speed, in the format in which the processor is fastest."""
+    if dtype() == torch.bfloat16:
+        names, options = (figures.BF16, figures.COMPILED), ["--bf16", "--channels-last"]
+    else:
+        names, options = (figures.FLOAT32_CHANNELS_LAST, figures.FLOAT32_COMPILED), ["--channels-last"]
+    return {names[0]: usually(*options), names[1]: usually(*options, task.compiler)}
+
+
+def dtype() -> torch.dtype:
+    """Return the format of activations in which this processor trains fastest."""
+    return torch.bfloat16 if has_native_bf16("cpu") else torch.float32
 
 
 def add_cost(task: Task, net: str, make_net: Callable[[], torch.nn.Module], image: tuple[int, ...]) -> None:
     """Add what a network costs, and what this machine does a second: once more, as other programs may slow it down."""
     names = figures.MULTIPLY_ADDS, figures.BYTES
-    task.add("cost", net, {name: [1e-6 * each] for name, each in zip(names, cost(make_net, image), strict=True)})
+    costs = cost(make_net, image, dtype())
+    task.add("cost", net, {name: [1e-6 * each] for name, each in zip(names, costs, strict=True)})
     known = task.record.tables.get("rate", {}).get("one thread", {})
-    now = {name: [*known.get(name, []), 1e-9 * each] for name, each in zip(names, rates(), strict=True)}
+    now = {name: [*known.get(name, []), 1e-9 * each] for name, each in zip(names, rates(dtype()), strict=True)}
     task.add("rate", "one thread", now)
 
 
@@ -145,7 +153,7 @@ def resnet50(task: Task) -> None:
         usually = partial(usual, str(root / "train"), f"resnet{depth}", f"--batch={batch}", f"--crop={crop}")
         sides = {
             **{figures.OURS: ours(*options), figures.FLOAT32: usually()},
-            **bf16_peers(task, usually),
+            **fast_peers(task, usually),
         }
         task.take_turns("resnet50", name, sides, task.seconds)
     add_cost(task, name, partial(network, f"resnet{depth}", 2), (3, crop, crop))

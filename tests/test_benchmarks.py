@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 
 from benchmarks import figures
 from benchmarks.figures import BYTES, CLAIMS, COMPILED, FLOAT32, FLOOR, MULTIPLY_ADDS, OURS, Claim, Record
@@ -78,7 +79,7 @@ def test_claims_that_figures_do_not_bear_out_are_named() -> None:
 
 
 def test_a_claim_is_of_the_processors_that_it_names() -> None:
-    claim = Claim("", "train", "resnet_v1-20", OURS, (COMPILED,), amx=False)
+    claim = Claim("", "train", "resnet_v1-20", OURS, (COMPILED,), on=("avx512_bf16",))
     assert claim.value(RECORDED) is None
     assert claim.value(replace(RECORDED, family="amd-epyc-zen4-avx512_bf16")) == 1.25
 
@@ -101,7 +102,7 @@ def test_every_sentence_on_speed_with_a_number_is_a_claim() -> None:
 
 
 def test_the_cost_of_a_network_is_counted_on_it() -> None:
-    found = cost(partial(ResNet, depth=20, family="cifar", num_classes=10), (3, 32, 32))
+    found = cost(partial(ResNet, depth=20, family="cifar", num_classes=10), (3, 32, 32), torch.bfloat16)
     num_outputs = 7 * 16 * 32**2 + 6 * 32 * 16**2 + 6 * 64 * 8**2
     assert found.num_bytes == 6 * 2 * num_outputs
     assert found.multiply_adds == 3 * multiply_adds(20, family="cifar", image_size=32, num_classes=10)

@@ -59,7 +59,7 @@ def settle(hardware: Hardware, *, may_compile: bool = False, may_graph: bool = F
         raise UserError("hardware=gpu needs a CUDA device that PyTorch can use, and there is none; use hardware=cpu")
     if hardware.graph is True and accelerator != "gpu":
         raise UserError("hardware.graph=true needs a CUDA device; leave it out on a CPU")
-    native_bf16 = _has_native_bf16(accelerator)
+    native_bf16 = has_native_bf16(accelerator)
     on_x86 = accelerator == "cpu" and platform.machine() in ("x86_64", "AMD64")
     precision, channels_last, fused = hardware.precision, hardware.channels_last, hardware.fused
     if precision == "auto":
@@ -116,7 +116,8 @@ def keep_freed_memory() -> None:
         libc.mallopt(-1, -1)  # M_TRIM_THRESHOLD: none; the largest number would be 2 GiB, and ResNet-50 frees more
 
 
-def _has_native_bf16(accelerator: str) -> bool:
+def has_native_bf16(accelerator: str) -> bool:
+    """Return whether the device, "cpu" or "gpu", multiplies bf16 natively."""
     if accelerator == "gpu":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return cpu_has("avx512_bf16") or cpu_has("amx_bf16")
