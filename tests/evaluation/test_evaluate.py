@@ -18,6 +18,7 @@ from resnet_repro.errors import UserError
 from resnet_repro.evaluation.evaluate import main
 from resnet_repro.evaluation.measure import recompute_bn
 from resnet_repro.runs.folder import RunDir, read_json, write_json
+from resnet_repro.training import hardware
 from resnet_repro.training.checkpoints import trained
 from tests.helpers.commands import assert_gone, imported_modules, run, start
 from tests.helpers.runs import in_memory, recorded
@@ -110,6 +111,20 @@ def test_an_ensemble_is_the_average_of_its_networks_softmax(home: Path) -> None:
     assert entry["precision"] == "32-true"
     other = read_json(RunDir(home / "outputs" / RESNET).evaluations)["evaluations"]
     assert entry in other  # every run of the ensemble has the entry
+
+
+@pytest.mark.parametrize(("is_native", "precision"), [(True, "bf16-mixed"), (False, "32-true")])
+def test_a_run_in_bf16_is_tested_in_bf16_where_the_device_has_it(
+    is_native: bool, precision: str, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = read_json(file := RunDir(home / "outputs" / PLAIN).manifest)
+    manifest["config"]["hardware"]["precision"] = "bf16-mixed"
+    write_json(file, manifest)
+    monkeypatch.setattr(hardware, "has_native_bf16", lambda accelerator: is_native)
+    assert evaluated(home)["val"]["precision"] == precision
+    told = "tested in 32-true, trained in bf16-mixed: the errors may differ by rounding" in capsys.readouterr().out
+    assert told is not is_native
+    assert evaluated(home, "hardware.precision=bf16-mixed")["val"]["precision"] == "bf16-mixed"
 
 
 def test_recomputed_statistics_are_those_of_the_final_weights(home: Path) -> None:

@@ -85,6 +85,9 @@ def show(request: Request, entries: list[dict[str, Any]], console: Console, *, s
     data = request.options.data
     if isinstance(data, Photographs) and (crop := data.crop) != 224:
         console.print(f"sizes in proportion to the training's crops of {crop} pixels, not 224", highlight=False)
+    tested, trained = entries[0]["precision"], request.manifests[0]["config"]["hardware"]["precision"]
+    if tested != trained:
+        console.print(f"tested in {tested}, trained in {trained}: the errors may differ by rounding", highlight=False)
     if request.num_bn_images:
         console.print("batch-norm statistics recomputed on training images")
     table = Table()
