@@ -11,12 +11,13 @@ import pytest
 from resnet_repro.report import figures
 from tests.helpers.commands import ROOT, run
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1000)]
 
 
 def test_the_demo_shows_that_depth_degrades_plain_networks_only(tmp_path: Path) -> None:
     sweep = ("-m", "depth=20,56,110", "arch=plain,resnet_v2", "data=digits")
-    status, output = run("train.py", *sweep, home=tmp_path)
+    # three minutes on two cores without bf16 instructions, and longer beside other tests
+    status, output = run("train.py", *sweep, home=tmp_path, limit=800)
     assert status == 0, output
     status, output = run("report.py", home=tmp_path)
     assert status == 0, output

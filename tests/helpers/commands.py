@@ -38,10 +38,12 @@ def _heed_ctrl_c() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def run(script: str, *options: str, home: Path, variables: Mapping[str, str] | None = None) -> tuple[int, str]:
-    """Exit status and everything printed."""
+def run(
+    script: str, *options: str, home: Path, variables: Mapping[str, str] | None = None, limit: float = 240
+) -> tuple[int, str]:
+    """Exit status and everything printed, of a command that takes at most `limit` seconds."""
     process = start(script, *options, home=home, variables=variables)
-    output, _ = process.communicate(timeout=240)
+    output, _ = process.communicate(timeout=limit)
     return process.returncode, output
 
 
