@@ -21,7 +21,7 @@ demo: install           ## the papers' claim in two minutes: train six networks 
 	$(BIN)/python train.py -m depth=20,56,110 arch=plain,resnet_v2 data=digits
 	$(BIN)/python report.py
 
-figures: install        ## every figure and every claim of the papers on digits: under ten minutes on two cores
+figures: install        ## every figure and every claim of the papers on digits: under ten minutes with bf16 instructions
 	$(BIN)/python train.py -m depth=20,56,110 arch=plain,resnet_v1,resnet_v2 data=digits
 	$(BIN)/python train.py experiment=constructed_solution data=digits
 	$(BIN)/python train.py -m depth=20 arch.mix=half_shortcut,half_both,exclusive_gate,shortcut_gate data=digits

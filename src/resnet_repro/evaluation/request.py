@@ -98,7 +98,7 @@ def _check_test(test: str, runs: list[Run]) -> None:
 def _number_format(asked: Hardware, runs: list[Run]) -> dict[str, object]:
     """Return the training's values for each `auto`, but no bf16 on a device that would emulate it.
 
-    There PyTorch takes ten times as long as in float32, and the errors differ by rounding either way.
+    There PyTorch takes many times as long as in float32, and either way the errors differ by rounding.
     """
     trained: dict[str, object] = {}
     for key in ("precision", "channels_last"):

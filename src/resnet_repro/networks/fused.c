@@ -301,9 +301,10 @@ void norm_backward(const void *dy, const void *y, const void *x, const float *sa
 
 // dw[co][kh][kw][ci] = sum over images and pixels of dy[r][p][co] x[r stride + kh - 1][p stride + kw - 1][ci].
 //
-// A processor with bf16 instructions has it in bf16, one with 16 registers of 8 floats (AVX2) in float32: each in the
-// format that it trains in. x and dy are first packed in the order in which the loops read them, as many images at once
-// as stay in a core's caches. bf16 instructions sum over pairs, here of neighbouring pixels, which are packed together.
+// The format is the one in which the processor trains: bf16 if it has instructions for bf16, float32 if its widest vectors
+// are AVX2's, 16 registers of 8 floats. x and dy are first packed in the order in which the loops read them, as many
+// images at once as stay in a core's caches. bf16 instructions sum over pairs, here of neighbouring pixels, which are
+// packed together.
 // oneDNN reaches 60 to 80 % of a Zen 4's bf16 rate and 45 to 70 % of a Zen 3's float32 rate, the loops for vectors 80 to
 // 100 % and 70 to 95 %. With AMX, the loops for tiles take 40 to 70 % of oneDNN's time for the papers' CIFAR networks.
 #if defined(__AVX512BF16__)
@@ -343,15 +344,15 @@ struct convolution {
     float *dw;  // [threads][co][3][3][ci]: each thread has images of its own
     size_t n, h, w, out_h, out_w, ci, co, stride;
     size_t num_threads;
-    size_t at_once;              // images that are packed
-    vector *packed_x;            // a pixel, in bf16 also the pixel `stride` to the right: [ci / IN][image, row][w + 2]
-                                 // for vectors, [ci / 16][row % stride][x_length] for tiles
-    scalar *packed_dy;           // [co / OUT][image, row][places][OUT] for vectors, [co / 16][16][length / 2] for tiles
-    size_t x_bytes, dy_bytes;    // of these two
-    size_t places;               // for vectors: in a row of dy, each of PIXELS pixels
-    size_t pitch, rows;          // for tiles: of an image of dy with one column and one row more, of zeros
-    size_t length, x_length;     // for tiles: pixels in a row of `packed_dy` and of `packed_x`
-    uint32_t *pixels;            // for tiles: [length], the pixel of dy at each place, or NO_PIXEL for zeros
+    size_t at_once;           // images that are packed
+    vector *packed_x;         // a pixel, in bf16 also the pixel `stride` to the right: [ci / IN][image, row][w + 2]
+                              // for vectors, [ci / 16][row % stride][x_length] for tiles
+    scalar *packed_dy;        // [co / OUT][image, row][places][OUT] for vectors, [co / 16][16][length / 2] for tiles
+    size_t x_bytes, dy_bytes; // of these two
+    size_t places;            // for vectors: in a row of dy, each of PIXELS pixels
+    size_t pitch, rows;       // for tiles: of an image of dy with one column and one row more, of zeros
+    size_t length, x_length;  // for tiles: pixels in a row of `packed_dy` and of `packed_x`
+    uint32_t *pixels;         // for tiles: [length], the pixel of dy at each place, or NO_PIXEL for zeros
 };
 
 #ifdef __AMX_BF16__
